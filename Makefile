@@ -1,0 +1,40 @@
+# make demo | make test | make check | make help. Needs Python >= 3.11 and nothing else; all else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO ?= runs/demo
+
+# Flower must neither call out nor install anything at run time.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help install demo test check clean
+
+help: ## list what make can do
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## set up the virtual environment .venv from pinned versions
+
+demo: $(STAMP) ## run the main job on simulated sites; ends in a table and a report
+	$(BIN)/sst demo --out $(DEMO)
+
+test: $(STAMP) ## run all tests
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP) ## check format, lint and types
+	scripts/check
+
+clean: ## remove the virtual environment and the caches; runs stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+# torch goes first and alone, so that nothing else can choose another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"error: Python {v} is too old: 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,117 @@
+"""The affine that brings a scan to the atlas, sought by SimpleITK."""
+
+# mypy: untyped-calls-exclude="SimpleITK"
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from client.nifti import LPS, to_sitk
+from configs.errors import DataError
+from sst_models.grid import Grid
+from sst_models.intensity import robust_scale
+
+_LEVELS_MM = (9.6, 4.8, 2.4)
+"""Voxel sizes at which the affine is sought; 12 parameters gain nothing from finer ones, and it costs seconds."""
+
+_SEED = 1  # of the metric's voxel sampling: the same scan is prepared to the same bytes
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The metric sums over threads; their number would change the last bits, and with them the affine."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+def from_array(array: np.ndarray, grid: Grid) -> sitk.Image:
+    """(D, H, W) on a grid as a SimpleITK image."""
+    return to_sitk(array, np.array(grid.affine))
+
+
+def scaled(image: sitk.Image) -> sitk.Image:
+    """The scan's own grid, intensities in [0, 1]: outliers would empty the bins of mutual information."""
+    unit = sitk.GetImageFromArray(robust_scale(torch.from_numpy(sitk.GetArrayFromImage(image))).numpy())
+    unit.CopyInformation(image)
+    return unit
+
+
+def _coarse(image: sitk.Image) -> sitk.Image:
+    """Shrink to about the working resolution, blurred enough not to alias."""
+    factors = [max(1, int(_LEVELS_MM[-1] / side + 0.3)) for side in image.GetSpacing()]
+    if max(factors) == 1:
+        return image
+    sigmas = [0.4 * factor * side for factor, side in zip(factors, image.GetSpacing(), strict=True)]
+    shrunk: sitk.Image = sitk.Shrink(sitk.SmoothingRecursiveGaussian(image, sigmas), factors)
+    return shrunk
+
+
+def _brain(image: sitk.Image, margin_mm: float) -> sitk.Image:
+    """The brain and a margin: the outline says most about scale, far background says nothing."""
+    radius = [max(1, round(margin_mm / side)) for side in image.GetSpacing()]
+    grown: sitk.Image = sitk.BinaryDilate(sitk.Cast(image > 0, sitk.sitkUInt8), radius)
+    return grown
+
+
+def _improve(
+    fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform, levels: Sequence[float], share: float
+) -> None:
+    """Maximise mutual information over the parameters of `start`, in place; `levels` in mm, `share` of the voxels."""
+    factors = [max(1, round(level / fixed.GetSpacing()[0])) for level in levels]
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricFixedMask(_brain(fixed, 8.0))
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(share, _SEED)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 60, relaxationFactor=0.6)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel(factors)
+    method.SetSmoothingSigmasPerLevel([0.5 * (factor - 1) * fixed.GetSpacing()[0] for factor in factors])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    method.SetInitialTransform(start, inPlace=True)
+    method.Execute(fixed, moving)
+
+
+def register(fixed: sitk.Image, moving: sitk.Image, where: str) -> sitk.AffineTransform:
+    """Affine from the atlas's world to the scan's: centres and moments, then rigid, then 12 parameters.
+
+    Args:
+        fixed: the atlas, float32 in [0, 1].
+        moving: the scan, float32 in [0, 1], any grid.
+        where: names the scan.
+
+    Raises:
+        DataError: the two cannot be brought together (`registration:`).
+    """
+    fixed, moving = _coarse(fixed), _coarse(moving)
+    try:
+        centred = sitk.CenteredTransformInitializer(
+            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+        )
+        rigid = sitk.Euler3DTransform(centred)
+        _improve(fixed, moving, rigid, _LEVELS_MM[:2], 0.5)
+        affine = sitk.AffineTransform(3)
+        affine.SetMatrix(rigid.GetMatrix())
+        affine.SetTranslation(rigid.GetTranslation())
+        affine.SetCenter(rigid.GetCenter())
+        _improve(fixed, moving, affine, _LEVELS_MM[:2], 0.5)
+        _improve(fixed, moving, affine, _LEVELS_MM[2:], 0.15)
+    except RuntimeError as error:
+        raise DataError(f"registration: {where} does not overlap the atlas; check its orientation and mask") from error
+    return affine
+
+
+def to_matrix(transform: sitk.AffineTransform) -> np.ndarray:
+    """The transform as one 4 x 4 between RAS worlds, mm: x -> A (x - c) + t + c, axes turned from SimpleITK's LPS."""
+    matrix, centre = np.eye(4), np.array(transform.GetCenter())
+    matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
+    matrix[:3, 3] = np.array(transform.GetTranslation()) + centre - matrix[:3, :3] @ centre
+    return np.asarray(LPS @ matrix @ LPS)

@@ -1,0 +1,96 @@
+"""Phases 1 to 4 at a site: take the hub's weights, train on the site's own scans, give back what the phase declares."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from client import scans
+from client.progress import Progress
+from client.site import Site
+from configs.errors import DataError
+from configs.schema import Experiment, from_json
+from sst_models import weights
+from sst_models.build import build
+from sst_models.device import choose, place
+from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.learner import Learner, Span, memory, recall, train
+from sst_models.phases import BY_NAME, Material, SitePhase
+from sst_models.steps.style import StyleMoments, encode_all
+
+
+def learn(request: PhaseRequest, site: Site) -> SiteReply:
+    """Train one round of a phase.
+
+    What is the site's own (optimisers, queue, key encoder) is read from the last round's file and written to this
+    round's: a request that is asked again starts from the same place and gives the same reply.
+
+    Raises:
+        DataError: the site has not joined, has too few scans, or the weights do not fit the preset.
+    """
+    experiment, phase, folder = from_json(request.experiment), BY_NAME[request.phase], site.folder(request.run)
+    device = choose(site.device)
+    material = _material(request, folder, device)
+    nets = load_nets(request.arrays, phase.learns + phase.uses, experiment, device)
+    learner = phase.make(nets, experiment, material)
+    if request.round > 1:
+        recall(learner, weights.load(_memory_file(folder, phase, request.round - 1)))
+    steps = phase.settings(experiment).steps
+    span = Span(experiment.seed, (site.name, phase.name), (request.round - 1) * steps, steps)
+    history = train(learner, span, Progress(site, request, steps).learnt)
+    weights.save(memory(learner), _memory_file(folder, phase, request.round))
+    return SiteReply(
+        site.name,
+        phase.name,
+        request.round,
+        len(material.scans),
+        arrays=_released(learner, phase, site, material, nets),
+        metrics=history.last,
+        series=history.series,
+    )
+
+
+def load_nets(
+    arrays: Mapping[str, Arrays], parts: tuple[str, ...], experiment: Experiment, device: torch.device
+) -> dict[str, nn.Module]:
+    """Build the networks of `parts` and give them the hub's weights.
+
+    Raises:
+        DataError: a part is missing, or its weights do not fit the preset.
+    """
+    nets: dict[str, nn.Module] = {}
+    for part in parts:
+        if part not in arrays:
+            raise DataError(f"the request holds no weights of {part}; hub and site need the same version")
+        net = build(part, experiment)
+        weights.load_parameters(net, arrays[part], part)
+        nets[part] = place(net, device)
+    return nets
+
+
+def _material(request: PhaseRequest, folder: Path, device: torch.device) -> Material:
+    own = scans.cases(folder, "train")
+    if not len(own):
+        raise DataError(f"no scan to train on in {folder}")
+    foreign = tuple(
+        StyleMoments(torch.from_numpy(arrays["mean"].copy()), torch.from_numpy(arrays["std"].copy()))
+        for part, arrays in sorted(request.arrays.items())
+        if part.startswith("moments.")
+    )
+    return Material(own, scans.atlas_volume(folder).to(device), foreign)
+
+
+def _released(
+    learner: Learner, phase: SitePhase, site: Site, material: Material, nets: dict[str, nn.Module]
+) -> dict[str, dict[str, np.ndarray]]:
+    released = {part: weights.parameters(learner.nets[part]) for part in phase.learns}
+    if phase.moments and site.policy.moments and len(material.scans) >= max(2, site.policy.min_cases):
+        moments = StyleMoments.of(encode_all(nets["E"], material.scans, material.atlas.device))
+        released["moments"] = {"mean": moments.mean.cpu().numpy(), "std": moments.std.cpu().numpy()}
+    return released
+
+
+def _memory_file(folder: Path, phase: SitePhase, number: int) -> Path:
+    return folder / "own" / f"{phase.name}-{number}.safetensors"

@@ -1,0 +1,115 @@
+"""The site's own record of everything that left the building, written before it leaves.
+
+One JSON line per release, each with the hash of the line before it: an entry that is changed, dropped or put in later
+breaks the chain, and `verify` says where. The ledger holds names, shapes and digests, never values.
+"""
+
+import json
+import os
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import RunError
+from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+
+NAME = "ledger.jsonl"
+_START = "0" * 64
+
+
+def append(path: Path, request: PhaseRequest, reply: SiteReply) -> str:
+    """Write the entry of one release to stable storage and give its hash.
+
+    Raises:
+        OSError: the entry could not be written; then the reply must not be sent.
+        RunError: the last entry cannot be read.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    previous = _cut_torn_tail(path)
+    entry = {**describe(request, reply), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    entry["previous"] = previous
+    entry["hash"] = _hash(entry)
+    with path.open("ab") as file:
+        file.write(_canonical(entry) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return str(entry["hash"])
+
+
+def describe(request: PhaseRequest, reply: SiteReply) -> dict[str, Any]:
+    """Say what a reply holds, without a value: part by part names, shapes, bytes and SHA-256."""
+    return {
+        "run": request.run,
+        "phase": request.phase,
+        "round": request.round,
+        "site": request.site,
+        "count": reply.count,
+        "bytes": reply.bytes,
+        "parts": {part: _describe_part(arrays) for part, arrays in sorted(reply.arrays.items())},
+        "metrics": sorted(reply.metrics),
+        "series": {key: len(values) for key, values in sorted(reply.series.items())},
+        "settings": sorted(reply.settings),
+        "error": reply.error,
+    }
+
+
+def verify(path: Path) -> int:
+    """Check the whole chain and give the number of its entries.
+
+    Raises:
+        RunError: the first line that was changed, dropped, moved or put in.
+    """
+    previous = _START
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        entry = _parse(line, path, number)
+        if entry.get("previous") != previous or entry.get("hash") != _hash(entry):
+            raise RunError(f"{path} line {number} does not follow from the lines above it: the ledger was altered")
+        previous = entry["hash"]
+    return len(lines)
+
+
+def _describe_part(arrays: Arrays) -> dict[str, Any]:
+    digest = sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return {
+        "arrays": {name: list(array.shape) for name, array in sorted(arrays.items())},
+        "bytes": sum(array.nbytes for array in arrays.values()),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _cut_torn_tail(path: Path) -> str:
+    """Give the last entry's hash; drop a half-written last line: its reply was never sent."""
+    if not path.exists():
+        return _START
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    lines = whole.splitlines()
+    return str(_parse(lines[-1], path, len(lines)).get("hash")) if lines else _START
+
+
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise RunError(f"{path} line {number} is not JSON: the ledger was altered") from error
+    if not isinstance(entry, dict):
+        raise RunError(f"{path} line {number} is not an entry: the ledger was altered")
+    return entry
+
+
+def _hash(entry: dict[str, Any]) -> str:
+    return sha256(_canonical({key: value for key, value in entry.items() if key != "hash"})).hexdigest()
+
+
+def _canonical(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()

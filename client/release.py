@@ -1,0 +1,176 @@
+"""The last gate before a reply leaves a site: it may hold what its phase declares and the site's policy allows.
+
+`DECLARED` is the whole list of what can travel from a site to the hub. Everything else raises `ReleaseError`, and the
+hub gets a code word in its place.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from math import isfinite
+from types import MappingProxyType
+
+import numpy as np
+
+from client.policy import Policy
+from configs.errors import ReleaseError
+from configs.structures import GROUPS, STRUCTURES
+from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+
+DECLARED: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "hello": frozenset(),
+        "join": frozenset(),
+        "register": frozenset({"T"}),
+        "style": frozenset({"E", "D_style", "moments"}),
+        "joint": frozenset({"E", "D_style", "F", "A", "moments"}),
+        "flow_codes": frozenset({"encoder", "decoder", "D_flow"}),
+        "evaluate": frozenset(),
+        "deliver": frozenset(),
+    }
+)
+"""The parts that a reply of each phase may hold. `moments` is statistics; every other part is named parameters."""
+
+STATE = re.compile(r"(^|[._])(queue\w*|running_mean|running_var|num_batches_tracked)($|[._])")
+"""Names of buffers. They hold statistics or codes of patients and come along with `state_dict()`."""
+
+MOST_VALUES = 4096
+"""Most numbers in all metrics and series of a reply, far below a volume: loss curves, not scans."""
+
+METRICS = frozenset(
+    ["total", "contrast", "adversarial", "critic", "cycle", "identity", "appearance", "reconstruction", "smoothness", "similarity", "flow", "image", "style", "loss", "dice", "distance", "surface", "mean", "std", "median", "before", "after", "train", "val", "test"]
+) | frozenset({s.name for s in STRUCTURES} | set(GROUPS))
+"""Words that the name of a metric or a loss curve is made of, joined by dots: names of losses, structures, groups.
+
+A list and not a pattern: a name that looks like a word can be a patient's. A new loss needs an entry here.
+"""
+
+_HEX = re.compile(r"[0-9a-f]{8,64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}([.+-]?[a-z]{1,5}[0-9]{0,4})?")
+_WORD = re.compile(r"cpu|cuda|mps|float32|bfloat16")
+
+SETTINGS: Mapping[str, re.Pattern[str] | None] = MappingProxyType(
+    {
+        "name": _NAME,
+        "code": _HEX,
+        "flwr": _VERSION,
+        "torch": _VERSION,
+        "python": _VERSION,
+        "atlas": _HEX,
+        "digest": _HEX,
+        "device": _WORD,
+        "precision": _WORD,
+        **dict.fromkeys(("scans", "labelled", "set_aside", "steps", "seconds", "moments"), None),
+    }
+)
+"""The settings that a reply may hold: the pattern of a text, or None for a number or a truth value."""
+
+
+def permit(request: PhaseRequest, policy: Policy) -> None:
+    """Refuse a phase that the site does not take part in, before any work is done for it.
+
+    Raises:
+        ReleaseError: the phase is unknown, or the policy leaves it out.
+    """
+    if request.phase not in DECLARED:
+        raise ReleaseError(f"phase '{request.phase}' is not known to this site: update it, or ask the hub")
+    if request.phase != "hello" and request.phase not in policy.phases:
+        raise ReleaseError(f"phase '{request.phase}' is not among the phases of this site's policy")
+
+
+def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
+    """Let a reply pass only if every single thing in it is declared and allowed.
+
+    Raises:
+        ReleaseError: the first thing that may not leave, named by phase, part and array.
+    """
+    permit(request, policy)
+    if (reply.phase, reply.round, reply.site) != (request.phase, request.round, request.site):
+        raise ReleaseError(f"reply to {request.phase} {request.round} says that it answers {reply.phase} {reply.round}")
+    if reply.bytes > policy.most_bytes:
+        raise ReleaseError(f"reply to {request.phase} has {reply.bytes} bytes; the policy allows {policy.most_bytes}")
+    for part, arrays in reply.arrays.items():
+        _check_part(part, arrays, reply, request, policy)
+    _check_numbers(reply)
+    _check_settings(reply)
+
+
+def _check_part(part: str, arrays: Arrays, reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
+    if part not in DECLARED[request.phase]:
+        raise ReleaseError(f"phase {request.phase} does not declare the part '{part}'")
+    if part == "A" and not policy.appearance:
+        raise ReleaseError("the policy keeps the weights of A at the site")
+    shape, code = _geometry(request)
+    if part == "moments":
+        _check_moments(arrays, code, reply.count, policy)
+    else:
+        _check_names(part, arrays, request)
+    for name, array in arrays.items():
+        _check_array(f"{part}.{name}", array, shape)
+
+
+def _geometry(request: PhaseRequest) -> tuple[tuple[int, ...], int]:
+    """Read the grid's shape (D, H, W) and the length of a style code from the request's experiment."""
+    try:
+        experiment = json.loads(request.experiment)
+        shape = tuple(int(side) for side in experiment["grid"]["shape"])
+        return shape, int(experiment["style"]["code"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReleaseError(
+            "the request's experiment states no grid or no style code: cannot check the reply"
+        ) from error
+
+
+def _check_moments(arrays: Arrays, code: int, count: int, policy: Policy) -> None:
+    if not policy.moments:
+        raise ReleaseError("the policy keeps the moments of the style codes at the site")
+    if count < policy.min_cases:
+        raise ReleaseError(f"moments of {count} scans; the policy asks for {policy.min_cases} or more")
+    if {name: array.shape for name, array in arrays.items()} != {"mean": (code,), "std": (code,)}:
+        raise ReleaseError(f"moments must be exactly mean ({code},) and std ({code},)")
+
+
+def _check_names(part: str, arrays: Arrays, request: PhaseRequest) -> None:
+    asked = request.arrays.get(part)
+    if asked is None:
+        raise ReleaseError(f"the hub sent no weights of '{part}', so none may go back")
+    if set(arrays) != set(asked):
+        odd = sorted(set(arrays) ^ set(asked))[0]
+        raise ReleaseError(f"part '{part}': '{odd}' is not in both the request and the reply")
+    for name, array in arrays.items():
+        if STATE.search(name):
+            raise ReleaseError(f"'{part}.{name}' is a buffer, not a parameter: release named_parameters() only")
+        if array.shape != asked[name].shape:
+            raise ReleaseError(f"'{part}.{name}' has shape {array.shape}; the hub sent {asked[name].shape}")
+
+
+def _check_array(name: str, array: np.ndarray, grid: tuple[int, ...]) -> None:
+    if array.dtype != np.float32:
+        raise ReleaseError(f"'{name}' is {array.dtype}: weights and moments are float32")
+    spans = (array.shape[start : start + 3] for start in range(array.ndim - 2))
+    if any(span == grid for span in spans):
+        raise ReleaseError(f"'{name}' has the shape of the grid: images, label maps and flows stay at the site")
+    if not np.isfinite(array).all():
+        raise ReleaseError(f"'{name}' holds a value that is not finite: training diverged")
+
+
+def _check_numbers(reply: SiteReply) -> None:
+    numbers = {**{key: (value,) for key, value in reply.metrics.items()}, **reply.series}
+    if sum(len(values) for values in numbers.values()) > MOST_VALUES:
+        raise ReleaseError(f"more than {MOST_VALUES} numbers in the metrics and series of one reply")
+    for key, values in numbers.items():
+        if not METRICS.issuperset(key.split(".")):
+            raise ReleaseError(f"metric '{key}' has a name that is not in the list of words; add it to METRICS")
+        if not all(type(value) is float and isfinite(value) for value in values):
+            raise ReleaseError(f"metric '{key}' is not a finite float")
+
+
+def _check_settings(reply: SiteReply) -> None:
+    for key, value in reply.settings.items():
+        if key not in SETTINGS:
+            raise ReleaseError(f"setting '{key}' is not declared by any phase")
+        pattern = SETTINGS[key]
+        fits = pattern.fullmatch(value) is not None if pattern and isinstance(value, str) else pattern is None
+        if not fits or (pattern is None and isinstance(value, str)):
+            raise ReleaseError(f"setting '{key}' is not of its declared form")

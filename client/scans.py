@@ -1,0 +1,86 @@
+"""The scans of a site in one run: prepared on the run's grid, and split by person."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from client.cases import Cases
+from client.prepare import AtlasFrame, Prepared, prepare_site
+from client.site import Site
+from client.split import find_table, split_people
+from configs.errors import DataError
+from sst_models import weights
+from sst_models.exchange import Arrays
+
+ATLAS = "atlas.safetensors"
+SPLITS = "splits.json"
+SET_ASIDE = "set_aside.json"
+
+
+def keep_atlas(arrays: Arrays, digest: str, folder: Path) -> None:
+    """Store the atlas that the hub published: {"image": (1, D, H, W), "affine": (4, 4)}, and its digest."""
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    weights.save(tensors, folder / ATLAS)
+    write_json({"digest": digest}, folder / "atlas.json")
+
+
+def atlas_volume(folder: Path) -> Tensor:
+    """Give the atlas's volume of a run, (1, D, H, W).
+
+    Raises:
+        DataError: the site has not joined the run.
+    """
+    return weights.load(folder / ATLAS)["image"]
+
+
+def prepare_scans(
+    site: Site, run: str, seed: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[Prepared, dict[str, str]]:
+    """Prepare and split a site's scans for a run whose atlas is stored; both are kept for the phases to come.
+
+    Returns:
+        What was prepared and set aside, and each case's split.
+
+    Raises:
+        DataError: no scan can be used, or the split leaves none to train, choose or test on.
+    """
+    folder = site.folder(run)
+    tensors = weights.load(folder / ATLAS)
+    digest = json.loads((folder / "atlas.json").read_text())["digest"]
+    image = tensors["image"][0]
+    affine = tuple(tuple(float(x) for x in row) for row in tensors["affine"].double())
+    shape = (image.shape[0], image.shape[1], image.shape[2])
+    frame = AtlasFrame(image.numpy(), shape, affine[0][0], affine, digest)  # type: ignore[arg-type]
+    prepared = prepare_site(site.data, frame, site.state / "prepared" / digest[:16], progress)
+    table = site.splits or next(filter(None, map(find_table, site.data)), None)
+    people = {case.case: case.person for case in prepared.cases}
+    splits = dict(split_people(people, seed, table, site.name))
+    paths = {case.case: [splits.get(case.case, ""), str(case.path)] for case in prepared.cases}
+    write_json(paths, folder / SPLITS)
+    write_json([[item.file, item.reason] for item in prepared.set_aside], folder / SET_ASIDE)
+    return prepared, splits
+
+
+def cases(folder: Path, split: str) -> Cases:
+    """Give the prepared scans of one split of a run.
+
+    Raises:
+        DataError: the site has not joined the run.
+    """
+    try:
+        rows = json.loads((folder / SPLITS).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"no prepared scans in {folder}: the site has to join the run first") from error
+    return Cases.of([Path(path) for _, (where, path) in sorted(rows.items()) if where == split])
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write a small JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,142 @@
+"""The hub's atlas: one labelled scan, put on the run's grid, kept in the run folder."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from configs.errors import DataError
+from sst_models.grid import (
+    Affine,
+    Grid,
+    check_geometry,
+    check_same_place,
+    check_voxels,
+    sample_image,
+    sample_labels,
+    to_classes,
+)
+from sst_models.intensity import robust_scale
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """One brain with its labels on the run's grid."""
+
+    image: Tensor  # (1, D, H, W) float32 in [0, 1]
+    labels: Tensor  # (D, H, W) int64, class indices 0 to 28
+    affine: Affine  # voxel to RAS mm
+    spacing: float  # mm, isotropic
+    digest: str  # sha256 of image, labels and affine
+    source: str  # file name of the scan
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(D, H, W)."""
+        d, h, w = self.labels.shape
+        return d, h, w
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (i, j, k) float32 of one 3-D volume and its affine, voxel (i, j, k, 1) to RAS mm."""
+    try:
+        file: Any = nib.load(path)  # a spatial image of any format; nibabel types only what all have
+        voxels = np.asarray(file.dataobj, dtype=np.float32)
+        affine = np.asarray(file.affine, dtype=np.float64)
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+        text = "no such file" if not path.exists() else "it is damaged, cut short or not an image"
+        raise DataError(f"unreadable: atlas {path}: {text}; give another file") from error
+    voxels = voxels[..., 0] if voxels.ndim == 4 and voxels.shape[3] == 1 else voxels
+    if voxels.ndim != 3 or min(voxels.shape) < 2:
+        raise DataError(f"not-3d: atlas {path} has shape {voxels.shape}; expected one 3-D volume")
+    check_geometry(affine, f"atlas {path}")
+    return voxels, affine
+
+
+def _centred_grid(volume: np.ndarray, affine: np.ndarray, shape: Sequence[int], spacing: float, path: Path) -> Grid:
+    """The grid whose centre is that of the brain's bounding box, in world axes."""
+    world = np.argwhere(volume != 0) @ affine[:3, :3].T + affine[:3, 3]
+    low, high = world.min(axis=0), world.max(axis=0)
+    size, room = high - low + np.abs(affine[:3, :3]).max(axis=1), np.array(shape) * spacing
+    if (size > room + 1e-3).any():
+        brain, box = (" x ".join(f"{side:.0f}" for side in sides) for sides in (size, room))
+        raise DataError(
+            f"too-large: the brain (non-zero voxels) of atlas {path} measures {brain} mm, the grid {box} mm; "
+            "strip its skull, or choose a larger grid or voxel size"
+        )
+    x, y, z = ((low + high) / 2 - spacing * (np.array(shape) - 1) / 2).tolist()
+    d, h, w = shape
+    return Grid((d, h, w), spacing, (x, y, z))
+
+
+def _digest(image: Tensor, labels: Tensor, affine: Affine) -> str:
+    digest = hashlib.sha256(json.dumps([affine, list(image.shape)]).encode())
+    digest.update(image.contiguous().numpy().tobytes())
+    digest.update(labels.to(torch.uint8).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_atlas(image: Path, labels: Path, shape: Sequence[int], spacing: float) -> Atlas:
+    """Read the hub's labelled scan and put it on the run's grid, its brain in the middle.
+
+    Args:
+        image: skull-stripped T1-weighted volume, background 0.
+        labels: label map on the same voxels, FreeSurfer ids.
+        shape: (D, H, W) of the run's grid.
+        spacing: voxel side of the grid, mm.
+
+    Raises:
+        DataError: either cannot be read or used, they do not lie on each other, an id is unknown, none of the 28
+            structures is there, or the brain is larger than the grid.
+    """
+    volume, affine = _read(image)
+    check_voxels(volume, f"atlas {image}")
+    ids, ids_affine = _read(labels)
+    check_same_place((volume.shape, affine), (ids.shape, ids_affine), f"atlas labels {labels}")
+    classes = to_classes(ids, f"atlas labels {labels}")
+    grid = _centred_grid(volume, affine, shape, spacing, image)
+    scaled = robust_scale(sample_image(volume, affine, grid))
+    voted = sample_labels(classes, affine, grid).to(torch.int64)
+    if not bool(voted.any()):
+        raise DataError(f"empty: atlas labels {labels} hold none of the 28 structures; give its segmentation")
+    return Atlas(scaled[None], voted, grid.affine, float(spacing), _digest(scaled, voted, grid.affine), image.name)
+
+
+def save_atlas(atlas: Atlas, folder: Path) -> None:
+    """Write `atlas.safetensors` and `atlas.json` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"image": atlas.image.contiguous(), "labels": atlas.labels.to(torch.uint8).contiguous()}
+    save_file(tensors, folder / "atlas.safetensors")
+    facts = {"affine": atlas.affine, "spacing": atlas.spacing, "digest": atlas.digest, "source": atlas.source}
+    (folder / "atlas.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def read_atlas(folder: Path) -> Atlas:
+    """Read what `save_atlas` wrote.
+
+    Raises:
+        DataError: a file is missing or damaged, or the content is not that of the digest.
+    """
+    try:
+        tensors = load_file(folder / "atlas.safetensors")
+        facts = json.loads((folder / "atlas.json").read_text())
+        image, labels = tensors["image"], tensors["labels"].to(torch.int64)
+        affine: Affine = tuple((row[0], row[1], row[2], row[3]) for row in facts["affine"])
+        atlas = Atlas(image, labels, affine, facts["spacing"], facts["digest"], facts["source"])
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"unreadable: no whole atlas in {folder}; delete the folder and start again") from error
+    if _digest(image[0], labels, affine) != atlas.digest:
+        raise DataError(f"changed: the atlas in {folder} is not the one that was saved; delete it and start again")
+    return atlas

@@ -1,0 +1,249 @@
+"""The hub's only way to its sites: ask, and fold the replies in one by one.
+
+`Federation` is what the hub's loop sees. `GridFederation` does it over Flower's `Grid`, with what Flower's own loop
+lacks: one reply in memory at a time, a deadline, and asking again where a message or its reply can get lost
+(FLOWER.md, 2.4).
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from flwr.app import ArrayRecord, Message
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+
+from configs.errors import FederationError
+from server.messages import TYPES, decode_reply, encode_request
+from sst_models.exchange import PhaseRequest, SiteReply
+
+log = logging.getLogger(__name__)
+
+# Flower's error codes (`flwr.common.constant.ErrorCode`) in the one word that a reply's `error` holds.
+CODES = MappingProxyType(
+    {1: "load", 2: "raised", 3: "lost", 4: "lost", 5: "unavailable", 6: "mod", 7: "bundle", 8: "crashed"}
+)
+ASK_AGAIN = frozenset({3, 5, 8})
+"""Lost on the way, node away, client process killed. Code 2 is the site's own no: never asked again."""
+
+MARGIN = 30.0  # seconds that a message outlives its deadline, so that the hub's clock decides, not Flower's
+HELLO = 120.0  # seconds that a node has to say its name: process start and imports, 6 to 9 s on a slow machine
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of arrays that one request sent down to a site (repeats counted) and brought up from it."""
+
+    phase: str
+    round: int
+    site: str
+    down: int
+    up: int
+
+
+class Federation(Protocol):
+    """What the hub's loop sees of its sites."""
+
+    traffic: list[Traffic]
+
+    def sites(self) -> tuple[str, ...]:
+        """Give the names of the sites that are there, sorted."""
+        ...
+
+    def ask(self, requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
+        """Ask all at once; give one reply per request, in the order of the requests.
+
+        A site that failed or did not answer in time gives a reply whose `error` is a word. A reply is freed as soon
+        as the caller lets it go, so memory does not grow with the number of sites.
+        """
+        ...
+
+
+@dataclass
+class _Open:
+    """A request under way. It has one message, or several where it was asked again."""
+
+    request: PhaseRequest
+    asked: float  # time.monotonic() of the last push
+    node: int = 0
+    activated: str = ""  # the node's last_activated_at at the last push
+    messages: list[str] = field(default_factory=list)
+    pushes: int = 0
+    away_since: float | None = None
+
+
+class GridFederation:
+    """A federation over Flower's `Grid`."""
+
+    def __init__(self, grid: Grid, deadline_s: float, retries: int = 3, patience_s: float = 180.0) -> None:
+        """Use `grid`.
+
+        Args:
+            grid: Flower's grid, of any engine.
+            deadline_s: seconds that a site has for one request; a repeated request starts anew.
+            retries: how often a lost request is sent again.
+            patience_s: seconds to wait for a node that went away; Flower lets a crashed one back after 60.
+        """
+        self.traffic: list[Traffic] = []
+        self._grid, self._deadline, self._retries, self._patience = grid, deadline_s, retries, patience_s
+        self._called: dict[int, str] = {}  # names that unregistered nodes gave in their hello
+        self._watched = 0.0
+
+    def sites(self) -> tuple[str, ...]:
+        """Give the names of the sites that are there, sorted."""
+        return tuple(sorted(self._nodes()))
+
+    def wait(self, expected: int, seconds: float) -> tuple[str, ...]:
+        """Wait until `expected` sites are there, and give their names.
+
+        Raises:
+            FederationError: fewer came in time.
+        """
+        end = time.monotonic() + seconds
+        while len(names := self.sites()) < expected:
+            if time.monotonic() > end:
+                raise FederationError(
+                    f"{len(names)} of {expected} sites came within {seconds:.0f} s ({', '.join(names) or 'none'}): "
+                    "start the others, or look into their site.log"
+                )
+            time.sleep(1.0)
+        return names
+
+    def ask(self, requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
+        """Ask all sites at once; give the replies one by one, in the order of the requests."""
+        nodes = self._nodes({request.site for request in requests})
+        underway = [_Open(request, time.monotonic()) for request in requests]
+        self._push([one for one in underway if one.request.site in nodes], nodes)
+        return self._replies(underway)
+
+    def _replies(self, underway: list[_Open]) -> Iterator[SiteReply]:
+        while underway:
+            one = underway[0]
+            reply = self._wait_for(one, underway)
+            down = one.pushes * sum(a.nbytes for part in one.request.arrays.values() for a in part.values())
+            self.traffic.append(Traffic(reply.phase, reply.round, reply.site, down, reply.bytes))
+            underway.pop(0)
+            yield reply
+            del reply  # else it would live while the next one is unpacked
+
+    def _wait_for(self, one: _Open, underway: list[_Open]) -> SiteReply:
+        pause = 0.05
+        while True:
+            reply = self._poll(one)
+            if reply is not None:
+                return reply
+            if time.monotonic() - one.asked > self._deadline:
+                return _failed(one.request, "deadline")
+            if not one.messages and not self._ask_again(one):
+                return _failed(one.request, "unavailable")
+            time.sleep(pause)
+            pause = min(2.0, pause * 1.5)
+            self._watch(underway)
+
+    def _poll(self, one: _Open) -> SiteReply | None:
+        """Give the request's reply if one is there; forget messages that came back as lost."""
+        for message_id in list(one.messages):
+            for message in self._grid.pull_messages([message_id]):
+                if message.has_content():
+                    return _decoded(message, one.request)
+                one.messages.remove(message_id)
+                code = message.error.code
+                if one.messages:
+                    continue  # an older message; a newer one is still open
+                if code not in ASK_AGAIN or one.pushes > self._retries:
+                    return _failed(one.request, CODES.get(code, "unknown"))
+                log.warning("ask again site=%s phase=%s code=%d", one.request.site, one.request.phase, code)
+        return None
+
+    def _ask_again(self, one: _Open) -> bool:
+        """Send a lost request to wherever its site is now; False once the site was away for too long."""
+        if one.pushes > self._retries:
+            return False
+        now = time.monotonic()
+        one.away_since = one.away_since or now
+        nodes = self._nodes({one.request.site})
+        if one.request.site in nodes:
+            self._push([one], nodes)
+            one.away_since = None
+        return one.away_since is None or now - one.away_since < self._patience
+
+    def _watch(self, underway: list[_Open]) -> None:
+        """Ask again where a node restarted: its message was claimed by the old process and is lost in silence."""
+        now = time.monotonic()
+        if now - self._watched < 5.0:
+            return
+        self._watched = now
+        activated = {node.node_id: node for node in self._grid.get_nodes()}
+        for one in underway:
+            node = activated.get(one.node)
+            if node and node.last_activated_at != one.activated and one.messages and one.pushes <= self._retries:
+                log.warning("ask again site=%s phase=%s: node restarted", one.request.site, one.request.phase)
+                self._push([one], {one.request.site: node})
+
+    def _push(self, some: list[_Open], nodes: dict[str, NodeInfo]) -> None:
+        if not some:
+            return
+        written: dict[int, ArrayRecord] = {}
+        messages = [self._message(one.request, nodes[one.request.site].node_id, written) for one in some]
+        ids = list(self._grid.push_messages(messages)) or [""] * len(messages)  # none: Flower found them too large
+        for one, message_id in zip(some, ids, strict=True):
+            node = nodes[one.request.site]
+            one.node, one.activated, one.asked = node.node_id, node.last_activated_at, time.monotonic()
+            one.pushes += 1
+            if message_id:
+                one.messages.append(message_id)
+
+    def _message(self, request: PhaseRequest, node: int, written: dict[int, ArrayRecord]) -> Message:
+        content = encode_request(request, written)
+        return Message(content, node, TYPES[request.phase], ttl=self._deadline + MARGIN, group_id=str(request.round))
+
+    def _nodes(self, wanted: set[str] | None = None) -> dict[str, NodeInfo]:
+        """Map the name of each site that is there to its node; nodes without a registered name are asked."""
+        there = list(self._grid.get_nodes())
+        names = {node.node_id: node.name or self._called.get(node.node_id, "") for node in there}
+        strangers = [node for node in there if not names[node.node_id]]
+        if strangers and not (wanted and wanted <= set(names.values())):
+            names |= self._greet(strangers)
+        named = [(names[node.node_id], node) for node in there if names[node.node_id]]
+        # A node that came back under a new id is listed twice for up to a minute: the last one counts.
+        return dict(sorted(named, key=lambda pair: (pair[0], pair[1].last_activated_at)))
+
+    def _greet(self, strangers: list[NodeInfo]) -> dict[int, str]:
+        greeting = PhaseRequest(run="", phase="hello", round=0, site="", experiment="")
+        ids = self._grid.push_messages(
+            [Message(encode_request(greeting, {}), n.node_id, TYPES["hello"], ttl=HELLO) for n in strangers]
+        )
+        waiting = dict(zip(ids, strangers, strict=True))
+        end = time.monotonic() + HELLO
+        while waiting and time.monotonic() < end:
+            for message in list(self._grid.pull_messages(list(waiting))):
+                node = waiting.pop(message.metadata.reply_to_message_id)
+                self._called |= _name_in(message, greeting, node)
+            if waiting:
+                time.sleep(0.5)
+        return dict(self._called)
+
+
+def _name_in(message: Message, greeting: PhaseRequest, node: NodeInfo) -> dict[int, str]:
+    reply = _decoded(message, greeting) if message.has_content() else _failed(greeting, "silent")
+    name = str(reply.settings.get("name", ""))
+    if not name:
+        log.warning("node=%d does not say its name: %s", node.node_id, reply.error)
+        return {}
+    log.info("hello node=%d site=%s versions=%s", node.node_id, name, dict(reply.settings))
+    return {node.node_id: name}
+
+
+def _decoded(message: Message, request: PhaseRequest) -> SiteReply:
+    try:
+        return decode_reply(message.content, request)
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("malformed reply site=%s phase=%s: %s", request.site, request.phase, error)
+        return _failed(request, "malformed")
+
+
+def _failed(request: PhaseRequest, error: str) -> SiteReply:
+    return SiteReply(request.site, request.phase, request.round, count=0, error=error)

@@ -1,0 +1,262 @@
+"""The commands of the simulation: `sst simulate` on two sites that you have, `sst demo` on two that it makes.
+
+Everything that the user typed is checked here, before anything heavy is imported and any training starts.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from configs.errors import ConfigError, DataError, RunError
+from simulation.engines import ENGINES
+from simulation.measured import ARMS, Results
+
+if TYPE_CHECKING:  # torch and all that: imported only when a run begins, so that --help is quick
+    from simulation.progress import Progress
+
+DEVICES = ("auto", "cpu", "cuda")
+STYLES = ("weights", "statistics")
+
+CORE_ARMS = ("affine", "T", "F", "U-Net w/o adaptation", "U-Net w/ adaptation")
+DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
+DEMO_SCANS = 14  # people at each of the two sites that the demo makes
+
+app = typer.Typer()
+
+Preset = Annotated[str, typer.Option(metavar="NAME", help="A preset's name, or the path of a .toml file.")]
+Out = Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run; the same command goes on where it stopped.")]
+Engine = Annotated[str, typer.Option(metavar="|".join(ENGINES), help="What carries the messages.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed, instead of the preset's.")]
+Device = Annotated[str, typer.Option(metavar="|".join(DEVICES), help="Where to compute.")]
+Style = Annotated[
+    str | None, typer.Option(metavar="|".join(STYLES), help="How style reaches the hub, instead of the preset's way.")
+]
+
+
+@app.command("simulate")
+def simulate_command(
+    preset: Preset,
+    site: Annotated[list[str], typer.Option(metavar="NAME=DIR", help="A site and its folder of scans; give two.")],
+    out: Out,
+    engine: Engine = "inprocess",
+    arms: Annotated[
+        str, typer.Option(metavar="core|all|ARM,ARM", help=f"What to compare. Arms: {', '.join(ARMS)}.")
+    ] = "core",
+    atlas: Annotated[
+        list[str] | None, typer.Option(metavar="SITE=CASE", help="The labelled scan that is the site's atlas.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A splits.tsv, instead of a split by person.")
+    ] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    style: Style = None,
+) -> None:
+    """Play the federation of two sites on this machine, in both directions, and compare what each would get."""
+    sites = parse_sites(site)
+    atlases = parse_atlases(atlas or (), [name for name, _ in sites])
+    chosen = parse_arms(arms)
+    check_choices(engine, device, style)
+    check_files(out, splits)
+    check_preset(preset)
+
+    from simulation.progress import RichProgress
+    from simulation.simulate import Options, simulate
+
+    options = Options(
+        preset=preset,
+        sites=sites,
+        out=out,
+        engine=engine,
+        arms=chosen,
+        atlases=atlases,
+        splits=splits,
+        seed=seed,
+        device=device,
+        style=style,
+    )
+    with RichProgress() as progress:
+        results = simulate(options, progress)
+    _show(results, out)
+
+
+@app.command("demo")
+def demo_command(
+    out: Out,
+    preset: Preset = "demo",
+    engine: Engine = "inprocess",
+    seed: Seed = None,
+    device: Device = "auto",
+    style: Style = None,
+) -> None:
+    """Make two sites of simulated scans, then play the federation between them."""
+    check_choices(engine, device, style)
+    check_files(out)
+    check_preset(preset)
+
+    from simulation.progress import RichProgress
+    from simulation.simulate import Options, simulate
+
+    with RichProgress() as progress:
+        options = Options(
+            preset=preset,
+            sites=write_demo_sites(out / "sites", progress),
+            out=out,
+            engine=engine,
+            arms=DEMO_ARMS,
+            atlases={},
+            splits=None,
+            seed=seed,
+            device=device,
+            style=style,
+        )
+        results = simulate(options, progress)
+    _show(results, out)
+
+
+def _show(results: Results, out: Path) -> None:
+    from rich.console import Console
+
+    from simulation.table import print_table
+
+    print_table(results, Console())
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+def write_demo_sites(folder: Path, progress: "Progress") -> tuple[tuple[str, Path], ...]:
+    """Write the two sites of the demo below `folder`, as far as they are not there; give their names and folders."""
+    from simulation.scanner import CANDI, OASIS
+    from simulation.sites import write_site
+
+    scanners = {"candi": CANDI, "oasis": OASIS}
+    written: list[str] = []
+
+    def report(person: str) -> None:
+        written.append(person)
+        progress.advance(len(written), person=person)
+
+    progress.stage("make the sites", DEMO_SCANS * len(scanners))
+    for seed, (name, scanner) in enumerate(scanners.items(), start=1):
+        write_site(folder / name, scanner, DEMO_SCANS, seed, done=report)
+    return tuple((name, folder / name) for name in scanners)
+
+
+def parse_sites(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
+    """Read two NAME=DIR.
+
+    Raises:
+        ConfigError: not NAME=DIR, a name twice, a name that is no plain word, or not two sites.
+        DataError: a folder that is not there or that is empty.
+    """
+    sites: list[tuple[str, Path]] = []
+    for name, folder in _pairs(words, "--site", "NAME=DIR"):
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise ConfigError(f"--site: '{name}' is no name for a site; use letters, digits, - and _")
+        if name in dict(sites):
+            raise ConfigError(f"--site: two sites are called '{name}'; give each its own name")
+        sites.append((name, _folder(name, Path(folder))))
+    if len(sites) != 2:
+        raise ConfigError(f"--site: {len(sites)} given, but a simulation is of two; give --site NAME=DIR twice")
+    return tuple(sites)
+
+
+def parse_atlases(words: Iterable[str], sites: Sequence[str]) -> dict[str, str]:
+    """Read any number of SITE=CASE.
+
+    Raises:
+        ConfigError: not SITE=CASE, a site that does not take part, or a site twice.
+    """
+    atlases: dict[str, str] = {}
+    for site, case in _pairs(words, "--atlas", "SITE=CASE"):
+        check_choice("--atlas", site, sites)
+        if site in atlases:
+            raise ConfigError(f"--atlas: two atlases for '{site}'; give one a site")
+        atlases[site] = case
+    return atlases
+
+
+def parse_arms(text: str) -> tuple[str, ...]:
+    """Read `core`, `all` or names of arms, with commas, in any case; give them in the order of the table.
+
+    Raises:
+        ConfigError: an arm that does not exist, with the nearest that does.
+    """
+    known = {"core": CORE_ARMS, "all": tuple(ARMS)} | {arm: (arm,) for arm in ARMS}
+    folded = {name.lower(): arms for name, arms in known.items()}
+    chosen: set[str] = set()
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        if word.lower() not in folded:
+            check_choice("--arms", word, known)
+        chosen.update(folded[word.lower()])
+    if not chosen:
+        raise ConfigError("--arms: no arm given; give core, all, or names of arms with commas")
+    return tuple(arm for arm in ARMS if arm in chosen)
+
+
+def check_choices(engine: str, device: str, style: str | None) -> None:
+    """Check the options that are one of few words.
+
+    Raises:
+        ConfigError: a word that is none of them, with the nearest that is.
+    """
+    check_choice("--engine", engine, ENGINES)
+    check_choice("--device", device, DEVICES)
+    if style is not None:
+        check_choice("--style", style, STYLES)
+
+
+def check_choice(option: str, word: str, known: Iterable[str]) -> None:
+    """Check that `word` is one of `known`.
+
+    Raises:
+        ConfigError: if not; it names the nearest and all others.
+    """
+    known = tuple(known)
+    if word not in known:
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{option}: there is no '{word}'; did you mean '{near}'? (one of: {', '.join(known)})")
+
+
+def check_preset(preset: str) -> None:
+    """Check that a preset can be used.
+
+    Raises:
+        ConfigError: there is none, or it has an unknown or ill-typed key.
+    """
+    from configs.schema import load
+
+    load(preset)
+
+
+def check_files(out: Path, splits: Path | None = None) -> None:
+    """Check the paths of an output folder and of a split.
+
+    Raises:
+        RunError: the output folder is a file.
+        DataError: the split is not a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise RunError(f"--out: {out} is a file; give a folder")
+    if splits is not None and not splits.is_file():
+        raise DataError(f"--splits: there is no file {splits}; give a .tsv file, or leave the option out")
+
+
+def _pairs(words: Iterable[str], option: str, form: str) -> list[tuple[str, str]]:
+    pairs = []
+    for word in words:
+        left, equals, right = word.partition("=")
+        if not (left and equals and right):
+            raise ConfigError(f"{option}: '{word}' is not {form}")
+        pairs.append((left, right))
+    return pairs
+
+
+def _folder(site: str, folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DataError(f"site '{site}': there is no folder {folder}; give the folder that holds its scans")
+    if next(folder.iterdir(), None) is None:
+        raise DataError(f"site '{site}': the folder {folder} is empty; give the folder that holds its scans")
+    return folder

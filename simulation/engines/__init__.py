@@ -1,0 +1,94 @@
+"""Three ways to bring the unmodified ServerApp and ClientApp together on one machine.
+
+`inprocess` is the default: one process, one thread, nothing to install or to wait for. `ray` uses Flower's simulation
+runtime, for many sites on many cores. `superlink` starts a real SuperLink and one SuperNode per site on loopback:
+what a federation of hospitals runs. One contract test passes on all three.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+
+from configs.errors import ConfigError, FederationError
+
+ENGINES = ("inprocess", "ray", "superlink")
+
+QUIET: Mapping[str, str] = MappingProxyType(
+    {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+)
+"""Environment under which Flower and Ray leave the network alone (FLOWER.md, 2.5)."""
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """One simulated site: its folders of NIfTI, and where it keeps its state."""
+
+    name: str
+    data: tuple[Path, ...]
+    state: Path
+    policy: Path | None = None
+    splits: Path | None = None
+    device: str = "auto"
+
+    def options(self) -> dict[str, str]:
+        """Give what the site's node is told beside its name and folders."""
+        paths = {"policy": self.policy, "splits": self.splits}
+        return {"device": self.device} | {key: str(path.resolve()) for key, path in paths.items() if path}
+
+
+def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:
+    """Run the experiment in the hub's folder over the sites, to the end.
+
+    Args:
+        engine: one of `ENGINES`.
+        hub: folder with `experiment.json`, the atlas and the run's state; results are written there.
+        sites: one folder per site.
+        work: folder for what the engine itself writes: logs, Flower's home. Made if it is not there.
+
+    Raises:
+        ConfigError: no such engine, or two sites of one name.
+        FederationError: the run failed; the message is the hub's.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"no engine '{engine}': give one of {', '.join(ENGINES)}")
+    if len({site.name for site in sites}) != len(sites):
+        raise ConfigError("two sites have the same name: give each its own")
+    work.mkdir(parents=True, exist_ok=True)
+    for site in sites:
+        site.state.mkdir(parents=True, exist_ok=True)
+    (hub / "failed.json").unlink(missing_ok=True)
+    play: Callable[[Path, Sequence[SiteFolder], Path], None]
+    play = import_module(f"simulation.engines.{engine}").play
+    play(hub.resolve(), sites, work.resolve())
+
+
+def environment(hub: Path, sites: Sequence[SiteFolder], work: Path) -> dict[str, str]:
+    """Write the list of sites into `work` and give the variables that both apps read."""
+    listing = work / "sites.json"
+    listed = [
+        {
+            "name": site.name,
+            "data": [str(folder.resolve()) for folder in site.data],
+            "state": str(site.state.resolve()),
+            **site.options(),
+        }
+        for site in sites
+    ]
+    listing.write_text(json.dumps(listed, indent=1), encoding="utf-8")
+    return {**QUIET, "SST_HUB": str(hub), "SST_SITES": str(listing), "SST_SITES_EXPECTED": str(len(sites))}
+
+
+def failure(hub: Path, otherwise: str) -> FederationError:
+    """Give the error to raise for a failed run: the hub's own line, or `otherwise` where it left none."""
+    try:
+        return FederationError(json.loads((hub / "failed.json").read_text(encoding="utf-8"))["message"])
+    except (OSError, ValueError, KeyError):
+        return FederationError(otherwise)

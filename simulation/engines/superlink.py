@@ -1,0 +1,186 @@
+"""The real thing on loopback: a SuperLink, one SuperNode per site, and `flwr run`.
+
+Every process is started in its own group and killed at the end, whatever the end is. Without TLS the SuperNodes have
+no registered names (Flower wants TLS for its keys), so the hub asks them.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from configs.errors import FederationError
+from simulation.engines import SiteFolder, environment, failure
+from simulation.engines.inprocess import node_config
+
+PROJECT = Path(__file__).resolve().parents[2]
+CONNECTION = "loopback"
+EMPTY: Mapping[str, str] = MappingProxyType({})
+START = 90.0  # seconds for a SuperLink to answer; 1.6 to 2.6 s on an idle 2-core machine, imports from a cold disk more
+STOP = 5.0  # seconds between SIGTERM and SIGKILL
+
+
+@dataclass
+class Processes:
+    """Processes that end with the block, each with a log of its own in `logs`."""
+
+    variables: Mapping[str, str]
+    logs: Path
+    folder: Path  # where they start: empty, because Flower's simulation imports from there first
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __enter__(self) -> "Processes":
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for process in reversed(self.running.values()):
+            _signal(process, signal.SIGTERM)
+        end = time.monotonic() + STOP
+        for process in self.running.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+            _signal(process, signal.SIGKILL)  # also for what the process left behind in its group
+            process.wait()
+
+    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start one of Flower's commands of this Python installation, output to `NAME.log`."""
+        tool = Path(sys.executable).parent / command[0]
+        with (self.logs / f"{name}.log").open("wb") as log:
+            self.running[name] = subprocess.Popen(
+                [str(tool), *command[1:]],
+                cwd=self.folder,
+                env=self.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self.running[name]
+
+    def check(self, *but: str) -> None:
+        """See that all still run, except those in `but`.
+
+        Raises:
+            FederationError: one ended; the message names its log.
+        """
+        for name, process in self.running.items():
+            if name not in but and process.poll() is not None:
+                raise FederationError(f"{name} ended with code {process.returncode}: see {self.logs / name}.log")
+
+
+def play(hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:
+    """Run the hub's experiment over the sites on loopback (see `run_federation`).
+
+    Raises:
+        FederationError: a process did not start, or the run failed.
+    """
+    with superlink(hub, sites, work) as (processes, address):
+        for site in sites:
+            processes.start(f"site-{site.name}", _supernode(site, address))
+        submit(processes, hub, [])
+
+
+@contextmanager
+def superlink(
+    hub: Path, sites: Sequence[SiteFolder], work: Path, *options: str, more: Mapping[str, str] = EMPTY
+) -> Iterator[tuple[Processes, str]]:
+    """Start a SuperLink with `options` and `more` variables; give its processes and address. All end with the block.
+
+    Raises:
+        FederationError: it did not answer in time.
+    """
+    if not (PROJECT / "pyproject.toml").is_file():
+        raise FederationError(f"{PROJECT} is not the project's source folder: use the engine inprocess")
+    address = f"127.0.0.1:{free_port()}"
+    home = work / "flwr"
+    home.mkdir(parents=True, exist_ok=True)
+    lines = ("[superlink]", f'default = "{CONNECTION}"', f"[superlink.{CONNECTION}]", f'address = "{address}"')
+    (home / "config.toml").write_text("\n".join((*lines, "insecure = true", "")), encoding="utf-8")
+    variables = _variables({**environment(hub, sites, work), **more}, home)
+    with Processes(variables, work / "logs", work / "empty") as processes:
+        host, port = address.split(":")
+        quiet = "--disable-runtime-dependency-installation"
+        processes.start(
+            "superlink", ["flower-superlink", "--insecure", "--host", host, "--port", port, quiet, *options]
+        )
+        _await_health(processes, address)
+        yield processes, address
+
+
+def submit(processes: Processes, hub: Path, options: Sequence[str]) -> None:
+    """Bring the project to the SuperLink by `flwr run` and wait until the run has ended.
+
+    Raises:
+        FederationError: the run failed, or a process ended before it.
+    """
+    run = processes.start("run", ["flwr", "run", str(PROJECT), CONNECTION, "--stream", *options])
+    while run.poll() is None:
+        processes.check("run")
+        time.sleep(0.5)
+    while (status := _status(processes)).startswith(("pending", "starting", "running")):
+        processes.check("run")
+        time.sleep(5.0)  # the stream of the log broke, but the run goes on
+    if status != "finished:completed":
+        raise failure(hub, f"the run ended as '{status}': see {processes.logs / 'run.log'}")
+
+
+def free_port() -> int:
+    """Give a port of loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _supernode(site: SiteFolder, address: str) -> list[str]:
+    config = " ".join(f"{key}={json.dumps(value)}" for key, value in node_config(site).items())
+    port = str(free_port())
+    return ["flower-supernode", "--insecure", "--superlink", address, "--port", port, "--node-config", config]
+
+
+def _variables(own: Mapping[str, str], home: Path) -> dict[str, str]:
+    tools = str(Path(sys.executable).parent)  # Flower starts its parts by their names
+    path = os.pathsep.join((tools, os.environ.get("PATH", "")))
+    return {**os.environ, **own, "PATH": path, "FLWR_HOME": str(home), "NO_PROXY": "127.0.0.1", "NO_COLOR": "1"}
+
+
+def _await_health(processes: Processes, address: str) -> None:
+    opener = build_opener(ProxyHandler({}))
+    end = time.monotonic() + START
+    while time.monotonic() < end:
+        processes.check()
+        try:
+            opener.open(f"http://{address}/health", timeout=2.0).close()
+            return
+        except (URLError, OSError):
+            time.sleep(0.2)
+    raise FederationError(f"the SuperLink did not answer within {START:.0f} s: see {processes.logs / 'superlink.log'}")
+
+
+def _status(processes: Processes) -> str:
+    """Ask for the status of the one run that this SuperLink has."""
+    tool = Path(sys.executable).with_name("flwr")
+    command = [str(tool), "list", CONNECTION, "--format", "json"]
+    done = subprocess.run(
+        command, cwd=processes.folder, env=processes.variables, capture_output=True, timeout=60.0, check=False
+    )
+    try:
+        return str(json.loads(done.stdout)["runs"][0]["status"])
+    except (ValueError, LookupError, TypeError):
+        return "not started"
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)  # its own group: the process leads a session

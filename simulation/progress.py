@@ -1,0 +1,332 @@
+"""What a person sees while a run works: one display for the whole run, the same on all three engines.
+
+A run is planned as stages with a number of work units each; `Estimate` turns what is done into the time that is left.
+The hub and the sites may run in other processes, so they leave word in files (`events.jsonl`, `progress.json`), and
+`watch` feeds a display from those.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+FOUND_DONE = 1.0  # seconds: work reported this soon after a stage began was done by an earlier run
+POLL = 0.5  # seconds between two looks at the files of hub and sites
+LINE_EVERY = 30.0  # seconds between two lines of a stage where there is no terminal
+
+
+class Progress(Protocol):
+    """What `simulate` tells a display."""
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        """Name all stages of the run in their order, with the work units of each: the base of the time left."""
+
+    def stage(self, name: str, total: float) -> None:
+        """Begin a stage of `total` work units; the one before it is finished."""
+
+    def advance(self, done: float, **shown: object) -> None:
+        """Say that `done` units of the stage are done so far (not: since the last call), and what to show with it."""
+
+    def note(self, text: str) -> None:
+        """Leave one line that stays."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        """Ignore it."""
+
+    def stage(self, name: str, total: float) -> None:
+        """Ignore it."""
+
+    def advance(self, done: float, **shown: object) -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
+        """Ignore it."""
+
+
+@dataclass
+class Estimate:
+    """How much of the run is done, and when the rest will be.
+
+    All times are seconds of one clock. The speed of the current stage counts for what is left of it, the speed of
+    the whole run for the stages to come; work that was found done when its stage began counts for neither.
+    """
+
+    units: dict[str, float] = field(default_factory=dict)  # stage -> planned work units
+    done: dict[str, float] = field(default_factory=dict)  # stage -> work units done
+    _name: str = ""
+    _began: float = 0.0
+    _found: float = 0.0
+    _worked: float = 0.0  # units of finished stages, without those found done
+    _spent: float = 0.0  # seconds of finished stages
+
+    def begin(self, name: str, total: float, now: float) -> None:
+        """Start a stage and count the one before it as finished."""
+        self.finish(now)
+        self.units[name] = total
+        self.done[name] = self._found = 0.0
+        self._name, self._began = name, now
+
+    def advance(self, done: float, now: float) -> None:
+        """Set how many units of the current stage are done; never goes back."""
+        if self._name:
+            self.done[self._name] = max(self.done[self._name], min(done, self.units[self._name]))
+            if now - self._began < FOUND_DONE:
+                self._found = self.done[self._name]
+
+    def finish(self, now: float) -> None:
+        """Count the current stage as done."""
+        if self._name:
+            self.advance(self.units[self._name], now)
+            self._worked += self.units[self._name] - self._found
+            self._spent += now - self._began
+            self._name = ""
+
+    @property
+    def share(self) -> float:
+        """Share of the whole run that is done, 0 to 1."""
+        return sum(self.done.values()) / (sum(self.units.values()) or 1.0)
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the whole run is done, or None as long as nothing tells."""
+        here = self.done[self._name] - self._found if self._name else 0.0
+        spent_here = now - self._began if self._name else 0.0
+        worked, spent = self._worked + here, self._spent + spent_here
+        if worked <= 0.0 or spent <= 0.0:
+            return None
+        rest_here = self.units[self._name] - self.done[self._name] if self._name else 0.0
+        later = sum(self.units.values()) - sum(self.done.values()) - rest_here
+        pace_here = spent_here / here if here > 0.0 else spent / worked
+        return rest_here * pace_here + later * spent / worked
+
+
+class RichProgress:
+    """The display of a run: on a terminal one live line below what is finished, elsewhere plain lines, few of them.
+
+    A context manager. A stage that an exception leaves is not reported as done.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Show on `console`, by default stdout; `clock` gives seconds."""
+        self._console = console or Console()
+        self._clock = clock
+        self._lock = threading.RLock()  # `watch` reports from its own thread
+        self._estimate = Estimate()
+        self._name, self._began, self._said = "", 0.0, 0.0
+        self._shown: dict[str, object] = {}
+        columns = (BarColumn(24), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        self._bar = Bar(*columns, console=self._console, transient=True, refresh_per_second=4)
+        self._task = self._bar.add_task("", total=1.0)
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """Finish the last stage, unless an exception ended it, and stop drawing."""
+        with self._lock:
+            if kind is None:
+                self._close_stage()
+        self._bar.stop()
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        """See `Progress`."""
+        with self._lock:
+            self._estimate.units.update(stages)
+
+    def stage(self, name: str, total: float) -> None:
+        """See `Progress`."""
+        with self._lock:
+            self._close_stage()
+            self._name, self._began, self._shown = name, self._clock(), {}
+            self._said = self._began
+            self._estimate.begin(name, total, self._began)
+            self._draw()
+
+    def advance(self, done: float, **shown: object) -> None:
+        """See `Progress`."""
+        with self._lock:
+            self._estimate.advance(done, self._clock())
+            self._shown |= shown
+            self._draw()
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def _close_stage(self) -> None:
+        if self._name:
+            now = self._clock()
+            self._estimate.finish(now)
+            self.note(_join(f"{self._estimate.share:4.0%}", f"{self._name} done", f"in {duration(now - self._began)}"))
+            self._name = ""
+
+    def _draw(self) -> None:
+        now = self._clock()
+        left = self._estimate.left(now)
+        said = "" if left is None else f"about {duration(left)} left"
+        words = _join(said, self._name, *describe(self._shown))
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=self._estimate.share, description=escape(words))
+        elif now - self._said >= LINE_EVERY:
+            self._said = now
+            self.note(_join(f"{self._estimate.share:4.0%}", words))
+
+
+def describe(shown: Mapping[str, object]) -> list[str]:
+    """Word what a stage shows: "round 2/4", "site oasis", "loss 0.1234"; empty values are left out."""
+    words = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in shown.items()}
+    return [f"{key} {word}" for key, word in words.items() if word]
+
+
+def duration(seconds: float) -> str:
+    """Word a duration, coarser the longer it is: "42 s", "3 min 20 s", "1 h 05 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _join(*words: str) -> str:
+    return "  ".join(word for word in words if word)
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    """One phase that a hub is going to run, and the name and work units of its stage on the display."""
+
+    phase: str
+    rounds: int
+    units: float
+    name: str
+
+
+@contextmanager
+def watch(
+    hub: Path, states: Mapping[str, Path], progress: Progress, plan: Sequence[PlannedPhase]
+) -> Iterator["Watcher"]:
+    """Feed `progress` from the files of a federation while it runs, wherever its hub and sites run.
+
+    Args:
+        hub: the hub's folder; its `events.jsonl` has a line for each round that starts or is finished.
+        states: site -> state folder; its `progress.json` says where the site is in its round.
+        progress: the display.
+        plan: the phases in their order.
+    """
+    watcher = Watcher(hub, states, progress, plan)
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(POLL):
+            watcher.look()
+
+    thread = threading.Thread(target=work, name="watch", daemon=True)
+    watcher.look()  # at once, so that what an earlier run finished is not counted as speed
+    thread.start()
+    try:
+        yield watcher
+    finally:
+        stop.set()
+        thread.join()
+        watcher.look()
+
+
+class Watcher:
+    """Reads the files of one federation and tells a display what is new in them."""
+
+    def __init__(self, hub: Path, states: Mapping[str, Path], progress: Progress, plan: Sequence[PlannedPhase]) -> None:
+        """See `watch`."""
+        self._events = hub / "events.jsonl"
+        self._offset = 0  # bytes of the events that have been read
+        self._states = states
+        self._progress = progress
+        self._plan = {planned.phase: planned for planned in plan}
+        self._finished: dict[str, set[int]] = {planned.phase: set() for planned in plan}
+        self._phase, self._round = "", 0
+
+    def look(self) -> None:
+        """Read what hub and sites have written since the last look, and report it."""
+        for event in self._new_events():
+            self._take(event)
+        planned = self._plan.get(self._phase)
+        if planned is not None:
+            sites = {site: read_json(state / "progress.json") for site, state in self._states.items()}
+            here = {site: said for site, said in sites.items() if self._is_here(said)}
+            within = sum(float(said["step"]) / max(1, int(said["steps"])) for said in here.values())
+            self._report(planned, within / max(1, len(self._states)), _busiest(here))
+
+    def _new_events(self) -> Iterator[Mapping[str, Any]]:
+        try:
+            with self._events.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+        except OSError:  # the hub has not begun
+            return
+        whole = text[: text.rfind(b"\n") + 1]  # its last line may still be half written
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            event = _parse(line)
+            if event.get("phase") in self._plan and "round" in event:
+                yield event
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        phase, number = str(event["phase"]), int(event["round"])
+        planned = self._plan[phase]
+        if phase != self._phase:
+            self._phase = phase
+            self._progress.stage(planned.name, planned.units)
+        self._round = number
+        if event.get("event") == "round.finished":
+            self._finished[phase].add(number)
+        self._report(planned, 0.0, {})
+
+    def _is_here(self, said: Mapping[str, Any]) -> bool:
+        here = said.get("phase") == self._phase and said.get("round") == self._round
+        return here and self._round not in self._finished[self._phase] and {"step", "steps"} <= said.keys()
+
+    def _report(self, planned: PlannedPhase, within: float, shown: Mapping[str, object]) -> None:
+        rounds = len(self._finished[planned.phase]) + within
+        done = planned.units * min(1.0, rounds / max(1, planned.rounds))
+        self._progress.advance(done, round=f"{self._round}/{planned.rounds}", **shown)
+
+
+def _busiest(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """Choose the site to show: one that is still at work, the one that has got furthest."""
+    at_work = {site: said for site, said in sites.items() if said["step"] < said["steps"]} or sites
+    if not at_work:
+        return {}
+    site = max(at_work, key=lambda name: float(at_work[name]["step"]) / max(1, int(at_work[name]["steps"])))
+    loss = at_work[site].get("loss")
+    return {"site": site} | ({"loss": float(loss)} if isinstance(loss, int | float) else {})
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read an object from a JSON file that another process may be writing; an empty one if there is none to read."""
+    try:
+        return _parse(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def _parse(text: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,143 @@
+"""The report of a run: one HTML file that needs nothing else, to be read by someone who has never seen the code."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from simulation.figures import arms_chart, losses_chart, pairs_chart, plain_group, structures_chart
+from simulation.gains import Gain, gains
+from simulation.measured import ARMS, Results, arms_in_order
+from simulation.panels import REGISTRATION, SEGMENTATION, Panel, direction_name
+from simulation.report_pictures import grids, strips, structures_shown
+from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
+from simulation.results import replace_file
+
+_RUN_NAMES = {
+    "preset": "Preset",
+    "data": "Data",
+    "seed": "Seed",
+    "engine": "Engine",
+    "device": "Device",
+    "machine": "Machine",
+    "started": "Started",
+    "seconds": "Time taken",
+    "peak_memory": "Peak memory",
+    "version": "Version",
+    "commit": "Commit",
+}
+
+
+def write_report(results: Results, panels: Sequence[Panel], folder: Path) -> Path:
+    """Write `report.html` into `folder` and return its path. What the run has not measured is left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.html"
+    replace_file(path, report_html(results, panels))
+    return path
+
+
+def report_html(results: Results, panels: Sequence[Panel]) -> str:
+    """The report as text; the same results and panels give the same bytes."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["group"] = plain_group
+    environment.filters["size"] = size_text
+    environment.filters["direction"] = lambda pair: direction_name(*pair)
+    return environment.get_template("report.html").render(
+        **_scores(results), **_pictures(results, panels), **_run(results)
+    )
+
+
+def headline(found: Sequence[Gain], results: Results) -> str:
+    """One sentence on what the run showed: how adaptation changed the Dice score at each tested site."""
+    if not found:
+        arms = len({score.arm for score in results.scores})
+        count = len(results.directions)
+        return f"{arms} {_many('way', arms)} of segmenting tested in {count} {_many('direction', count)}."
+    return f"Giving the training images the style of the tested site {_listed(_changes(found))}."
+
+
+def _changes(found: Sequence[Gain]) -> list[str]:
+    """What happened at each site; the verb is said once for as long as it stays the same."""
+    parts, before = [], ""
+    for gain in found:
+        points = round(gain.points, 1)
+        verb = "left" if points == 0 else "raised" if points > 0 else "lowered"
+        amount = "unchanged" if points == 0 else f"by {abs(points):.1f} points"
+        parts.append(f"{amount if verb == before else f'{verb} the Dice score {amount}'} at {gain.target}")
+        before = verb
+    return parts
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _many(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _scores(results: Results) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    arms = arms_in_order(score.arm for score in results.scores)
+    between = [d for d in results.directions if d[0] != d[1]] or list(results.directions)
+    found = gains(results)
+    return {
+        "headline": headline(found, results),
+        "gains": found,
+        "arms": [(arm, ARMS.get(arm, "")) for arm in arms],
+        "arms_chart": Markup(arms_chart(results)) if results.scores else "",
+        "tables": score_tables(results),
+        "groups": results.groups,
+        "structure_charts": [(d, Markup(structures_chart(results, d))) for d in between],
+        "pairs_chart": Markup(pairs_chart(results.pairs)) if results.pairs else "",
+    }
+
+
+def _pictures(results: Results, panels: Sequence[Panel]) -> dict[str, Any]:
+    return {
+        "segmentations": strips(results, panels, SEGMENTATION),
+        "registrations": strips(results, panels, REGISTRATION),
+        "legend": structures_shown([p for p in panels if p.figure in (SEGMENTATION, REGISTRATION)]),
+        "grids": grids(panels),
+    }
+
+
+def _run(results: Results) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    curves = [c for c in results.curves if c.steps and c.losses]
+    phases = dict.fromkeys(curve.phase for curve in curves)
+    return {
+        "loss_charts": [(p, Markup(losses_chart([c for c in curves if c.phase == p]))) for p in phases],
+        "traffic": traffic_tables(results.traffic),
+        "set_aside": results.set_aside,
+        "data": results.run.get("data", ""),
+        "command": results.run.get("command", ""),
+        "facts": list(_facts(results)),
+        "timings": [(name, duration_text(s)) for name, s in results.timings.items() if not math.isnan(s)],
+    }
+
+
+def _facts(results: Results) -> Iterable[tuple[str, str]]:
+    """What is known of the run, the known names first and in words."""
+    rest = sorted(set(results.run) - set(_RUN_NAMES) - {"command"})
+    for name in [*_RUN_NAMES, *rest]:
+        value = results.run.get(name, "")
+        if value:
+            yield _RUN_NAMES.get(name, name.replace("_", " ").capitalize()), _fact(name, value)
+
+
+def _fact(name: str, value: str) -> str:
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    if name == "seconds":
+        return duration_text(number)
+    return size_text(number) if name == "peak_memory" else value

@@ -1,0 +1,48 @@
+"""From a preset to networks: the one place that knows both."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from configs.schema import Experiment, Registration
+from configs.structures import CLASSES
+from sst_models.networks.appearance import AppearanceModel
+from sst_models.networks.flow_codes import FlowCritic, FlowDecoder, FlowEncoder
+from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
+from sst_models.networks.segmenter import Segmenter
+from sst_models.networks.style import StyleCritic, StyleEncoder
+from sst_models.seeds import generator
+
+
+def _registration(own: Registration) -> nn.Module:
+    kind = RegistrationUNet if own.kind == "unet" else RegistrationPyramid
+    return kind(own.widths, own.stem, own.integration)
+
+
+def _flow_codes(kind: type[FlowEncoder] | type[FlowDecoder], experiment: Experiment) -> nn.Module:
+    own = experiment.flow_codes
+    return kind(own.widths, own.latent, own.stem, own.scale)
+
+
+_BUILDERS: dict[str, Callable[[Experiment], nn.Module]] = {
+    "T": lambda e: _registration(e.registration),
+    "F": lambda e: _registration(e.registration),
+    "E": lambda e: StyleEncoder(e.style.widths, e.style.code),
+    "D_style": lambda e: StyleCritic(e.style.code),
+    "A": lambda e: AppearanceModel(e.appearance.width, e.style.code, e.appearance.stem),
+    "encoder": lambda e: _flow_codes(FlowEncoder, e),
+    "decoder": lambda e: _flow_codes(FlowDecoder, e),
+    "D_flow": lambda e: FlowCritic(e.flow_codes.latent),
+    "segmenter": lambda e: Segmenter(e.segmenter.widths, CLASSES, e.segmenter.stem),
+}
+
+PARTS = tuple(_BUILDERS)
+"""Names of all networks, as messages and files use them."""
+
+
+def build(part: str, experiment: Experiment) -> nn.Module:
+    """Make one network with its first weights, which depend on the preset's seed and the part's name alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(experiment.seed, "weights", part).initial_seed())
+        return _BUILDERS[part](experiment)

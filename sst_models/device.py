@@ -1,0 +1,29 @@
+"""Where and in which precision the networks run."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+
+def choose(wish: str = "auto") -> torch.device:
+    """Give the device to use: what is wished for ("cpu", "cuda"), or with "auto" a GPU when there is one."""
+    if wish != "auto":
+        return torch.device(wish)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def half(device: torch.device) -> AbstractContextManager[object]:
+    """Open bfloat16 autocast on a GPU that has it, and nothing elsewhere.
+
+    Only the appearance model and the segmenter run under it: an intensity survives eight bits of mantissa, a flow of
+    several voxels with differences of a hundredth does not.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def place(net: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to its device, in the memory layout that its convolutions are fastest in (2 to 5x on CPU)."""
+    return net.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]

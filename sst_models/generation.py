@@ -1,0 +1,101 @@
+"""Generation of labelled pairs in a site's style from priors (paper, Sec. 3.6, eq. 12)."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sst_models.device import half
+from sst_models.learner import freeze
+from sst_models.seeds import generator
+from sst_models.steps.style import StyleMoments, prior
+from sst_models.warp import warp, warp_labels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that one generated pair depends on, beside the weights: with it the pair can be made again."""
+
+    seed: int
+    style: int  # number of the style draw
+    flow: int  # number of the flow draw
+    source: str  # whose style: a site's name
+
+
+@dataclass(frozen=True)
+class GeneratedPair:
+    """One labelled volume that nobody was scanned for."""
+
+    image: Tensor  # (1, D, H, W) float32 in [0, 1]
+    labels: Tensor  # (D, H, W) int64 class indices
+    recipe: Recipe
+
+
+class Styles(Protocol):
+    """Where style codes come from."""
+
+    def draw(self, count: int, draws: torch.Generator) -> Tensor:
+        """Draw unit codes, (count, code)."""
+        ...
+
+
+@dataclass(frozen=True)
+class PriorStyles:
+    """Style codes from their prior, as eq. 12 has it."""
+
+    code: int
+
+    def draw(self, count: int, draws: torch.Generator) -> Tensor:
+        """Draw unit codes, (count, code)."""
+        return prior(count, self.code, draws)
+
+
+class Generator:
+    """Make labelled pairs: the atlas, restyled and warped.
+
+    Args:
+        atlas: volume (1, D, H, W) on the device of the networks.
+        labels: the atlas's class indices, (D, H, W).
+        appearance: A, or None to keep the atlas's own style.
+        decoder: G_flow.
+        latent: shape of one flow code, (latent, d, h, w).
+        styles: the source of style codes: `PriorStyles` or a site's `StyleMoments`.
+    """
+
+    def __init__(
+        self,
+        atlas: Tensor,
+        labels: Tensor,
+        nets: dict[str, nn.Module | None],
+        latent: tuple[int, ...],
+        styles: Styles | StyleMoments,
+    ) -> None:
+        self.atlas, self.labels, self.latent, self.styles = atlas, labels, latent, styles
+        self.appearance, decoder = nets["A"], nets["decoder"]
+        assert decoder is not None
+        self.decoder = decoder
+        freeze(net for net in nets.values() if net is not None)
+
+    @torch.no_grad()
+    def pair(self, recipe: Recipe) -> GeneratedPair:
+        """Make the pair of a recipe; the same recipe gives the same pair."""
+        flow = self.flow(recipe)
+        styled = self.styled(recipe)
+        image = warp(styled, flow)[0].clamp(0, 1)
+        return GeneratedPair(image, warp_labels(self.labels[None], flow)[0], recipe)
+
+    @torch.no_grad()
+    def flow(self, recipe: Recipe) -> Tensor:
+        """Decode one draw of N(0, I) to a flow (1, 3, D, H, W)."""
+        code = torch.randn(1, *self.latent, generator=generator(recipe.seed, "flow", recipe.flow))
+        return self.decoder(code.to(self.atlas))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def styled(self, recipe: Recipe) -> Tensor:
+        """Restyle the atlas by one drawn style code: (1, 1, D, H, W)."""
+        if self.appearance is None:
+            return self.atlas[None]
+        code = self.styles.draw(1, generator(recipe.seed, "style", recipe.source, recipe.style)).to(self.atlas)
+        with half(self.atlas.device):
+            return self.appearance(self.atlas[None], code).float()  # type: ignore[no-any-return]

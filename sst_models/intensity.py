@@ -1,0 +1,60 @@
+"""Intensities of a scan, brought to [0, 1] the same way at the hub and at every site."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _percentile(ordered: Tensor, percent: float) -> Tensor:
+    """Linear percentile of an ascending vector; `torch.quantile` refuses more than 16 M elements."""
+    place = percent / 100.0 * (ordered.numel() - 1)
+    below = int(place)
+    above = min(below + 1, ordered.numel() - 1)
+    return torch.lerp(ordered[below], ordered[above], place - below)
+
+
+def robust_scale(volume: Tensor, mask: Tensor | None = None, low: float = 0.5, high: float = 99.5) -> Tensor:
+    """Scale a skull-stripped volume to [0, 1], so that a few bright voxels do not set the contrast of all others.
+
+    Args:
+        volume: any shape, in the scanner's own units; background is 0.
+        mask: same shape, true in the brain; non-zero voxels if not given.
+        low: percentile over the brain that becomes 0.
+        high: percentile over the brain that becomes 1.
+
+    Returns:
+        float32 of the same shape, clamped to [0, 1], 0 outside the mask; all 0 if the brain is empty or constant.
+    """
+    inside = volume != 0 if mask is None else mask.to(torch.bool)
+    values = volume[inside].to(torch.float32)
+    if values.numel() == 0:
+        return torch.zeros_like(volume, dtype=torch.float32)
+    ordered = values.sort().values
+    lowest, highest = _percentile(ordered, low), _percentile(ordered, high)
+    if not highest > lowest:
+        return torch.zeros_like(volume, dtype=torch.float32)
+    scaled = ((volume.to(torch.float32) - lowest) / (highest - lowest)).clamp(0.0, 1.0)
+    return torch.where(inside, scaled, torch.zeros_like(scaled))
+
+
+def closest_to_mean(volumes: Sequence[np.ndarray]) -> int:
+    """Choose the atlas as the paper does (Sec. 4): the scan closest to its site's mean, by mean squared difference.
+
+    Args:
+        volumes: prepared scans of one site, all on one grid, (D, H, W) in [0, 1]. Read twice, one at a time.
+
+    Returns:
+        The position of the closest scan; the first of equals.
+
+    Raises:
+        ValueError: there is no volume.
+    """
+    if len(volumes) == 0:
+        raise ValueError("no volumes to choose from")
+    mean = np.zeros(volumes[0].shape, dtype=np.float64)
+    for position in range(len(volumes)):
+        mean += volumes[position] / len(volumes)
+    distances = [float(np.square(volumes[position] - mean).mean()) for position in range(len(volumes))]
+    return int(np.argmin(distances))

@@ -1,0 +1,77 @@
+"""How well a label map agrees with the truth: Dice, per class, per reported group, and in one figure."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from configs.structures import CLASSES, GROUP_MEMBERS
+
+
+def dice_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Dice of each class, twice the overlap over the sum of both volumes.
+
+    Args:
+        prediction: class indices, any integer type and shape.
+        truth: class indices of the same shape.
+        classes: number of classes, background included.
+
+    Returns:
+        (classes,) float32 on the inputs' device, index 0 the background: in [0, 1], nan where neither holds the class
+        and 0 where only one does.
+
+    Raises:
+        ValueError: shapes differ or a label lies outside [0, classes).
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape")
+    prediction, truth = prediction.reshape(-1), truth.reshape(-1)
+    volumes = _counts(prediction, classes) + _counts(truth, classes)
+    overlap = _counts(prediction[prediction == truth], classes)
+    # 0 / 0 is nan: a class that is in neither says nothing about the prediction.
+    return 2 * overlap / volumes
+
+
+def dice_per_group(prediction: Tensor, truth: Tensor) -> dict[str, float]:
+    """Dice of each of the 16 groups of the paper's Table 1: the mean over its members, left and right.
+
+    Left and right are compared apart and then averaged, so that a swap of sides counts as an error. A member that
+    neither map holds is left out of its group's mean.
+
+    Args:
+        prediction: class indices 0 to 28 (`configs.structures`), any integer type and shape.
+        truth: class indices of the same shape.
+
+    Returns:
+        Group -> Dice in [0, 1], in the order of `configs.structures.GROUPS`; nan where neither map holds any member.
+
+    Raises:
+        ValueError: shapes differ or a label lies outside 0 to 28.
+    """
+    dice = dice_per_class(prediction, truth, CLASSES).cpu()
+    return {group: float(dice[list(members)].nanmean()) for group, members in GROUP_MEMBERS.items()}
+
+
+def mean_dice(prediction: Tensor, truth: Tensor) -> float:
+    """Mean Dice over the groups that at least one of the two maps holds, the paper's headline figure for a scan.
+
+    Args:
+        prediction: as for `dice_per_group`.
+        truth: as for `dice_per_group`.
+
+    Returns:
+        In [0, 1]; nan where both maps are background only.
+
+    Raises:
+        ValueError: shapes differ or a label lies outside 0 to 28.
+    """
+    known = [dice for dice in dice_per_group(prediction, truth).values() if not math.isnan(dice)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _counts(labels: Tensor, classes: int) -> Tensor:
+    """(classes,) number of voxels of each class."""
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        found = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"labels must be class indices 0 to {classes - 1}, found {found}")
+    return torch.bincount(labels, minlength=classes)

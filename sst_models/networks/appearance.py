@@ -1,0 +1,78 @@
+"""Appearance model A: another style, the same anatomy (paper, Sec. 3.2)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sst_models.networks.blocks import activate, check_sides, conv, double, fold, resize
+
+
+class AdaIN(nn.Module):
+    """Adaptive instance normalisation: give features the mean and spread that a style code asks for."""
+
+    def __init__(self, channels: int, code: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(code, 2 * channels)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        """Normalise (N, C, D, H, W) per channel and instance, then scale and shift it by the code (N, code)."""
+        gain, shift = self.affine(code)[..., None, None, None].chunk(2, dim=1)
+        return restat(x, 1 + gain, shift)
+
+
+def restat(x: Tensor, std: Tensor, mean: Tensor) -> Tensor:
+    """Give every channel of (N, C, D, H, W) the wanted `std` and `mean`, both (N, C, 1, 1, 1).
+
+    With a volume's own statistics it changes nothing (up to the 1e-5 that guards a constant channel).
+    """
+    return F.instance_norm(x) * std + mean
+
+
+class AppearanceModel(nn.Module):
+    """Restyle a volume by a style code, through three AdaIN layers, keeping each voxel where it is.
+
+    Two AdaIN layers work at a coarse level, where bias fields and tissue contrast are seen with their neighbourhood;
+    the third works voxel by voxel at full resolution, so that no edge can move. The output is the input plus a
+    change: learning starts near the identity, which eq. 5 asks for.
+
+    Args:
+        width: channels at the finest level.
+        code: numbers in a style code.
+        stem: 1 reads the volume at full resolution, 2 at half, with all voxels folded into channels.
+    """
+
+    def __init__(self, width: int, code: int, stem: int = 1) -> None:
+        super().__init__()
+        self.stem = stem
+        self.enter = conv(stem**3, width)
+        self.down = conv(width, 2 * width, stride=2)
+        self.middle = conv(2 * width, 2 * width)
+        self.style_middle = AdaIN(2 * width, code)
+        self.up = conv(3 * width, width)
+        self.style_up = AdaIN(width, code)
+        self.local = conv(width + 1, width, kernel=1)
+        self.style_local = AdaIN(width, code)
+        self.mix = conv(width, width, kernel=1)
+        self.leave = conv(width, 1, kernel=1)
+        nn.init.normal_(self.leave.weight, std=1e-2)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, volume: Tensor, code: Tensor) -> Tensor:
+        """Map (N, 1, D, H, W) in [0, 1] and codes (N, code) to restyled volumes of the same shape.
+
+        Background, zero in a skull-stripped scan, stays zero. Values may leave [0, 1] a little while training.
+        """
+        check_sides(volume)
+        fine = activate(self.enter(fold(volume, self.stem)))
+        coarse = activate(self.down(fine))
+        coarse = activate(self.style_middle(self.middle(coarse), code))
+        x = activate(self.style_up(self.up(torch.cat([double(coarse), fine], dim=1)), code))
+        x = torch.cat([resize(x, volume.shape[2:]), volume], dim=1)
+        x = activate(self.style_local(self.local(x), code))
+        change = self.leave(activate(self.mix(x)))
+        return (volume + change) * brain(volume)
+
+
+def brain(volume: Tensor) -> Tensor:
+    """Give the brain mask of skull-stripped (N, 1, D, H, W): non-zero voxels, pin holes closed."""
+    return (F.max_pool3d(volume, 3, stride=1, padding=1) > 0).to(volume.dtype)

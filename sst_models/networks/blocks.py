@@ -1,0 +1,52 @@
+"""Small pieces that several networks are made of."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SLOPE = 0.2  # of every LeakyReLU, as in VoxelMorph
+
+
+def conv(inside: int, outside: int, stride: int = 1, kernel: int = 3) -> nn.Conv3d:
+    """Make a convolution that keeps the shape (stride 1) or halves it (stride 2)."""
+    return nn.Conv3d(inside, outside, kernel, stride=stride, padding=kernel // 2)
+
+
+def activate(x: Tensor) -> Tensor:
+    """Apply the activation that every network here uses."""
+    return F.leaky_relu(x, SLOPE)
+
+
+def fold(x: Tensor, factor: int) -> Tensor:
+    """Move each cube of `factor`^3 voxels into channels: (N, C, D, H, W) -> (N, C * factor^3, D/f, H/f, W/f).
+
+    Nothing is lost, and the convolutions that follow cost an eighth at factor 2.
+    """
+    if factor == 1:
+        return x
+    n, c, d, h, w = x.shape
+    f = factor
+    cubes = x.reshape(n, c, d // f, f, h // f, f, w // f, f)
+    return cubes.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, c * f**3, d // f, h // f, w // f)
+
+
+def double(x: Tensor) -> Tensor:
+    """Double every side by repeating voxels."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def resize(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
+    """Resample to `size` by linear interpolation."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=False)
+
+
+def check_sides(x: Tensor, multiple: int = 16) -> None:
+    """Refuse a volume that the strides of a network do not fit.
+
+    Raises:
+        ValueError: a side does not divide by `multiple`.
+    """
+    if any(side % multiple for side in x.shape[2:]):
+        raise ValueError(f"sides {tuple(x.shape[2:])} must divide by {multiple}")

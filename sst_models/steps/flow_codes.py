@@ -1,0 +1,87 @@
+"""Flow codes: phase 4 trains the adversarial autoencoder on flows of the atlas (paper, Sec. 3.3 and 3.4)."""
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import Experiment
+from sst_models.device import half
+from sst_models.learner import Losses, Scans, adam, freeze
+from sst_models.losses.adversarial import encoder_loss
+from sst_models.losses.image import ssim_l1
+from sst_models.seeds import below
+from sst_models.steps.style import critic_step
+from sst_models.warp import warp
+
+
+def atlas_flow(nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, appearance: bool = True) -> Tensor:
+    """Give F's flow from the atlas, in the target's style, to the target: eq. 2 and 6, without gradient.
+
+    Args:
+        nets: {"E", "A", "F"}.
+        atlas: (1, D, H, W).
+        target: (N, 1, D, H, W).
+        appearance: restyle the atlas first.
+
+    Returns:
+        (N, 3, D, H, W) voxels, target -> atlas.
+    """
+    with torch.no_grad():
+        moving = atlas[None].expand_as(target)
+        if appearance:
+            with half(target.device):
+                moving = nets["A"](moving, nets["E"](target)).float()
+        return nets["F"](moving, target)  # type: ignore[no-any-return]
+
+
+class FlowCodesLearner:
+    """Train the flow autoencoder by L1 of the flow, an image term, and a critic that holds codes to N(0, I).
+
+    Args:
+        nets: {"encoder", "decoder", "D_flow"} to train and {"E", "A", "F"} to use.
+        experiment: the preset.
+        scans: the site's training scans.
+        atlas: the atlas's volume, (1, D, H, W).
+    """
+
+    def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, scans: Scans, atlas: Tensor) -> None:
+        self.used = {part: nets[part] for part in ("E", "A", "F")}
+        freeze(self.used.values())
+        self.nets = {part: nets[part] for part in ("encoder", "decoder", "D_flow")}
+        self.settings, self.phase = experiment.flow_codes, experiment.phases.flow_codes
+        self.appearance = bool(experiment.appearance.weight)
+        self.scans, self.atlas = scans, atlas
+        self.flows: dict[int, Tensor] = {}  # F is fixed in this phase, so a scan's flow is computed once
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "encoder": adam(nets["encoder"], self.phase.rate),
+            "decoder": adam(nets["decoder"], self.phase.rate),
+            "D_flow": adam(nets["D_flow"], self.phase.critic_rate, first_beta=0.5),
+        }
+        self.own: dict[str, Tensor] = {}
+
+    def step(self, draws: torch.Generator) -> Losses:
+        """Code and decode one batch of flows, then teach the critic."""
+        flow = torch.cat([self._flow(below(len(self.scans), draws)) for _ in range(self.phase.batch)])
+        code = self.nets["encoder"](flow)
+        decoded = self.nets["decoder"](code)
+        distance = (flow - decoded).abs().mean()
+        image = self._image_term(flow, decoded)
+        adversarial = encoder_loss(self.nets["D_flow"](code))
+        total = distance + self.settings.image * image + self.settings.prior * adversarial
+        for part in ("encoder", "decoder"):
+            self.optimisers[part].zero_grad()
+        total.backward()
+        for part in ("encoder", "decoder"):
+            self.optimisers[part].step()
+        drawn = torch.randn(code.shape, generator=draws).to(code)
+        critic = critic_step(self.nets["D_flow"], self.optimisers["D_flow"], code, drawn)
+        return {"total": total, "flow": distance, "image": image, "adversarial": adversarial, "critic": critic}
+
+    def _flow(self, index: int) -> Tensor:
+        if index not in self.flows:
+            target = self.scans.image(index)[None].to(self.atlas)
+            self.flows[index] = atlas_flow(self.used, self.atlas, target, self.appearance)
+        return self.flows[index]
+
+    def _image_term(self, flow: Tensor, decoded: Tensor) -> Tensor:
+        atlas = self.atlas[None].expand(len(flow), -1, -1, -1, -1)
+        return ssim_l1(warp(atlas, flow), warp(atlas, decoded))

@@ -1,0 +1,129 @@
+"""The joint phase: E, A and F together by eq. 11 (paper, Sec. 3.5)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import Experiment
+from sst_models.device import half
+from sst_models.learner import Losses, Scans, adam, freeze
+from sst_models.losses.adversarial import encoder_loss
+from sst_models.losses.image import ssim_l1
+from sst_models.seeds import below, chance
+from sst_models.steps.register import Registered, register
+from sst_models.steps.style import Contrast, StyleMoments, critic_step, positive, prior
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Volumes of one joint step, each (N, 1, D, H, W)."""
+
+    source: Tensor  # s: the atlas or a scan
+    target: Tensor  # t: a scan of the site
+    other: Tensor  # whose anatomy the positive key of t takes
+
+
+@dataclass(frozen=True)
+class Restyled:
+    """What the appearance model made of a source, and what that cost."""
+
+    styled: Tensor  # s in the style of t, eq. 2
+    cycle: Tensor  # eq. 3
+    identity: Tensor  # eq. 5
+
+
+def restyle(net: nn.Module, source: Tensor, own: Tensor, wanted: Tensor) -> Restyled:
+    """Give the source the wanted style, and measure eq. 3 and 5; `own` and `wanted` are style codes (N, code)."""
+    with half(source.device):
+        styled, same = net(torch.cat([source, source]), torch.cat([wanted, own])).float().chunk(2)
+        back = net(styled, own).float()
+    return Restyled(styled, ssim_l1(source, back), ssim_l1(source, same))
+
+
+class JointLearner:
+    """Train E, A and F by L_total, and the style critic beside them.
+
+    Args:
+        nets: {"E", "D_style", "A", "F"} to train and {"T"} to use.
+        experiment: the preset; with `appearance.weight` 0, A takes no part (Table 2, "w/o L_app").
+        scans: the site's training scans.
+        atlas: the atlas's volume, (1, D, H, W).
+        foreign: moments of the other sites' style codes.
+    """
+
+    def __init__(
+        self,
+        nets: dict[str, nn.Module],
+        experiment: Experiment,
+        scans: Scans,
+        atlas: Tensor,
+        foreign: tuple[StyleMoments, ...] = (),
+    ) -> None:
+        self.registration = nets["T"]
+        freeze([self.registration])
+        self.nets = {part: nets[part] for part in ("E", "D_style", "A", "F")}
+        self.experiment, self.phase = experiment, experiment.phases.joint
+        self.scans, self.atlas = scans, atlas
+        self.contrast = Contrast(nets["E"], experiment, foreign)
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            part: adam(net, self.phase.rate) for part, net in self.nets.items() if part != "D_style"
+        }
+        self.optimisers["D_style"] = adam(nets["D_style"], self.phase.critic_rate, first_beta=0.5)
+        self.own = self.contrast.own
+
+    def step(self, draws: torch.Generator) -> Losses:
+        """Do one step of eq. 11 on a batch, then teach the critic."""
+        batch = self._batch(draws)
+        codes = self.nets["E"](torch.cat([batch.target, batch.source]))
+        wanted, own = codes.chunk(2)
+        key = positive(self.registration, batch.target, batch.other)
+        parts: dict[str, Tensor] = {
+            "contrast": self.contrast.loss(wanted, key, draws),
+            "adversarial": encoder_loss(self.nets["D_style"](codes)),
+        }
+        flowed, parts = self._restyle_and_register(batch, own, wanted, parts)
+        total = self._total(parts, flowed)
+        for part in ("E", "A", "F"):
+            self.optimisers[part].zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        for part in ("E", "A", "F"):
+            self.optimisers[part].step()
+        self.contrast.follow(self.nets["E"])
+        drawn = prior(len(codes), codes.shape[1], draws).to(codes)
+        critic = critic_step(self.nets["D_style"], self.optimisers["D_style"], codes, drawn)
+        return {
+            "total": total,
+            **parts,
+            "reconstruction": flowed.reconstruction,
+            "smoothness": flowed.smoothness,
+            "critic": critic,
+        }
+
+    def _restyle_and_register(
+        self, batch: Batch, own: Tensor, wanted: Tensor, parts: dict[str, Tensor]
+    ) -> tuple[Registered, dict[str, Tensor]]:
+        moving = batch.source
+        if self.experiment.appearance.weight:
+            restyled = restyle(self.nets["A"], batch.source, own, wanted)
+            parts = {**parts, "cycle": restyled.cycle, "identity": restyled.identity}
+            moving = restyled.styled
+        return register(self.nets["F"], moving, batch.target, self.experiment.registration), parts
+
+    def _total(self, parts: dict[str, Tensor], flowed: Registered) -> Tensor:
+        e = self.experiment
+        total = parts["contrast"] + e.style.prior * parts["adversarial"]
+        total = total + self.phase.flow * flowed.total(e.registration)
+        if e.appearance.weight:
+            total = total + e.appearance.weight * (parts["cycle"] + parts["identity"])
+        return total
+
+    def _batch(self, draws: torch.Generator) -> Batch:
+        rows = [self._row(draws) for _ in range(self.phase.batch)]
+        source, target, other = (torch.stack(volumes).to(self.atlas) for volumes in zip(*rows, strict=True))
+        return Batch(source, target, other)
+
+    def _row(self, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        picks = [self.scans.image(below(len(self.scans), draws)).to(self.atlas) for _ in range(3)]
+        source = self.atlas if chance(self.phase.atlas, draws) else picks[0]
+        return source, picks[1], picks[2]

@@ -1,0 +1,102 @@
+"""Segmentation: the 3D U-Net learns from labelled pairs (paper, Sec. 3.6), generated or, as upper bound, real."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from configs.schema import Experiment
+from sst_models.device import half
+from sst_models.learner import Losses, adam, freeze
+from sst_models.networks.appearance import brain
+from sst_models.warp import warp, warp_labels
+
+Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+"""Gives one labelled pair for a step: image (1, D, H, W) in [0, 1], labels (D, H, W) int64."""
+
+
+def normalise(volume: Tensor, how: str) -> Tensor:
+    """Bring (N, 1, D, H, W) to what the segmenter reads: "minmax" leaves [0, 1]; "zscore" centres the brain."""
+    if how == "minmax":
+        return volume
+    mask = brain(volume)
+    count = mask.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=2)
+    mean = (volume * mask).sum(dim=(1, 2, 3, 4), keepdim=True) / count
+    spread = (((volume - mean) * mask).square().sum(dim=(1, 2, 3, 4), keepdim=True) / count).sqrt()
+    return (volume - mean) / spread.clamp(min=1e-3) * mask
+
+
+def augment(image: Tensor, labels: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Vary a pair: a small affine map, gamma, and noise.
+
+    Ranges (10 % of scale and shear, 3 % of the sides, gamma 0.7 to 1.4, noise up to 0.04) are mild against what two
+    scanners differ by; they are a control, not a replacement for style.
+    """
+    sides = torch.tensor(image.shape[1:], dtype=torch.float32)
+    change = 0.1 * (torch.rand(3, 3, generator=draws) * 2 - 1) * torch.tensor(1.0)
+    shift = 0.03 * (torch.rand(3, generator=draws) * 2 - 1) * sides
+    axes = [torch.arange(int(side), dtype=torch.float32) - (side - 1) / 2 for side in sides]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    flow = (torch.einsum("ab,bdhw->adhw", change, grid) + shift.view(3, 1, 1, 1)).to(image)[None]
+    image, labels = warp(image[None], flow)[0], warp_labels(labels[None], flow)[0]
+    gamma = float(torch.exp(torch.rand(1, generator=draws) * 0.7 - 0.35))
+    noise = torch.randn(image.shape, generator=draws).to(image) * 0.04 * float(torch.rand(1, generator=draws))
+    return ((image.clamp(0, 1) ** gamma + noise).clamp(0, 1) * (image > 0), labels)
+
+
+class SegmentLearner:
+    """Train a segmenter by cross-entropy and soft Dice (MONAI's DiceCELoss).
+
+    Args:
+        nets: {"segmenter"}.
+        experiment: the preset.
+        pairs: gives one labelled pair a call.
+    """
+
+    def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, pairs: Pairs) -> None:
+        from monai.losses import DiceCELoss
+
+        self.nets = nets
+        self.settings, self.phase, self.pairs = experiment.segmenter, experiment.phases.segment, pairs
+        self.criterion = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+        self.optimisers: dict[str, torch.optim.Optimizer] = {"segmenter": adam(nets["segmenter"], self.phase.rate)}
+        self.mean = copy.deepcopy(nets["segmenter"])
+        freeze([self.mean])
+        self.steps = torch.zeros((), dtype=torch.int64)
+        self.own = {"steps": self.steps, **{f"mean/{name}": p for name, p in self.mean.named_parameters()}}
+        self.own |= {f"net/{name}": p.data for name, p in nets["segmenter"].named_parameters()}
+
+    def step(self, draws: torch.Generator) -> Losses:
+        """Learn from one batch of pairs."""
+        made = [self._pair(draws) for _ in range(self.phase.batch)]
+        image, labels = (torch.stack(items) for items in zip(*made, strict=True))
+        with half(image.device):
+            logits = self.nets["segmenter"](normalise(image, self.settings.normalise)).float()
+        total = self.criterion(logits, labels[:, None])
+        self.optimisers["segmenter"].zero_grad()
+        total.backward()
+        self.optimisers["segmenter"].step()
+        self._average()
+        return {"total": total}
+
+    def _pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        image, labels = self.pairs(draws)
+        return augment(image, labels, draws) if self.settings.augment else (image, labels)
+
+    def _average(self) -> None:
+        self.steps += 1
+        # A running mean that is the plain mean at first, so that few steps do not remember the first weights.
+        momentum = min(self.phase.average, 1 - 1 / int(self.steps)) if self.phase.average else 0.0
+        with torch.no_grad():
+            for ours, theirs in zip(self.mean.parameters(), self.nets["segmenter"].parameters(), strict=True):
+                ours.lerp_(theirs, 1 - momentum)
+
+
+@torch.no_grad()
+def segment(net: nn.Module, volume: Tensor, normalisation: str) -> Tensor:
+    """Segment one volume (1, D, H, W): class indices (D, H, W)."""
+    with half(volume.device):
+        logits = net(normalise(volume[None], normalisation)).float()
+    return F.softmax(logits, dim=1).argmax(dim=1)[0]

@@ -1,0 +1,217 @@
+# mypy: untyped-calls-exclude="nibabel,SimpleITK"
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from client.cases import Cases
+from client.layouts import Scan
+from client.nifti import SEG35_TO_ASEG, read_image, read_labels
+from client.prepare import AtlasFrame, prepare, prepare_site
+from configs.errors import DataError
+from configs.structures import ID_TO_INDEX
+
+SIDE, MM = 24, 6.0
+AFFINE = tuple(tuple(row) for row in np.diag([MM, MM, MM, 1.0]).tolist())
+
+
+def brain(tilt: float = 0.0, size: float = 1.0, mm: float = MM, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Image and ids (RAS) of an egg with two unlike bodies: no two of its axes and directions are alike."""
+    n = round(SIDE * MM / mm)
+    at = (np.arange(n) + 0.5) * mm - SIDE * MM / 2
+    x, y, z = np.meshgrid(at - shift, at, at, indexing="ij")
+    u, v = np.cos(tilt) * x + np.sin(tilt) * y, np.cos(tilt) * y - np.sin(tilt) * x
+    u, v, w = u / size, v / size, z / size
+    ids = np.zeros(u.shape, dtype=np.int16)
+    ids[(u / 45) ** 2 + (v / 62) ** 2 + (w / (50 - 0.2 * v)) ** 2 < 1] = 3
+    ids[(u / 33) ** 2 + (v / 50) ** 2 + (w / 36) ** 2 < 1] = 2
+    ids[((u + 14) / 12) ** 2 + ((v - 12) / 22) ** 2 + (w / 14) ** 2 < 1] = 4
+    ids[((u - 16) / 11) ** 2 + ((v + 20) / 14) ** 2 + ((w - 6) / 14) ** 2 < 1] = 49
+    levels = {0: 0.0, 2: 900.0, 3: 600.0, 4: 200.0, 49: 750.0}
+    image = np.vectorize(levels.get, otypes=[np.float32])(ids)
+    noise = np.random.default_rng(0).normal(0, 10, image.shape).astype(np.float32)
+    return np.where(ids > 0, image + noise, 0).astype(np.float32), ids
+
+
+def write(path: Path, array: np.ndarray, mm: float = MM, axes: str = "RAS") -> Path:
+    """A file in any orientation whose content lies at the same place in the world."""
+    affine = np.diag([mm, mm, mm, 1.0])
+    image = nib.Nifti1Image(array, affine)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image.as_reoriented(turn), path)
+    return path
+
+
+def frame() -> AtlasFrame:
+    image, _ = brain()
+    return AtlasFrame(image / image.max(), (SIDE, SIDE, SIDE), MM, AFFINE, "d" * 64)
+
+
+def scan(folder: Path, name: str = "sub-A", axes: str = "RAS", labelled: bool = True, **how: float) -> Scan:
+    image, ids = brain(**how)
+    mm = how.get("mm", MM)
+    path = write(folder / name / "anat" / f"{name}_T1w.nii.gz", image, mm, axes)
+    where = folder / "derivatives" / "ref" / name / "anat" / f"{name}_dseg.nii.gz"
+    return Scan(name, name, path, write(where, ids, mm, axes) if labelled else None)
+
+
+def overlap(labels: torch.Tensor) -> float:
+    """Mean Dice of a prepared label map with the atlas's own over its four structures."""
+    _, ids = brain()
+    scores = []
+    for id_ in (2, 3, 4, 49):
+        a, b = labels.numpy() == ID_TO_INDEX[id_], ids == id_
+        scores.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+    return float(np.mean(scores))
+
+
+def test_prepare_finds_the_atlas_again(tmp_path: Path) -> None:
+    """A smaller brain, tilted, shifted, finer and stored in another orientation comes to lie on the atlas."""
+    moved = scan(tmp_path, axes="PIR", tilt=0.25, size=0.85, mm=3.0, shift=8.0)
+    file = load_file(prepare(moved, frame(), tmp_path / "store"))
+    assert file["image"].shape == file["labels"].shape == (SIDE, SIDE, SIDE)
+    assert file["image"].dtype == torch.float32 and file["labels"].dtype == torch.uint8
+    assert file["image"].min() == 0 and file["image"].max() == 1
+    assert overlap(file["labels"]) > 0.85
+    scale = torch.linalg.det(file["atlas_to_scan"][:3, :3]).item() ** (1 / 3)
+    assert scale == pytest.approx(0.85, abs=0.03)
+
+
+@pytest.mark.parametrize("axes", ["LPI", "ASR"])
+def test_orientation_of_the_file_does_not_matter(tmp_path: Path, axes: str) -> None:
+    """The same brain in another order of axes gives the same prepared volume."""
+    straight = load_file(prepare(scan(tmp_path / "a"), frame(), tmp_path / "1"))
+    turned = load_file(prepare(scan(tmp_path / "b", axes=axes), frame(), tmp_path / "2"))
+    assert (straight["labels"] == turned["labels"]).float().mean() > 0.99
+    assert overlap(turned["labels"]) > 0.97
+
+
+def test_preparing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    """The metric's sampling is seeded and sums on one thread."""
+    one = scan(tmp_path, tilt=0.1)
+    first, second = (prepare(one, frame(), tmp_path / name) for name in ("1", "2"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_second_call_touches_nothing(tmp_path: Path) -> None:
+    """A prepared file is kept; it is made again only if the scan, its labels or the atlas changed."""
+    one, store = scan(tmp_path), tmp_path / "store"
+    path = prepare(one, frame(), store)
+    before = path.stat().st_mtime_ns
+    assert prepare(one, frame(), store).stat().st_mtime_ns == before
+    assert [p.name for p in store.iterdir()] == ["sub-A.safetensors"]
+    other = AtlasFrame(frame().image, (SIDE, SIDE, SIDE), MM, AFFINE, "e" * 64)
+    assert prepare(one, other, store).stat().st_mtime_ns != before
+    path.write_bytes(b"cut short")
+    assert "image" in load_file(prepare(one, frame(), store))
+
+
+def test_a_damaged_scan_is_set_aside(tmp_path: Path) -> None:
+    """The run goes on with the rest; progress counts all; the reason names the file."""
+    scan(tmp_path, "sub-A")
+    scan(tmp_path, "sub-C", labelled=False)
+    bad = scan(tmp_path, "sub-B").image
+    bad.write_bytes(bad.read_bytes()[:500])
+    seen: list[tuple[int, int]] = []
+    prepared = prepare_site([tmp_path], frame(), tmp_path / "store", lambda done, of: seen.append((done, of)))
+    assert [(c.case, c.labelled) for c in prepared.cases] == [("sub-A", True), ("sub-C", False)]
+    assert [(s.file, s.code) for s in prepared.set_aside] == [("sub-B_T1w.nii.gz", "unreadable")]
+    assert str(bad) in prepared.set_aside[0].reason and seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_site_without_a_usable_scan_is_an_error(tmp_path: Path) -> None:
+    """Nothing to train on is said at once."""
+    scan(tmp_path).image.write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of 1 scans can be used"):
+        prepare_site([tmp_path], frame(), tmp_path / "store")
+
+
+def test_cases_reads_prepared_files(tmp_path: Path) -> None:
+    """Shapes and types that the networks take; no labels where the scan has none."""
+    store = tmp_path / "store"
+    paths = [prepare(scan(tmp_path, n, labelled=n == "sub-A"), frame(), store) for n in ("sub-A", "sub-B")]
+    cases = Cases(tuple(paths))
+    assert len(cases) == 2 and cases.names == ("sub-A", "sub-B")
+    labels = cases.labels(0)
+    assert cases.image(0).shape == (1, SIDE, SIDE, SIDE) and cases.image(0).dtype == torch.float32
+    assert labels is not None and labels.dtype == torch.int64 and labels.shape == (SIDE, SIDE, SIDE)
+    assert cases.labels(1) is None
+    paths[1].write_bytes(b"")
+    with pytest.raises(DataError, match="unreadable"):
+        cases.image(1)
+
+
+def changed(voxel: float) -> np.ndarray:
+    image, _ = brain()
+    image[3, 3, 3] = voxel
+    return image
+
+
+@pytest.mark.parametrize(
+    ("array", "mm", "code"),
+    [
+        (changed(np.nan), MM, "not-finite"),
+        (changed(np.inf), MM, "not-finite"),
+        (np.full((8, 8, 8), 5.0, np.float32), MM, "constant"),
+        (np.zeros((8, 8, 8, 3), np.float32), MM, "not-3d"),
+        (np.ones((8, 8), np.float32), MM, "not-3d"),
+        (brain()[0], 60.0, "spacing"),
+        (brain()[0], 0.006, "spacing"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(tmp_path: Path, array: np.ndarray, mm: float, code: str) -> None:
+    """Each reason has a code word, and the message names the file."""
+    path = tmp_path / "x.nii.gz"
+    nib.save(nib.Nifti1Image(array, np.diag([mm, mm, mm, 1.0])), path)
+    with pytest.raises(DataError, match=f"^{code}: ") as error:
+        read_image(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_truncated_missing_and_foreign_files_are_unreadable(tmp_path: Path) -> None:
+    """None of them reaches the user as a stack trace."""
+    whole = write(tmp_path / "whole.nii.gz", brain()[0])
+    (tmp_path / "cut.nii.gz").write_bytes(whole.read_bytes()[:2000])
+    (tmp_path / "cut.nii").write_bytes(gzip.decompress(whole.read_bytes())[:2000])
+    (tmp_path / "text.nii.gz").write_text("not an image")
+    for name in ("cut.nii.gz", "cut.nii", "text.nii.gz", "missing.nii.gz"):
+        with pytest.raises(DataError, match="^unreadable: .*" + name):
+            read_image(tmp_path / name)
+
+
+def test_one_frame_of_four_dimensions_and_analyze_pairs_are_read(tmp_path: Path) -> None:
+    """Converters write a fourth axis of one; OASIS comes as .img and .hdr."""
+    image, _ = brain()
+    nib.save(nib.Nifti1Image(image[..., None], np.diag([MM, MM, MM, 1.0])), tmp_path / "four.nii.gz")
+    nib.save(nib.AnalyzeImage(image, None), tmp_path / "pair.img")
+    assert read_image(tmp_path / "four.nii.gz").GetSize() == image.shape
+    assert read_image(tmp_path / "pair.hdr").GetSize() == image.shape
+
+
+def test_labels_off_their_image_are_refused(tmp_path: Path) -> None:
+    """Another shape, another affine, or an unknown id."""
+    image = read_image(write(tmp_path / "i.nii.gz", brain()[0]))
+    ids = brain()[1]
+    shifted = nib.Nifti1Image(ids, np.diag([MM, MM, MM, 1.0]) + 0.1 * np.eye(4, k=3))
+    nib.save(shifted, tmp_path / "shifted.nii.gz")
+    write(tmp_path / "cropped.nii.gz", ids[1:])
+    write(tmp_path / "foreign.nii.gz", np.where(ids == 49, 1234, ids).astype(np.int16))
+    for name, code in (("shifted", "mismatch"), ("cropped", "mismatch"), ("foreign", "unknown-label: id 1234")):
+        with pytest.raises(DataError, match=f"^{code}.*{name}"):
+            read_labels(tmp_path / f"{name}.nii.gz", image)
+
+
+def test_seg35_is_read_in_its_own_numbering(tmp_path: Path) -> None:
+    """Its 7 is the left thalamus, FreeSurfer's 7 the left cerebellar white matter."""
+    image = read_image(write(tmp_path / "i.nii.gz", brain()[0]))
+    ids = np.zeros((SIDE, SIDE, SIDE), np.int16)
+    ids[0, 0, 0], ids[0, 0, 1] = 7, 35
+    labels = read_labels(write(tmp_path / "aligned_seg35.nii.gz", ids), image)
+    assert labels[0, 0, 0] == ID_TO_INDEX[10] and labels[0, 0, 1] == 0
+    assert len(SEG35_TO_ASEG) == 36

@@ -1,0 +1,187 @@
+"""The gate before a reply leaves a site."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.policy import Policy, read_policy
+from client.release import check, permit
+from configs.errors import ConfigError, ReleaseError
+from sst_models.exchange import PhaseRequest, SiteReply
+
+EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
+WEIGHTS = {"conv.weight": np.ones((4, 1, 3, 3, 3), np.float32), "conv.bias": np.zeros(4, np.float32)}
+MOMENTS = {"mean": np.zeros(8, np.float32), "std": np.ones(8, np.float32)}
+SENT = {part: WEIGHTS for part in ("T", "E", "D_style", "F", "A", "encoder", "decoder", "D_flow")}
+
+
+def ask(phase="style", **arrays):
+    """A request of a phase with the weights of every part."""
+    return PhaseRequest("run", phase, 1, "one", EXPERIMENT, arrays=SENT | arrays)
+
+
+def reply(phase="style", count=9, **fields):
+    """A reply that passes unless `fields` spoil it."""
+    return SiteReply("one", phase, 1, count, **fields)
+
+
+@pytest.mark.parametrize(
+    ("phase", "parts"),
+    [
+        ("register", ("T",)),
+        ("style", ("E", "D_style")),
+        ("joint", ("E", "D_style", "F", "A")),
+        ("flow_codes", ("encoder", "decoder", "D_flow")),
+        ("join", ()),
+        ("evaluate", ()),
+        ("deliver", ()),
+    ],
+)
+def test_declared_parts_pass(phase, parts):
+    """Every phase may release the parts it declares."""
+    check(reply(phase, arrays={part: WEIGHTS for part in parts}), ask(phase), Policy())
+
+
+@pytest.mark.parametrize("phase", ["join", "register", "style", "joint", "flow_codes", "evaluate", "deliver"])
+def test_undeclared_part_is_refused(phase):
+    """A part that the phase does not declare stays at the site."""
+    with pytest.raises(ReleaseError, match="does not declare"):
+        check(reply(phase, arrays={"scan": WEIGHTS}), ask(phase, scan=WEIGHTS), Policy())
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 32), (1, 16, 16, 32), (3, 16, 16, 32), (1, 3, 16, 16, 32), (16, 16, 32, 3)])
+def test_arrays_of_the_grid_are_refused(shape):
+    """Nothing with the shape of an image, a label map or a dense flow leaves, even if the hub asks for it."""
+    part = {"conv.weight": np.zeros(shape, np.float32)}
+    with pytest.raises(ReleaseError, match="shape of the grid"):
+        check(reply(arrays={"E": part}), ask(E=part), Policy())
+
+
+def test_other_shape_or_name_is_refused():
+    """A part goes back with the names and shapes with which it came."""
+    for part in (
+        {**WEIGHTS, "scan": np.zeros(7, np.float32)},
+        {"conv.weight": WEIGHTS["conv.weight"]},
+        {**WEIGHTS, "conv.bias": np.zeros(4096, np.float32)},
+    ):
+        with pytest.raises(ReleaseError):
+            check(reply(arrays={"E": part}), ask(), Policy())
+    with pytest.raises(ReleaseError, match="sent no weights"):
+        check(reply(arrays={"E": WEIGHTS}), replace(ask(), arrays={}), Policy())
+
+
+@pytest.mark.parametrize("name", ["queue", "encoder.queue_ptr", "norm.running_mean", "norm.num_batches_tracked"])
+def test_buffers_are_refused(name):
+    """The queue and other buffers do not leave, even if the hub asks for them by name."""
+    part = {name: np.zeros((8, 4), np.float32)}
+    with pytest.raises(ReleaseError, match="buffer"):
+        check(reply(arrays={"E": part}), ask(E=part), Policy())
+
+
+def test_whole_state_dict_of_a_queue_is_refused():
+    """`state_dict()` of a module with a queue does not pass for its parameters."""
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(2, 2)
+    module.register_buffer("queue", torch.zeros(8, 2))
+    named = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    whole = {name: value.numpy() for name, value in module.state_dict().items()}
+    check(reply(arrays={"E": named}), ask(E=named), Policy())
+    with pytest.raises(ReleaseError):
+        check(reply(arrays={"E": whole}), ask(E=named), Policy())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value):
+    """A diverged weight does not reach the mean."""
+    part = {**WEIGHTS, "conv.bias": np.full(4, value, np.float32)}
+    with pytest.raises(ReleaseError, match="finite"):
+        check(reply(arrays={"E": part}), ask(), Policy())
+
+
+def test_moments_need_leave_and_enough_cases():
+    """Moments are exactly mean and std of a code, of enough scans, and only where the policy allows them."""
+    good = reply(arrays={"moments": MOMENTS})
+    check(good, ask(), Policy())
+    with pytest.raises(ReleaseError, match="4 scans"):
+        check(replace(good, count=4), ask(), Policy())
+    with pytest.raises(ReleaseError, match="policy keeps the moments"):
+        check(good, ask(), Policy(moments=False))
+    for odd in (
+        {"mean": MOMENTS["mean"]},
+        {**MOMENTS, "codes": np.zeros((9, 8), np.float32)},
+        {**MOMENTS, "std": np.ones((9, 8), np.float32)},
+    ):
+        with pytest.raises(ReleaseError, match="exactly"):
+            check(reply(arrays={"moments": odd}), ask(), Policy())
+
+
+def test_policy_keeps_phase_appearance_and_bytes():
+    """A site's policy can leave out a phase, the weights of A, and anything too big."""
+    joint = reply("joint", arrays={"A": WEIGHTS})
+    with pytest.raises(ReleaseError, match="weights of A"):
+        check(joint, ask("joint"), Policy(appearance=False))
+    with pytest.raises(ReleaseError, match="bytes"):
+        check(joint, ask("joint"), Policy(most_bytes=100))
+    with pytest.raises(ReleaseError, match="not among the phases"):
+        permit(ask("joint"), Policy(phases=("join", "style")))
+
+
+@pytest.mark.parametrize(
+    "key", ["sub-0001", "dice.sub-01_T1w", "loss.Müller", "a.b c", "loss.19670312", "/data/x", "jane_doe", "loss.Doe"]
+)
+def test_names_of_metrics_cannot_carry_text(key):
+    """A file name, an id or a date does not travel as the name of a metric."""
+    with pytest.raises(ReleaseError):
+        check(reply(metrics={key: 1.0}), ask(), Policy())
+    with pytest.raises(ReleaseError):
+        check(reply(series={key: (1.0,)}), ask(), Policy())
+
+
+def test_metrics_are_finite_floats_and_few():
+    """Means pass; other types, and as many numbers as a volume has, do not."""
+    check(reply(metrics={"style.loss": 0.5, "dice.mean": 0.7, "dice.Left-Hippocampus": 0.8}), ask(), Policy())
+    for value in (float("nan"), 1, "text"):
+        with pytest.raises(ReleaseError, match="finite float"):
+            check(reply(metrics={"loss": value}), ask(), Policy())
+    with pytest.raises(ReleaseError, match="numbers"):
+        check(reply(series={"loss": (0.5,) * 5000}), ask(), Policy())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"note": "x"}, {"device": "Jane Doe"}, {"digest": "sub-01"}, {"scans": "12"}, {"digest": 7}, {"name": "a b"}],
+)
+def test_settings_are_declared_and_of_their_form(settings):
+    """Free text does not travel as a setting."""
+    with pytest.raises(ReleaseError, match="setting"):
+        check(reply("join", settings=settings), ask("join"), Policy())
+
+
+def test_declared_settings_pass():
+    """Counts, digests and code words may leave."""
+    check(reply("join", settings={"scans": 12, "device": "cpu", "digest": "0" * 64}), ask("join"), Policy())
+
+
+def test_unreadable_experiment_closes_the_gate():
+    """Where the grid is unknown, no array leaves."""
+    with pytest.raises(ReleaseError, match="grid"):
+        check(reply(arrays={"E": WEIGHTS}), replace(ask(), experiment="{}"), Policy())
+
+
+def test_policy_is_read_and_checked(tmp_path):
+    """A site's policy.toml overrides the defaults; an unknown key names the nearest."""
+    path = tmp_path / "policy.toml"
+    path.write_text('phases = ["join", "style"]\nmoments = false\nmin_cases = 20\n')
+    assert read_policy(path) == Policy(phases=("join", "style"), moments=False, min_cases=20)
+    assert read_policy(None) == Policy()
+    for text, match in (
+        ("moment = true", "'moments'"),
+        ("moments = 1", "bool"),
+        ('phases = ["all"]', "phases"),
+        ("=", "TOML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=match):
+            read_policy(path)

@@ -1,0 +1,215 @@
+"""The hub's way to its sites, over the in-process grid with unmodified message handling."""
+
+import gc
+import json
+import weakref
+
+import numpy as np
+import pytest
+from flwr.clientapp import ClientApp
+
+import client.app
+from configs.errors import FederationError
+from server.federation import GridFederation, Traffic
+from simulation.engines import SiteFolder
+from simulation.engines.inprocess import InProcessGrid, identity, node_config
+from sst_models.exchange import PhaseRequest, SiteReply
+
+EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
+NAMES = ("one", "three", "two")
+
+
+@pytest.fixture(autouse=True)
+def _identity():
+    with identity():
+        yield
+
+
+def half_way(request, site):
+    """A toy phase: three weights move half of the way to the site's own number, which is also its count."""
+    own = int((site.data[0] / "number.txt").read_text())
+    weights = request.arrays["T"]["w"]
+    moved = weights + np.float32(0.5) * (np.float32(own) - weights)
+    return SiteReply(site.name, request.phase, request.round, own, {"T": {"w": moved}})
+
+
+def folders(root, names=NAMES):
+    """Sites whose numbers are 1, 3 and 2."""
+    sites = []
+    for name, number in zip(names, (1, 3, 2), strict=False):
+        (root / name).mkdir(exist_ok=True)
+        (root / name / "number.txt").write_text(str(number))
+        sites.append(SiteFolder(name, (root / name,), root / name / "state"))
+    return sites
+
+
+def make_grid(root, answer=half_way, **options):
+    """A grid of toy sites."""
+    configs = {site.name: node_config(site) for site in folders(root)}
+    return InProcessGrid(client.app.register(ClientApp(), answer), configs, **options)
+
+
+def requests(names=NAMES, value=0.0, number=1):
+    """One request for each site, with the same three weights."""
+    part = {"w": np.full(3, value, np.float32)}
+    return [PhaseRequest("run", "register", number, name, EXPERIMENT, {"T": part}) for name in names]
+
+
+def test_weighted_mean_of_three_sites(tmp_path):
+    """One round from 0 gives (1 * 0.5 + 3 * 1.5 + 2 * 1.0) / 6."""
+    federation = GridFederation(make_grid(tmp_path), 60)
+    replies = list(federation.ask(requests(federation.sites())))
+    assert [reply.site for reply in replies] == ["one", "three", "two"]
+    mean = sum(reply.arrays["T"]["w"] * reply.count for reply in replies) / sum(reply.count for reply in replies)
+    np.testing.assert_allclose(mean, np.full(3, 7 / 6), rtol=1e-6)
+
+
+def test_traffic_counts_bytes_each_way(tmp_path):
+    """Three float32 go down and come up per site."""
+    federation = GridFederation(make_grid(tmp_path), 60)
+    list(federation.ask(requests()))
+    assert federation.traffic == [Traffic("register", 1, name, 12, 12) for name in NAMES]
+
+
+def test_replies_are_taken_one_by_one(tmp_path):
+    """No reply is alive when the next one is unpacked, and no site works before its turn."""
+    seen = []
+    last = None
+    for reply in GridFederation(make_grid(tmp_path), 60).ask(requests()):
+        seen.append(last is None or last() is None)
+        last = weakref.ref(reply.arrays["T"]["w"])
+        del reply
+        gc.collect()
+    assert seen == [True, True, True]
+
+
+def test_unregistered_nodes_are_asked_for_their_names(tmp_path):
+    """Where the grid knows no names, the sites say them, once."""
+    grid = make_grid(tmp_path, registered=False)
+    federation = GridFederation(grid, 60)
+    assert federation.sites() == NAMES
+    assert [reply.error for reply in federation.ask(requests())] == ["", "", ""]
+    entries = (tmp_path / "one" / "state" / "ledger.jsonl").read_text().splitlines()
+    assert [json.loads(entry)["phase"] for entry in entries] == ["hello", "register"]
+
+
+@pytest.mark.parametrize("code", [3, 5, 8])
+def test_lost_messages_are_sent_again(tmp_path, code):
+    """A message that gets lost twice reaches its site the third time; the others go on."""
+    failures = [code, code]
+
+    def fault(site, message):
+        return failures.pop() if site == "three" and failures else None
+
+    federation = GridFederation(make_grid(tmp_path, fault=fault), 60)
+    assert [reply.error for reply in federation.ask(requests())] == ["", "", ""]
+    assert federation.traffic[1] == Traffic("register", 1, "three", 36, 12)
+
+
+def test_reply_lost_on_its_way_is_not_computed_again(tmp_path):
+    """The site works once: the second answer comes from its disk."""
+    worked = []
+
+    def answer(request, site):
+        worked.append(site.name)
+        return half_way(request, site)
+
+    class Lossy(InProcessGrid):
+        """A grid that loses the first reply of a site after the site has worked."""
+
+        lost = False
+
+        def pull_messages(self, message_ids):
+            from flwr.app import Error, Message
+
+            replies = super().pull_messages(message_ids)
+            if replies and not self.lost:
+                self.lost = True
+                return [Message(Error(5), reply_to=replies[0])]
+            return replies
+
+    configs = {site.name: node_config(site) for site in folders(tmp_path)}
+    federation = GridFederation(Lossy(client.app.register(ClientApp(), answer), configs), 60)
+    assert [reply.error for reply in federation.ask(requests())] == ["", "", ""]
+    assert sorted(worked) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("code", "word", "tries"), [(2, "raised", 1), (8, "crashed", 3), (1, "load", 1), (7, "bundle", 1)]
+)
+def test_site_that_fails_gives_a_word(tmp_path, code, word, tries):
+    """A site's own no is not asked again; a loss that goes on is, a bounded number of times."""
+    asked = []
+
+    def fault(site, message):
+        if site == "one":
+            asked.append(site)
+            return code
+        return None
+
+    federation = GridFederation(make_grid(tmp_path, fault=fault), 60, retries=2)
+    assert [reply.error for reply in federation.ask(requests())] == [word, "", ""]
+    assert len(asked) == tries
+
+
+def test_silent_site_costs_its_deadline_only(tmp_path):
+    """A site that never answers is given up, and the next one is folded."""
+
+    class Silent(InProcessGrid):
+        """A grid on which the first site never answers."""
+
+        def pull_messages(self, message_ids):
+            return super().pull_messages([one for one in message_ids if one != "message-1"])
+
+    configs = {site.name: node_config(site) for site in folders(tmp_path)}
+    federation = GridFederation(Silent(client.app.register(ClientApp(), half_way), configs), deadline_s=0.3)
+    assert [reply.error for reply in federation.ask(requests())] == ["deadline", "", ""]
+
+
+def test_node_that_restarts_is_asked_again(tmp_path):
+    """A quick restart loses a message in silence; the time of activation gives it away."""
+
+    class Restarting(InProcessGrid):
+        """A grid on which the first site's first message was claimed by a process that is gone."""
+
+        looks = 0
+
+        def get_nodes(self):
+            self.looks += 1
+            nodes = super().get_nodes()
+            for node in nodes:
+                node.last_activated_at = "later" if self.looks > 1 else "before"
+            return nodes
+
+        def pull_messages(self, message_ids):
+            return super().pull_messages([one for one in message_ids if one != "message-1"])
+
+    configs = {site.name: node_config(site) for site in folders(tmp_path)}
+    federation = GridFederation(Restarting(client.app.register(ClientApp(), half_way), configs), 30)
+    federation._watched = -100.0
+    assert [reply.error for reply in federation.ask(requests())] == ["", "", ""]
+
+
+def test_site_that_is_not_there_is_unavailable(tmp_path):
+    """A request for a site that does not come within the hub's patience gives a word."""
+    federation = GridFederation(make_grid(tmp_path), 60, patience_s=0.2)
+    replies = list(federation.ask(requests(("four", "one"))))
+    assert [(reply.site, reply.error) for reply in replies] == [("four", "unavailable"), ("one", "")]
+
+
+def test_too_few_sites_is_one_clear_line(tmp_path):
+    """The hub says how many of how many came, and which."""
+    federation = GridFederation(make_grid(tmp_path), 60)
+    assert federation.wait(3, 0.0) == NAMES
+    with pytest.raises(FederationError, match=r"3 of 4 sites .*one, three, two"):
+        federation.wait(4, 0.0)
+
+
+def test_order_of_the_sites_changes_nothing(tmp_path):
+    """The same replies come, whatever the order in which sites are asked."""
+
+    def ask(names):
+        replies = GridFederation(make_grid(tmp_path), 60).ask(requests(names))
+        return {reply.site: reply.arrays["T"]["w"].tolist() for reply in replies}
+
+    assert ask(NAMES) == ask(NAMES[::-1])

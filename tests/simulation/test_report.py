@@ -1,0 +1,232 @@
+"""The report and the table of the terminal: complete, self-contained, honest about what is missing or worse."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from synthetic_run import arm_score, run_panels, run_results
+
+from simulation.gains import gains
+from simulation.measured import ARMS
+from simulation.report import headline, report_html, write_report
+from simulation.report_pictures import paint, paint_mistakes, png_uri, strips
+from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
+from simulation.results import ArmScore, Results, ScanScore, SetAside
+from simulation.table import print_table, table_text
+
+
+class _Page(HTMLParser):
+    """Collects tags, and fails on one that is closed out of order."""
+
+    void = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    """The report of the whole synthetic run."""
+    return report_html(run_results(), run_panels())
+
+
+def test_the_report_needs_nothing_else(page: str) -> None:
+    """One file: no script, no style sheet or picture from elsewhere."""
+    parsed = _Page(page)
+    assert parsed.open == []
+    assert not [tag for tag, _ in parsed.tags if tag in ("script", "link", "iframe", "object")]
+    sources = [
+        attrs.get("src") or attrs.get("xlink:href") or "" for tag, attrs in parsed.tags if tag in ("img", "image")
+    ]
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    links = [attrs["href"] or "" for tag, attrs in parsed.tags if tag == "a"]
+    assert links and all(link.startswith("#") for link in links)
+    assert "url(http" not in page and "@import" not in page
+
+
+def test_everything_drawn_has_words(page: str) -> None:
+    """Each picture has an alt text and each chart a label; the language is set; all links lead somewhere."""
+    parsed = _Page(page)
+    assert all(attrs.get("alt") for tag, attrs in parsed.tags if tag == "img")
+    assert all(attrs.get("role") == "img" and attrs.get("aria-label") for tag, attrs in parsed.tags if tag == "svg")
+    ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
+    assert all(attrs["href"].removeprefix("#") in ids for tag, attrs in parsed.tags if tag == "a" and attrs["href"])
+    assert ("html", {"lang": "en"}) in parsed.tags
+
+
+def test_charts_take_the_colours_of_the_page(page: str) -> None:
+    """No stand-in colour is left, so that text is readable on light and on dark paper."""
+    assert not re.search("#0(10101|20202|30303)", page)
+    assert "var(--ink)" in page and "prefers-color-scheme: dark" in page
+
+
+def test_every_arm_direction_and_reason_is_there(page: str) -> None:
+    """Nothing that was measured is missing from the page."""
+    for text in ("oasis → ixi", "ixi → oasis", "the file ends early", "12 min 34 s", "3.1 GB", "made-up scans"):
+        assert text in page, text
+    for score in run_results().scores:
+        assert f"{score.mean:.1f} ± {score.std:.1f}" in page
+        assert ARMS[score.arm].split(",")[0].replace("'", "&#39;") in page
+
+
+def test_same_results_same_bytes(page: str) -> None:
+    """The report can be compared between two machines."""
+    assert report_html(run_results(), run_panels()) == page
+
+
+def test_what_was_not_measured_has_no_heading() -> None:
+    """A run with nothing but its settings shows them and nothing else."""
+    parsed = _Page(report_html(Results(run={"preset": "tiny"}), []))
+    assert parsed.headings == ["This run"]
+
+
+def test_a_single_scan_and_a_single_arm_make_a_report(tmp_path: Path) -> None:
+    """The smallest run that has a score, with a structure that no scan has."""
+    scan = ScanScore.of("sub-1", {"Caudate": 70.0, "CSF": float("nan")})
+    results = Results(run={}, scores=(ArmScore("affine", "a", "a", (scan,)),))
+    path = write_report(results, [], tmp_path / "run")
+    text = path.read_text(encoding="utf-8")
+    assert (
+        path.name == "report.html"
+        and "70.0 ± 0.0" in text
+        and "nan" not in re.sub("<svg.*?</svg>", "", text, flags=re.S)
+    )
+    assert _Page(text).open == []
+
+
+def test_text_from_a_user_cannot_become_markup() -> None:
+    """File names and reasons are shown as they are."""
+    nasty = SetAside("<b>", "a&b.nii.gz", "<script>alert(1)</script>")
+    score = arm_score(np.random.default_rng(0), "F", ("x<y", "$a_{b}$"), 70.0)
+    text = report_html(Results(run={}, set_aside=(nasty,), scores=(score,)), [])
+    assert "<script" not in text and "&lt;script&gt;" in text and "a&amp;b.nii.gz" in text
+    assert _Page(text).open == []
+
+
+def test_the_headline_says_when_adaptation_made_it_worse() -> None:
+    """A loss is a loss, in words and in the tile."""
+    results = run_results()
+    worse = replace(results.score("U-Net w/ adaptation", "oasis", "ixi"), arm="U-Net w/o adaptation")  # type: ignore[type-var]
+    swapped = replace(results.score("U-Net w/o adaptation", "oasis", "ixi"), arm="U-Net w/ adaptation")  # type: ignore[type-var]
+    results = Results(run={}, scores=(worse, swapped))
+    sentence = headline(gains(results), results)
+    assert "lowered the Dice score by" in sentence and "at ixi" in sentence
+    assert "−" in report_html(results, [])
+
+
+def test_the_headline_says_the_verb_once() -> None:
+    """Two sites that both gained share one verb."""
+    results = run_results()
+    sentence = headline(gains(results), results)
+    assert sentence.count("raised") == 1 and " at oasis and " in sentence and sentence.endswith(" at ixi.")
+
+
+def test_the_headline_without_a_comparison() -> None:
+    """A run without both segmenters says what it tested."""
+    results = Results(run={}, scores=(arm_score(np.random.default_rng(0), "F", ("x", "y"), 70.0),))
+    assert headline(gains(results), results) == "1 way of segmenting tested in 1 direction."
+
+
+def test_the_best_of_a_part_is_marked_and_the_bound_is_not() -> None:
+    """Bold marks the best arm; the supervised bound and the paper's rows never."""
+    table = score_tables(run_results())[0]
+    within = next(part for part in table.parts if part.heading == "Within ixi")
+    best = [row.name for row in within.rows if row.mean.best]
+    assert len(best) == 1 and best != ["supervised"]
+    assert not any(row.mean.best for part in table.parts if part.paper for row in part.rows)
+
+
+def test_traffic_adds_up() -> None:
+    """Totals are the sums of both ways over phases and rounds."""
+    results = run_results()
+    (table,) = traffic_tables(results.traffic)
+    assert table.total == sum(item.down + item.up for item in results.traffic)
+    assert [row[0] for row in table.rows] == ["register", "style", "joint", "flow_codes"]
+    assert table.rows[0][1:] == ("3", ("13.2 MB", "13.2 MB") * 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (4.1e12, "4.1 TB")]
+)
+def test_sizes_for_people(size: float, text: str) -> None:
+    """Bytes in powers of 1000."""
+    assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.0, "12 s"), (59.9, "1 min 0 s"), (90.0, "1 min 30 s"), (4320, "1 h 12 min")]
+)
+def test_durations_for_people(seconds: float, text: str) -> None:
+    """Seconds, minutes, hours."""
+    assert duration_text(seconds) == text
+
+
+def test_structures_are_painted_in_their_colours() -> None:
+    """Background stays grey, a structure takes its colour, a mistake turns orange."""
+    image = np.full((1, 3), 0.5, np.float32)
+    labels = np.array([[0, 2, 2]], np.uint8)
+    pixels = paint(image, labels, opacity=1.0)
+    assert pixels[0, 0].tolist() == [128, 128, 128] and pixels[0, 1].tolist() == [205, 62, 78]
+    wrong = paint_mistakes(image, labels, np.array([[0, 2, 1]], np.uint8))
+    assert wrong[0, 2].tolist() == [255, 140, 26] and wrong[0, 1, 0] == wrong[0, 1, 1]
+    assert png_uri(pixels).startswith("data:image/png;base64,iVBOR")
+
+
+def test_a_strip_goes_from_scan_to_reference_to_arms() -> None:
+    """Whatever the order of the panels, the scan comes first and the arms in their own order."""
+    strip = strips(run_results(), list(reversed(run_panels())), "6")[0]
+    assert [card.title for card in strip.cards] == ["Scan", "Reference", "affine", "T", "F"]
+    own = next(s for s in run_results().scores if (s.arm, s.source) == ("affine", "ixi")).scans[0]
+    assert strip.cards[2].note == f"Dice {own.mean:.1f} on this scan"
+    assert not strip.cards[1].mistakes and all(card.mistakes for card in strip.cards[2:])
+
+
+def test_the_table_of_the_terminal_fits_and_is_complete() -> None:
+    """100 columns hold four directions, the longest arm and the paper's numbers."""
+    results = run_results()
+    text = table_text(results)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    for score in results.scores:
+        assert f"{score.mean:.1f} ± {score.std:.1f}" in text
+    assert "74.0 / 49.1" in text and "Dice points, better on" in text and "…" not in text
+
+
+def test_the_table_of_many_sites_is_split() -> None:
+    """Six directions make two tables, none too wide."""
+    rng = np.random.default_rng(0)
+    pairs = [(a, b) for a in "xyz" for b in "xyz" if a != b]
+    results = Results(run={}, scores=tuple(arm_score(rng, "F", pair, 70.0) for pair in pairs))
+    text = table_text(results)
+    assert text.count("Mean Dice") == 2 and max(map(len, text.splitlines())) <= 100
+
+
+def test_site_names_are_not_read_as_markup() -> None:
+    """A site called [red] is printed as it is."""
+    results = Results(run={}, scores=(arm_score(np.random.default_rng(0), "F", ("[red]", "y"), 70.0),))
+    file = StringIO()
+    print_table(results, Console(file=file, width=100))
+    assert "[red]" in file.getvalue()
