@@ -91,8 +91,8 @@ def register(fixed: sitk.Image, moving: sitk.Image, where: str) -> sitk.AffineTr
     Raises:
         DataError: the two cannot be brought together (`registration:`).
     """
-    fixed, moving = _coarse(fixed), _coarse(moving)
     try:
+        fixed, moving = _coarse(fixed), _coarse(moving)
         centred = sitk.CenteredTransformInitializer(
             fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
         )

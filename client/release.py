@@ -24,7 +24,7 @@ DECLARED: Mapping[str, frozenset[str]] = MappingProxyType(
         "register": frozenset({"T"}),
         "style": frozenset({"E", "D_style", "moments"}),
         "joint": frozenset({"E", "D_style", "F", "A", "moments"}),
-        "flow_codes": frozenset({"encoder", "decoder", "D_flow"}),
+        "flow_codes": frozenset({"encoder", "decoder", "D_flow", "moments"}),
         "evaluate": frozenset(),
         "deliver": frozenset(),
     }
@@ -37,9 +37,9 @@ STATE = re.compile(r"(^|[._])(queue\w*|running_mean|running_var|num_batches_trac
 MOST_VALUES = 4096
 """Most numbers in all metrics and series of a reply, far below a volume: loss curves, not scans."""
 
-METRICS = frozenset(
-    ["total", "contrast", "adversarial", "critic", "cycle", "identity", "appearance", "reconstruction", "smoothness", "similarity", "flow", "image", "style", "loss", "dice", "distance", "surface", "mean", "std", "median", "before", "after", "train", "val", "test"]
-) | frozenset({s.name for s in STRUCTURES} | set(GROUPS))
+_LOSSES = "total contrast adversarial critic cycle identity appearance reconstruction smoothness flow image style loss"
+_FIGURES = "dice distance surface similarity mean std median before after train val test"
+METRICS = frozenset({*_LOSSES.split(), *_FIGURES.split(), *GROUPS, *(structure.name for structure in STRUCTURES)})
 """Words that the name of a metric or a loss curve is made of, joined by dots: names of losses, structures, groups.
 
 A list and not a pattern: a name that looks like a word can be a patient's. A new loss needs an entry here.

@@ -47,6 +47,11 @@ class Hub:
     federation: Federation
     sites: tuple[str, ...]
 
+    @property
+    def segment(self) -> tuple[str, ...]:
+        """List the sites that get a segmenter."""
+        return self.sites if self.plan.segment is None else self.plan.segment
+
     def request(self, phase: str, number: int, site: str, arrays: Mapping[str, Arrays]) -> PhaseRequest:
         """Make one request of this run."""
         settings = {"atlas": self.atlas.digest}
@@ -77,8 +82,8 @@ def run(folder: Path, federation: Federation) -> RunState:
     for phase, number in schedule(hub.experiment)[state.done :]:
         state = run_round(hub, state, phase, number)
         store.save(state)
-    for site in hub.plan.segment if hub.plan.segment is not None else hub.sites:
-        make_segmenter(hub, state, site)
+    for number, site in enumerate(hub.segment, start=1):
+        make_segmenter(hub, state, site, number)
     evaluate(hub)
     deliver(hub)
     hub.tell("run.finished")
@@ -209,22 +214,23 @@ def look(experiment: Experiment, state: RunState, site: str) -> segmenters.Look:
     return segmenters.Look(site, appearance, state.parts.get(f"{MOMENTS}.{site}"))
 
 
-def make_segmenter(hub: Hub, state: RunState, site: str) -> None:
-    """Phase 5: generate pairs in a site's style, and train its segmenter on them."""
+def make_segmenter(hub: Hub, state: RunState, site: str, number: int) -> None:
+    """Phase 5: generate pairs in a site's style, and train its segmenter, the `number`-th, on them."""
     folder, device = segmenter_folder(hub.folder, site), choose(hub.plan.device)
     own = look(hub.experiment, state, site)
     generator = segmenters.make_generator(hub.experiment, hub.atlas, own, state.parts["decoder"], device)
     phase = hub.experiment.phases.segment
-    hub.tell("round.started", phase="segment", round=1, site=site)
+    hub.tell("round.started", phase="segment", round=number)
 
     def watch(step: int, loss: float) -> None:
-        shown = {"phase": "segment", "round": 1, "site": site, "step": step, "steps": phase.rounds * phase.steps}
+        shown = {"phase": "segment", "round": number, "site": site, "step": step, "steps": phase.rounds * phase.steps}
         write_json({**shown, "loss": loss}, hub.folder / "progress.json")
 
     pairs = segmenters.generated(generator, hub.experiment, own)
     curves = segmenters.train_segmenter(hub.experiment, pairs, site, folder, device, watch)
-    for number, series in enumerate(curves, start=phase.rounds - len(curves) + 1):
-        hub.tell("round.finished", phase="segment", round=number, series={site: series})
+    for done, series in enumerate(curves, start=phase.rounds - len(curves) + 1):
+        hub.tell("segmenter.learnt", phase="segment", round=done, site=site, series={site: series})
+    hub.tell("round.finished", phase="segment", round=number)
 
 
 def segmenter_folder(hub: Path, site: str) -> Path:
@@ -233,8 +239,7 @@ def segmenter_folder(hub: Path, site: str) -> Path:
 
 
 def _segmenters(hub: Hub) -> dict[str, Arrays]:
-    wanted = hub.plan.segment if hub.plan.segment is not None else hub.sites
-    last = {site: segmenters.rounds(segmenter_folder(hub.folder, site))[-1] for site in wanted}
+    last = {site: segmenters.rounds(segmenter_folder(hub.folder, site))[-1] for site in hub.segment}
     return {site: {n: t.numpy() for n, t in weights.load(path).items()} for site, path in last.items()}
 
 

@@ -45,9 +45,7 @@ def make_generator(
     if experiment.generation.styles == "moments" and look.moments is not None:
         mean, std = (torch.from_numpy(np.array(look.moments[name])) for name in ("mean", "std"))
         styles = StyleMoments(mean, std)
-    return Generator(
-        atlas.image.to(device), atlas.labels.to(device), nets, latent_shape(experiment), styles
-    )
+    return Generator(atlas.image.to(device), atlas.labels.to(device), nets, latent_shape(experiment), styles)
 
 
 def latent_shape(experiment: Experiment) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ STYLES = ("weights", "statistics")
 CORE_ARMS = ("affine", "T", "F", "U-Net w/o adaptation", "U-Net w/ adaptation")
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
 DEMO_SCANS = 14  # people at each of the two sites that the demo makes
+DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and finer ones would take minutes
 
 app = typer.Typer()
 
@@ -112,6 +113,7 @@ def demo_command(
             seed=seed,
             device=device,
             style=style,
+            data="simulated scans of simulated people",
         )
         results = simulate(options, progress)
     _show(results, out)
@@ -138,10 +140,11 @@ def write_demo_sites(folder: Path, progress: "Progress") -> tuple[tuple[str, Pat
         written.append(person)
         progress.advance(len(written), person=person)
 
+    sites = tuple((name, folder / name / "scans") for name in scanners)  # beside the state of the site, not in it
     progress.stage("make the sites", DEMO_SCANS * len(scanners))
-    for seed, (name, scanner) in enumerate(scanners.items(), start=1):
-        write_site(folder / name, scanner, DEMO_SCANS, seed, done=report)
-    return tuple((name, folder / name) for name in scanners)
+    for seed, (name, site) in enumerate(sites, start=1):
+        write_site(site, scanners[name], DEMO_SCANS, seed, DEMO_SPACING, done=report)
+    return sites
 
 
 def parse_sites(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:

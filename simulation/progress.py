@@ -22,6 +22,7 @@ from rich.progress import Progress as Bar
 
 FOUND_DONE = 1.0  # seconds: work reported this soon after a stage began was done by an earlier run
 POLL = 0.5  # seconds between two looks at the files of hub and sites
+SEGMENT = "segment"  # the one phase that learns at the hub
 LINE_EVERY = 30.0  # seconds between two lines of a stage where there is no terminal
 
 
@@ -142,7 +143,8 @@ class RichProgress:
         with self._lock:
             if kind is None:
                 self._close_stage()
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def plan(self, stages: Mapping[str, float]) -> None:
         """See `Progress`."""
@@ -212,7 +214,7 @@ class PlannedPhase:
     """One phase that a hub is going to run, and the name and work units of its stage on the display."""
 
     phase: str
-    rounds: int
+    rounds: int  # of the phase "segment", which is the hub's own: how many segmenters
     units: float
     name: str
 
@@ -252,13 +254,13 @@ class Watcher:
 
     def __init__(self, hub: Path, states: Mapping[str, Path], progress: Progress, plan: Sequence[PlannedPhase]) -> None:
         """See `watch`."""
-        self._events = hub / "events.jsonl"
+        self._hub, self._states = hub, states
         self._offset = 0  # bytes of the events that have been read
-        self._states = states
         self._progress = progress
         self._plan = {planned.phase: planned for planned in plan}
-        self._finished: dict[str, set[int]] = {planned.phase: set() for planned in plan}
+        self._finished: dict[str, set[object]] = {planned.phase: set() for planned in plan}
         self._phase, self._round = "", 0
+        self._site = ""  # whose segmenter the hub trains
 
     def look(self) -> None:
         """Read what hub and sites have written since the last look, and report it."""
@@ -266,14 +268,14 @@ class Watcher:
             self._take(event)
         planned = self._plan.get(self._phase)
         if planned is not None:
-            sites = {site: read_json(state / "progress.json") for site, state in self._states.items()}
-            here = {site: said for site, said in sites.items() if self._is_here(said)}
-            within = sum(float(said["step"]) / max(1, int(said["steps"])) for said in here.values())
-            self._report(planned, within / max(1, len(self._states)), _busiest(here))
+            workers = {self._site: self._hub} if self._phase == SEGMENT else self._states
+            said = {name: read_json(folder / "progress.json") for name, folder in workers.items()}
+            here = {name: words for name, words in said.items() if self._is_here(words)}
+            self._report(planned, sum(map(_share, here.values())) / max(1, len(workers)), _furthest(here))
 
     def _new_events(self) -> Iterator[Mapping[str, Any]]:
         try:
-            with self._events.open("rb") as file:
+            with (self._hub / "events.jsonl").open("rb") as file:
                 file.seek(self._offset)
                 text = file.read()
         except OSError:  # the hub has not begun
@@ -286,33 +288,48 @@ class Watcher:
                 yield event
 
     def _take(self, event: Mapping[str, Any]) -> None:
-        phase, number = str(event["phase"]), int(event["round"])
-        planned = self._plan[phase]
-        if phase != self._phase:
-            self._phase = phase
+        planned = self._plan[event["phase"]]
+        if planned.phase != self._phase:
+            self._phase = planned.phase
             self._progress.stage(planned.name, planned.units)
-        self._round = number
+        self._round = int(event["round"])
+        self._site = event.get("site") or next(iter(event.get("series") or {}), "")
         if event.get("event") == "round.finished":
-            self._finished[phase].add(number)
+            self._finished[self._phase].add(self._key())
         self._report(planned, 0.0, {})
 
+    def _key(self) -> object:
+        """Give what counts as one round of the phase: a segmenter reports all of its rounds when it is trained."""
+        return self._site if self._phase == SEGMENT else self._round
+
     def _is_here(self, said: Mapping[str, Any]) -> bool:
-        here = said.get("phase") == self._phase and said.get("round") == self._round
-        return here and self._round not in self._finished[self._phase] and {"step", "steps"} <= said.keys()
+        """Tell whether a site's words are about the round that the hub waits for."""
+        same = said.get("phase") == self._phase and said.get("round") == self._round
+        if self._phase == SEGMENT:
+            same = same and said.get("site") == self._site
+        return same and self._key() not in self._finished[self._phase]
 
     def _report(self, planned: PlannedPhase, within: float, shown: Mapping[str, object]) -> None:
-        rounds = len(self._finished[planned.phase]) + within
-        done = planned.units * min(1.0, rounds / max(1, planned.rounds))
-        self._progress.advance(done, round=f"{self._round}/{planned.rounds}", **shown)
+        finished = len(self._finished[planned.phase])
+        done = planned.units * min(1.0, (finished + within) / max(1, planned.rounds))
+        number = min(finished + 1, planned.rounds) if planned.phase == SEGMENT else self._round
+        self._progress.advance(done, round=f"{number}/{planned.rounds}", **shown)
 
 
-def _busiest(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """Choose the site to show: one that is still at work, the one that has got furthest."""
-    at_work = {site: said for site, said in sites.items() if said["step"] < said["steps"]} or sites
+def _share(said: Mapping[str, Any]) -> float:
+    """Share of its steps that a worker has done, 0 to 1; 0 where its words make no sense."""
+    step, steps = said.get("step"), said.get("steps")
+    return min(1.0, step / steps) if isinstance(step, int) and isinstance(steps, int) and steps > 0 else 0.0
+
+
+def _furthest(said: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """Choose the site to show: of those still at work, the one that has got furthest."""
+    shares = {site: _share(words) for site, words in said.items()}
+    at_work = {site: share for site, share in shares.items() if share < 1.0} or shares
     if not at_work:
         return {}
-    site = max(at_work, key=lambda name: float(at_work[name]["step"]) / max(1, int(at_work[name]["steps"])))
-    loss = at_work[site].get("loss")
+    site = max(at_work, key=at_work.__getitem__)
+    loss = said[site].get("loss")
     return {"site": site} | ({"loss": float(loss)} if isinstance(loss, int | float) else {})
 
 

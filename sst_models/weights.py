@@ -44,8 +44,9 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
-    save_file({key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in
-               tensors.items()}, name)
+    save_file(
+        {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}, name
+    )
     os.replace(name, path)
 
 

@@ -150,6 +150,21 @@ def test_a_fault_of_ours_is_one_line_and_a_log(
     assert "Traceback" in (tmp_path / "sst-error.log").read_text()
 
 
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is stopped exits with 130 and names the command that goes on, and nothing else."""
+    (tmp_path / "stopped_part.py").write_text(
+        "import typer\n\napp = typer.Typer()\n\n\n"
+        "@app.command()\ndef work(out: str) -> None:\n    raise KeyboardInterrupt\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sst, "PARTS", {"stopped_part": None})
+    assert sst.run(["work", "a folder"]) == 130
+    said = "stopped; the same command goes on where it stopped: sst work 'a folder'\n"
+    assert capsys.readouterr() == ("", said)
+
+
 def test_a_part_that_is_not_installed_is_not_mounted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,15 +8,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from flwr.clientapp import ClientApp
 from flwr.supercore.object_ref import validate
+from safetensors.numpy import load_file
 
 import client.app
 import server.app
+from client.ledger import verify
 from configs.errors import ConfigError, FederationError
-from configs.schema import Experiment, Grid
+from configs.schema import Experiment, Grid, from_dict
+from server.atlas import load_atlas, save_atlas
 from simulation.engines import SiteFolder, failure, run_federation
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from simulation.engines.superlink import Processes, free_port
@@ -132,6 +136,121 @@ def test_failure_of_the_hub_reaches_the_caller(engine, hub, sites, tmp_path):
     with pytest.raises(FederationError, match="did you mean 'seed'"):
         run_federation(engine, hub, sites, tmp_path / "work")
     assert dict(os.environ) == before
+
+
+TINY = from_dict(
+    {
+        "name": "tiny",
+        "grid": {"shape": [32, 16, 32], "spacing": 7.0},
+        "registration": {"widths": [4, 4]},
+        "style": {"widths": [4, 4], "code": 8, "queue": 4},
+        "appearance": {"width": 4},
+        "flow_codes": {"widths": [4, 4], "latent": 2},
+        "segmenter": {"widths": [4, 4]},
+        "phases": {
+            "register": {"rounds": 2, "steps": 2},
+            "style": {"rounds": 1, "steps": 2, "batch": 2},
+            "joint": {"rounds": 1, "steps": 2, "batch": 1},
+            "flow_codes": {"rounds": 1, "steps": 2, "batch": 1},
+            "segment": {"steps": 2},
+        },
+        "generation": {"pairs": 2},
+    },
+    "tiny",
+)
+
+LEARNING = ("join", "register", "register", "style", "joint", "flow_codes")
+
+
+def write_brains(folder, seed, people=6):
+    """A BIDS folder of ellipsoids of 24 voxels of 7 mm with five structures, no two alike."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*[np.linspace(-1, 1, 24)] * 3, indexing="ij")
+    affine = np.diag([6.0, 4.0, 6.0, 1.0])
+    for number in range(1, people + 1):
+        radius = sum((axis / size) ** 2 for axis, size in zip(axes, rng.uniform(0.6, 0.9, 3), strict=True))
+        left = axes[0] < rng.uniform(-0.1, 0.1)
+        ids = np.where(radius > 1, 0, np.where(radius > 0.5, np.where(left, 3, 42), np.where(left, 2, 41)))
+        ids[radius < 0.1] = 14
+        image = (ids > 0) * (60 + 9 * np.sin(ids) * 5 + 4 * rng.standard_normal(ids.shape)).clip(1)
+        for place, name, values in (
+            ("", "T1w", image.astype(np.float32)),
+            ("derivatives/reference", "dseg", ids.astype(np.uint8)),
+        ):
+            path = folder / place / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(values, affine), path)
+    (folder / "dataset_description.json").write_text('{"Name": "ellipsoids", "BIDSVersion": "1.9.0"}')
+
+
+def tiny_run(root, engine):
+    """Run all phases over two tiny sites on one engine; give the hub's folder and the sites."""
+    sites = [SiteFolder(name, (root / name,), root / engine / name, device="cpu") for name in ("left", "right")]
+    for seed, site in enumerate(sites):
+        if not site.data[0].exists():
+            write_brains(site.data[0], seed)
+    hub = root / engine / "hub"
+    hub.mkdir(parents=True)
+    case = root / "left", "sub-01/anat/sub-01"
+    image, labels = case[0] / f"{case[1]}_T1w.nii.gz", case[0] / "derivatives/reference" / f"{case[1]}_dseg.nii.gz"
+    save_atlas(load_atlas(image, labels, TINY.grid.shape, TINY.grid.spacing), hub)
+    (hub / "experiment.json").write_text(TINY.to_json())
+    (hub / "plan.json").write_text('{"run": "tiny", "device": "cpu"}')
+    run_federation(engine, hub, sites, root / engine / "work")
+    return hub, sites
+
+
+def learnt(hub):
+    """All weights that a run left at the hub, by file and name."""
+    files = sorted(hub.rglob("*.safetensors"))
+    return {f"{path.relative_to(hub)}/{name}": array for path in files for name, array in load_file(path).items()}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The tiny federation on the embedded engine."""
+    root = tmp_path_factory.mktemp("tiny")
+    return root, *tiny_run(root, "inprocess")
+
+
+def test_tiny_federation_runs_all_phases(reference):
+    """Every phase asks every site, each site has a whole ledger, and each gets its segmenter."""
+    _, hub, sites = reference
+    for site in sites:
+        assert verify(site.state / "ledger.jsonl") == 9
+        entries = [json.loads(line) for line in (site.state / "ledger.jsonl").read_text().splitlines()]
+        told = [entry["phase"] for entry in entries]
+        assert told == [
+            *["join", "register", "register", "style", "joint", "flow_codes", "evaluate", "evaluate", "deliver"]
+        ]
+        parts = {part for entry in entries for part in entry["parts"]}
+        assert parts == {"T", "E", "D_style", "A", "F", "encoder", "decoder", "D_flow"}
+        assert not (site.state / "site.log").exists()
+        assert (site.state / "runs" / "tiny" / "model" / "segmenter.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "superlink"])
+def test_engines_agree(reference, engine):
+    """The same apps and sites give the same weights on every engine."""
+    root, expected, _ = reference
+    hub, sites = tiny_run(root, engine)
+    one, other = learnt(expected), learnt(hub)
+    assert set(one) == set(other)
+    for name, array in one.items():
+        np.testing.assert_allclose(other[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert all(verify(site.state / "ledger.jsonl") >= 9 for site in sites)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "superlink"])
+def test_failure_of_the_hub_reaches_the_caller_from_other_processes(engine, hub, sites, tmp_path):
+    """The hub's own line comes out, and no process is left."""
+    (hub / "experiment.json").write_text('{"name": "toy", "sed": 1}')
+    with pytest.raises(FederationError, match="did you mean 'seed'"):
+        run_federation(engine, hub, sites, tmp_path / "work")
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in running
 
 
 def test_apps_are_the_ones_that_flower_finds():

@@ -39,12 +39,16 @@ class Recorder:
         """Not used."""
 
 
-def events(hub: Path, *lines: tuple[str, str, int]) -> None:
-    """Append events to a hub's file."""
-    hub.mkdir(exist_ok=True)
+def write_event(hub: Path, **event: object) -> None:
+    """Append an event to a hub's file."""
     with (hub / "events.jsonl").open("a") as file:
-        for event, phase, number in lines:
-            file.write(json.dumps({"time": "t", "event": event, "phase": phase, "round": number}) + "\n")
+        file.write(json.dumps({"time": 0.0, **event}) + "\n")
+
+
+def events(hub: Path, *lines: tuple[str, str, int]) -> None:
+    """Append events of rounds to a hub's file."""
+    for event, phase, number in lines:
+        write_event(hub, event=event, phase=phase, round=number)
 
 
 def site(folder: Path, **said: object) -> Path:
@@ -116,7 +120,7 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     assert "a  round 1/2  site oasis  loss 0.25" in text
     assert "a scan was set aside [sub-1]\n" in text
     assert " 25%  a done  in " in text and "100%  b done  in " in text
-    assert "\x1b" not in text
+    assert "\x1b" not in text and "\n\n" not in text
 
 
 def test_on_a_terminal_the_finished_stages_stay_above_the_live_line() -> None:
@@ -167,6 +171,23 @@ def test_a_watcher_adds_what_the_sites_have_done_of_the_round(tmp_path: Path) ->
     Watcher(tmp_path, states, recorder, PLAN).look()
     assert recorder.done[-1] == pytest.approx(10.0 / 2 / 4)
     assert recorder.shown == {"round": "1/2", "site": "candi", "loss": 0.5}
+
+
+def test_a_watcher_counts_segmenters_of_the_hub(tmp_path: Path) -> None:
+    """The hub trains one segmenter a site, says itself how far it is, and reports all rounds of one at its end."""
+    plan = [PlannedPhase("segment", 2, 8.0, "segment")]
+    site(tmp_path, phase="segment", round=1, site="candi", step=20, steps=40, loss=0.5)
+    write_event(tmp_path, event="round.started", phase="segment", round=1, site="candi")
+    recorder = Recorder()
+    watcher = Watcher(tmp_path, {"candi": tmp_path / "candi", "oasis": tmp_path / "oasis"}, recorder, plan)
+    watcher.look()
+    assert recorder.done[-1] == pytest.approx(2.0)
+    for number in (1, 2):
+        write_event(tmp_path, event="round.finished", phase="segment", round=number, series={"candi": {}})
+    write_event(tmp_path, event="round.started", phase="segment", round=1, site="oasis")
+    watcher.look()
+    assert recorder.done[-1] == pytest.approx(4.0)
+    assert recorder.shown["round"] == "2/2"
 
 
 def test_a_watcher_waits_for_the_end_of_a_line(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_run import arm_score, run_panels, run_results
 
 from simulation.gains import gains
 from simulation.measured import ARMS
@@ -18,6 +17,7 @@ from simulation.report_pictures import paint, paint_mistakes, png_uri, strips
 from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
 from simulation.results import ArmScore, Results, ScanScore, SetAside
 from simulation.table import print_table, table_text
+from synthetic_run import arm_score, run_panels, run_results
 
 
 class _Page(HTMLParser):

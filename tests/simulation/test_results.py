@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_run import arm_score, run_panels, run_results
 
 from configs.errors import RunError
 from configs.structures import GROUPS
@@ -15,6 +14,7 @@ from simulation.gains import gains
 from simulation.panels import Panel, coronal, load_panels, save_panels
 from simulation.reference import TABLE_1, paper_rows, rows_for
 from simulation.results import ArmScore, Results, ScanScore, from_json, read, replace_file, to_json, write
+from synthetic_run import arm_score, run_panels, run_results
 
 NAN = float("nan")
 

@@ -1,0 +1,127 @@
+"""The arms of a direction: what each one predicts on the held-out scans, and how well."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from client.cases import Cases
+from configs.schema import Experiment
+from server import segmenters
+from server.run import look, segmenter_folder
+from server.state import RunState
+from simulation.measured import ArmScore, PairsPoint, ScanScore, mean_of, std_of
+from simulation.schemes import Scheme
+from simulation.stage import Stage
+from sst_models import weights
+from sst_models.build import build
+from sst_models.device import place
+from sst_models.metrics import dice_per_group
+from sst_models.seeds import below
+from sst_models.steps.flow_codes import atlas_flow
+from sst_models.steps.segment import Pairs, segment
+from sst_models.warp import warp_labels
+
+Predict = Callable[[Tensor], Tensor]
+"""From a test scan (1, D, H, W) to class indices (D, H, W), both on the run's device."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """An arm's score, and its prediction for the first test scan, which the report shows."""
+
+    score: ArmScore
+    shown: Tensor  # (D, H, W) class indices
+
+
+def test(stage: Stage, arm: str, target: str, predict: Predict) -> Tested:
+    """Test an arm on the held-out labelled scans of one site."""
+    rows, shown = [], None
+    for case, image, truth in labelled(stage.cases(target, "test")):
+        found = predict(image.to(stage.device)).cpu()
+        shown = found if shown is None else shown
+        dice = {group: 100 * value for group, value in dice_per_group(found, truth).items()}
+        rows.append(ScanScore.of(case, dice))
+    assert shown is not None
+    return Tested(ArmScore(arm, stage.direction.source, target, tuple(rows)), shown)
+
+
+def labelled(cases: Cases) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Give (case, image, labels) of the scans that have labels."""
+    for position, name in enumerate(cases.names):
+        truth = cases.labels(position)
+        if truth is not None:
+            yield name, cases.image(position), truth
+
+
+def affine(stage: Stage) -> Predict:
+    """Predict the atlas's labels where the affine put the scan."""
+    return lambda image: stage.atlas.labels.to(image.device)
+
+
+def registration(stage: Stage, state: RunState, part: str, site: str, experiment: Experiment) -> Predict:
+    """Predict the atlas's labels, warped by T or F; F sees the atlas in the scan's style, by the site's own A."""
+    nets = {name: _net(name, state, site, experiment, stage.device) for name in ("E", "A", "F", "T")}
+    atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
+    appearance = bool(experiment.appearance.weight)
+
+    def predict(image: Tensor) -> Tensor:
+        if part == "T":
+            with torch.no_grad():
+                flow = nets["T"](atlas[None], image[None])
+        else:
+            flow = atlas_flow(nets, atlas, image[None], appearance)
+        return warp_labels(labels[None], flow)[0]
+
+    return predict
+
+
+def unet(stage: Stage, path: Path, experiment: Experiment) -> Predict:
+    """Predict by a saved segmenter."""
+    net = segmenters.load_segmenter(path, experiment, stage.device)
+    return lambda image: segment(net, image, experiment.segmenter.normalise)
+
+
+def last_segmenter(stage: Stage, scheme: Scheme, site: str) -> Path:
+    """Give the file of a site's finished segmenter at the hub of a federation."""
+    return segmenters.rounds(segmenter_folder(scheme.hub(stage.folder, stage.direction), site))[-1]
+
+
+def supervised_pairs(stage: Stage) -> Pairs:
+    """Give real labelled training scans of the target: the upper bound's pairs."""
+    cases = stage.cases(stage.direction.target, "train")
+    real = [(image.to(stage.device), truth.to(stage.device)) for _, image, truth in labelled(cases)]
+
+    def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        return real[below(len(real), draws)]
+
+    return pairs
+
+
+def alone_pairs(stage: Stage, source: RunState, target: RunState) -> Pairs:
+    """Give the paper's cross-site pairs: flow side of one site by itself, A of the other (Sec. 4.1)."""
+    own = look(stage.experiment, target, stage.direction.target)
+    generator = segmenters.make_generator(stage.experiment, stage.atlas, own, source.parts["decoder"], stage.device)
+    return segmenters.generated(generator, stage.experiment, own)
+
+
+def by_pairs(stage: Stage, arm: str, folder: Path, experiment: Experiment) -> list[PairsPoint]:
+    """Test a segmenter after each of its rounds: Dice against the number of generated pairs it saw (Fig. 7)."""
+    points = []
+    phase, direction = experiment.phases.segment, stage.direction
+    for number, path in enumerate(segmenters.rounds(folder), start=1):
+        score = test(stage, arm, direction.target, unet(stage, path, experiment)).score
+        seen = min(number * phase.steps * phase.batch, experiment.generation.pairs)
+        means = tuple(scan.mean for scan in score.scans)
+        points.append(PairsPoint(arm, direction.source, direction.target, seen, mean_of(means), std_of(means), means))
+    return points
+
+
+def _net(part: str, state: RunState, site: str, experiment: Experiment, device: torch.device) -> nn.Module:
+    net = build(part, experiment)
+    arrays = state.of(part, site)
+    assert arrays is not None, part
+    weights.load_parameters(net, arrays, part)
+    return place(net, device).eval()

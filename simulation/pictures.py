@@ -1,0 +1,66 @@
+"""The slices that the report shows of a direction: segmentations, registrations, and a grid of generated images."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from server import segmenters
+from server.run import look
+from server.state import RunState
+from simulation.arms import labelled
+from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, coronal, direction_name
+from simulation.stage import Stage
+from sst_models.generation import Recipe
+
+STYLES, FLOWS = 3, 4
+"""Rows and columns of the grid of generated images."""
+
+REGISTRATIONS = ("affine", "T", "F", "F w/o appearance")
+
+
+def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[Panel]:
+    """Show the first test scan of a site with its truth and each arm's prediction (Fig. 5 and 6)."""
+    name = direction_name(stage.direction.source, target)
+    case, image, truth = next(labelled(stage.cases(target, "test")))
+    slice_ = _image(image)
+    panels = []
+    for figure in (SEGMENTATION, REGISTRATION):
+        arms = {arm: found for arm, found in shown.items() if (arm in REGISTRATIONS) == (figure == REGISTRATION)}
+        if arms:
+            panels.append(Panel(name, figure, case, SCAN, slice_))
+            panels.append(Panel(name, figure, case, TRUTH, slice_, _labels(truth)))
+            panels += [Panel(name, figure, case, arm, slice_, _labels(found)) for arm, found in arms.items()]
+    return panels
+
+
+def generated(stage: Stage, state: RunState) -> list[Panel]:
+    """Show pairs of the target's style: a row a style, a column a flow, beside the atlas and a real scan (Fig. 8)."""
+    target, name = stage.direction.target, direction_name(stage.direction.source, stage.direction.target)
+    own = look(stage.experiment, state, target)
+    generator = segmenters.make_generator(stage.experiment, stage.atlas, own, state.parts["decoder"], stage.device)
+    panels = [Panel(name, GENERATED, REAL, "atlas", _image(stage.atlas.image))]
+    scan = stage.cases(target, "train").image(0)
+    panels.append(Panel(name, GENERATED, REAL, f"a scan of {target}", _image(scan)))
+    for style in range(STYLES):
+        for flow in range(FLOWS):
+            pair = generator.pair(Recipe(stage.experiment.seed, style, flow, target))
+            panels.append(
+                Panel(
+                    name,
+                    GENERATED,
+                    f"style {style + 1}",
+                    f"flow {flow + 1}",
+                    _image(pair.image.cpu()),
+                    _labels(pair.labels.cpu()),
+                )
+            )
+    return panels
+
+
+def _image(volume: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(coronal(volume[0].numpy())).astype(np.float32)
+
+
+def _labels(labels: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(coronal(labels.numpy())).astype(np.uint8)

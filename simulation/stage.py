@@ -1,0 +1,113 @@
+"""One direction of a simulation on disk: its sites, its atlas, and the federations that were run for it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from client import scans
+from client.cases import Cases
+from client.policy import Policy
+from client.site import Site
+from configs.schema import Experiment
+from server.atlas import Atlas, save_atlas
+from server.state import RunState, Store, write_json
+from simulation.engines import SiteFolder, run_federation
+from simulation.progress import PlannedPhase, Progress, watch
+from simulation.schemes import POOLED, Direction, Scheme
+from sst_models.phases import SITE_PHASES
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What everything in one direction works with."""
+
+    folder: Path  # of the whole run
+    direction: Direction
+    experiment: Experiment
+    atlas: Atlas
+    data: dict[str, Path]  # site -> folder of scans
+    engine: str
+    device: torch.device
+
+    @property
+    def where(self) -> str:
+        """How the direction is called on a display."""
+        return f"{self.direction.source} → {self.direction.target}"
+
+    def site(self, name: str) -> SiteFolder:
+        """Give a simulated site: a folder of NIfTI and one for its state, as a real one has."""
+        folders = tuple(self.data.values()) if name == POOLED else (self.data[name],)
+        splits = self.folder / "splits" / f"{self.direction.name}.tsv"
+        return SiteFolder(name, folders, self.folder / "sites" / name, None, splits, self.device.type)
+
+    def cases(self, site: str, split: str) -> Cases:
+        """Give a site's prepared scans of one split, aligned to this direction's atlas."""
+        return scans.cases(self._prepared(site), split)
+
+    def set_aside(self, site: str) -> list[tuple[str, str]]:
+        """Give (file, reason) of the scans that a site could not use."""
+        rows = json.loads((self._prepared(site) / scans.SET_ASIDE).read_text(encoding="utf-8"))
+        return [(str(file), str(reason)) for file, reason in rows]
+
+    def _prepared(self, site: str) -> Path:
+        return self.folder / "sites" / site / "runs" / f"{self.direction.name}-prepared"
+
+
+def prepare(stage: Stage, name: str) -> None:
+    """Prepare one site's scans for a direction, with the client's own code; federations then find them prepared."""
+    torch.set_num_threads(1)
+    folder = stage.site(name)
+    site = Site(name, folder.data, folder.state, Policy(), folder.splits, folder.device)
+    run = f"{stage.direction.name}-prepared"
+    affine = torch.tensor(stage.atlas.affine, dtype=torch.float64).numpy()
+    scans.keep_atlas({"image": stage.atlas.image.numpy(), "affine": affine}, stage.atlas.digest, site.folder(run))
+    scans.prepare_scans(site, run, stage.experiment.seed)
+
+
+def federate(stage: Stage, scheme: Scheme, progress: Progress) -> RunState:
+    """Run one federation to its end, or go on with it; give the hub's last state."""
+    hub = scheme.hub(stage.folder, stage.direction)
+    store = Store(hub / "state", scheme.experiment)
+    if not (hub / "finished.json").exists():
+        _set_up(stage, scheme, hub)
+        sites = [stage.site(name) for name in scheme.sites]
+        states = {site.name: site.state for site in sites} | {"hub": hub}
+        with watch(hub, states, progress, planned(stage, scheme)):
+            run_federation(stage.engine, hub, sites, hub / "engine")
+        write_json({}, hub / "finished.json")
+    state = store.resume()
+    assert state is not None
+    return state
+
+
+def _set_up(stage: Stage, scheme: Scheme, hub: Path) -> None:
+    hub.mkdir(parents=True, exist_ok=True)
+    (hub / "experiment.json").write_text(scheme.experiment.to_json(), encoding="utf-8")
+    save_atlas(stage.atlas, hub)
+    plan = {"run": scheme.run(stage.direction), "segment": scheme.segment, "device": stage.device.type}
+    write_json(plan, hub / "plan.json")
+
+
+def planned(stage: Stage, scheme: Scheme) -> Sequence[PlannedPhase]:
+    """List the stages of a federation for the display, with work units: steps, weighed by what a step costs."""
+    plan = []
+    for phase in SITE_PHASES:
+        settings = phase.settings(scheme.experiment)
+        units = COST[phase.name] * settings.rounds * settings.steps * settings.batch * len(scheme.sites)
+        plan.append(PlannedPhase(phase.name, settings.rounds, units, f"{stage.where} {scheme.name}: {phase.name}"))
+    segment = scheme.experiment.phases.segment
+    units = COST["segment"] * segment.rounds * segment.steps * segment.batch * len(scheme.segment)
+    name = f"{stage.where} {scheme.name}: segment"
+    return [*plan, PlannedPhase("segment", len(scheme.segment), units, name)]
+
+
+COST = {"register": 1.0, "style": 0.7, "joint": 3.0, "flow_codes": 0.7, "segment": 2.0}
+"""What one step of a phase costs, relative to a step of registration; measured at 64 x 80 x 80 on 2 cores."""
+
+
+def snapshot(experiment: Experiment) -> dict[str, object]:
+    """Give a preset as plain values, for the run's own record."""
+    return asdict(experiment)  # type: ignore[call-overload,no-any-return]
