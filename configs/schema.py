@@ -51,6 +51,7 @@ class Registration:
     kind: Literal["unet", "pyramid"] = "unet"  # VoxelMorph-like (the paper), or coarse-to-fine with residual flows
     widths: Widths = (16, 32, 64, 64, 64)  # channels from the finest to the coarsest level
     stem: Literal[1, 2] = 1  # 1: flow at full resolution; 2: flow at half resolution, then linear upsampling
+    pulls: Natural = 0  # demons steps at each level of a pyramid, before its learnt residual
     integration: Natural = 0  # squarings of a stationary velocity; 0: the network's output is the displacement
     smoothness: Weight = 0.1  # lambda_reg of eq. 9
     lncc: Weight = 0.0  # weight of 1 - LNCC beside the image loss of eq. 8
@@ -227,8 +228,8 @@ def from_dict(values: dict[str, Any], source: str) -> Experiment:
 
 def _check_grid(experiment: Experiment, source: str) -> None:
     for side in experiment.grid.shape:
-        if side % 16:
-            raise ConfigError(f"{source}: grid.shape has a side of {side}; every side must divide by 16")
+        if side % 16 or side < 32:
+            raise ConfigError(f"{source}: grid.shape has a side of {side}; every side must divide by 16, from 32 on")
 
 
 def _explain(error: ValidationError) -> str:

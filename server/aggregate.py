@@ -36,10 +36,12 @@ class RunningMean:
             raise FederationError(f"a reply with the weight {weight} cannot enter a mean; the site has no scans")
         self._check(arrays)
         self._total += weight
+        if not self._means:
+            self._means = {name: array.astype(np.float64) for name, array in arrays.items()}
+            self._types = {name: array.dtype for name, array in arrays.items()}
+            return
         for name, array in arrays.items():
-            old = self._means.setdefault(name, np.zeros(array.shape))
-            self._types.setdefault(name, array.dtype)
-            old += (array - old) * (weight / self._total)
+            self._means[name] += (array - self._means[name]) * (weight / self._total)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Give the mean so far, in the types that came in."""

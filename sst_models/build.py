@@ -16,8 +16,9 @@ from sst_models.seeds import generator
 
 
 def _registration(own: Registration) -> nn.Module:
-    kind = RegistrationUNet if own.kind == "unet" else RegistrationPyramid
-    return kind(own.widths, own.stem, own.integration)
+    if own.kind == "unet":
+        return RegistrationUNet(own.widths, own.stem, own.integration)
+    return RegistrationPyramid(own.widths, own.stem, own.integration, own.pulls)
 
 
 def _flow_codes(kind: type[FlowEncoder] | type[FlowDecoder], experiment: Experiment) -> nn.Module:

@@ -78,7 +78,7 @@ def train(learner: Learner, span: Span, watch: Watch | None = None, points: int 
             learnt.setdefault(name, []).append(value.detach())
         if watch and (time.monotonic() - told > 0.5 or done + 1 == span.steps):
             told = time.monotonic()
-            watch(done + 1, float(losses["total"]))
+            watch(done + 1, float(losses["total"].detach()))
     return History({name: _chunk_means(values, points) for name, values in learnt.items()})
 
 

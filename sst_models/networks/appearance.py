@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sst_models.networks.blocks import activate, check_sides, conv, double, fold, resize
+from sst_models.networks.blocks import activate, check_sides, conv, double, fold, unfold
 
 
 class AdaIN(nn.Module):
@@ -50,10 +50,12 @@ class AppearanceModel(nn.Module):
         self.style_middle = AdaIN(2 * width, code)
         self.up = conv(3 * width, width)
         self.style_up = AdaIN(width, code)
-        self.local = conv(width + 1, width, kernel=1)
-        self.style_local = AdaIN(width, code)
-        self.mix = conv(width, width, kernel=1)
-        self.leave = conv(width, 1, kernel=1)
+        local = max(4, width // 2)
+        self.spread = conv(width, local * stem**3, kernel=1)
+        self.local = conv(local + 1, local, kernel=1)
+        self.style_local = AdaIN(local, code)
+        self.mix = conv(local, local, kernel=1)
+        self.leave = conv(local, 1, kernel=1)
         nn.init.normal_(self.leave.weight, std=1e-2)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
@@ -67,7 +69,7 @@ class AppearanceModel(nn.Module):
         coarse = activate(self.down(fine))
         coarse = activate(self.style_middle(self.middle(coarse), code))
         x = activate(self.style_up(self.up(torch.cat([double(coarse), fine], dim=1)), code))
-        x = torch.cat([resize(x, volume.shape[2:]), volume], dim=1)
+        x = torch.cat([unfold(self.spread(x), self.stem), volume], dim=1)
         x = activate(self.style_local(self.local(x), code))
         change = self.leave(activate(self.mix(x)))
         return (volume + change) * brain(volume)

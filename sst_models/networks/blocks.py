@@ -7,9 +7,34 @@ from torch.nn import functional as F
 SLOPE = 0.2  # of every LeakyReLU, as in VoxelMorph
 
 
+class Conv(nn.Conv3d):
+    """A 3-D convolution that is fast on a CPU for a single small volume too.
+
+    PyTorch leaves oneDNN for a slow fallback when a batch holds one volume with at most 20480 rows
+    (channels x depth x height; `ConvParams::use_mkldnn`). Twice the volume, with the copy dropped, is 2 to 4 times
+    faster than the fallback, and the result is the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (N, C, D, H, W)."""
+        if x.device.type == "cpu" and len(x) == 1 and x.shape[1:4].numel() <= 20480:
+            return super().forward(x.expand(2, -1, -1, -1, -1).contiguous())[:1]
+        return super().forward(x)
+
+
 def conv(inside: int, outside: int, stride: int = 1, kernel: int = 3) -> nn.Conv3d:
     """Make a convolution that keeps the shape (stride 1) or halves it (stride 2)."""
-    return nn.Conv3d(inside, outside, kernel, stride=stride, padding=kernel // 2)
+    return Conv(inside, outside, kernel, stride=stride, padding=kernel // 2)
+
+
+def unfold(x: Tensor, factor: int) -> Tensor:
+    """Undo `fold`: (N, C * factor^3, D, H, W) -> (N, C, D * f, H * f, W * f)."""
+    if factor == 1:
+        return x
+    f = factor
+    n, c, d, h, w = x.shape
+    cubes = x.reshape(n, c // f**3, f, f, f, d, h, w)
+    return cubes.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(n, c // f**3, d * f, h * f, w * f)
 
 
 def activate(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sst_models.forces import local_normalise, pull
 from sst_models.networks.blocks import activate, check_sides, conv, double, fold
 from sst_models.warp import integrate, resize_flow, warp
 
@@ -49,39 +50,54 @@ class RegistrationUNet(nn.Module):
 
 
 class RegistrationPyramid(nn.Module):
-    """Coarse to fine: each level warps the moving features by the flow so far and adds a residual (METHOD, rank 4).
+    """Coarse to fine: at each level a few demons steps, then a learnt residual of the flow (METHOD, rank 4).
 
-    Takes the same arguments as `RegistrationUNet`. Both volumes pass through the same encoder, so that the network
-    compares features instead of learning to from scratch; it needs far fewer steps on few scans.
+    Both volumes pass through the same encoder, whose features of the moving volume are warped by the flow so far, so
+    that a level learns only what is still to do. With `pulls` the flow is good before anything is learnt.
+
+    Args:
+        widths: channels from the finest to the coarsest level; each level halves the sides.
+        stem: 1: the finest level has full resolution; 2: half, with all voxels folded into channels.
+        integration: squarings of a stationary velocity; 0 takes the output as the displacement itself.
+        pulls: demons steps at each level; 0 leaves all to learning.
     """
 
-    def __init__(self, widths: tuple[int, ...], stem: int = 2, integration: int = 0) -> None:
+    def __init__(self, widths: tuple[int, ...], stem: int = 2, integration: int = 0, pulls: int = 0) -> None:
         super().__init__()
-        self.stem, self.integration = stem, integration
+        self.stem, self.integration, self.pulls = stem, integration, pulls
         self.enter = conv(stem**3, widths[0])
         self.down = nn.ModuleList(conv(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
         self.compare = nn.ModuleList(conv(2 * w, w) for w in widths)
         self.decide = nn.ModuleList(conv(w, w) for w in widths)
         self.head = nn.ModuleList(_flow_head(w) for w in widths)
+        self.gain = nn.Parameter(torch.ones(len(widths)))
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Map (N, 1, D, H, W) twice to a flow (N, 3, D, H, W) in voxels, fixed -> moving."""
         check_sides(fixed)
-        seen = len(fixed)
-        levels = [activate(self.enter(fold(torch.cat([moving, fixed]), self.stem)))]
+        both = torch.cat([moving, fixed])
+        features = [activate(self.enter(fold(both, self.stem)))]
         for down in self.down:
-            levels.append(activate(down(levels[-1])))
-        flow: Tensor | None = None
-        for features, level in zip(levels[::-1], range(len(levels) - 1, -1, -1), strict=True):
-            ours, theirs = features[:seen], features[seen:]
-            if flow is not None:
-                flow = resize_flow(flow, theirs.shape[2:])
-                ours = warp(ours, flow)
-            x = activate(self.compare[level](torch.cat([ours, theirs], dim=1)))
-            residual = self.head[level](activate(self.decide[level](x)))
-            flow = residual if flow is None else flow + residual
-        assert flow is not None
+            features.append(activate(down(features[-1])))
+        flow = fixed.new_zeros(len(fixed), 3, *features[-1].shape[2:])
+        for level in range(len(features) - 1, -1, -1):
+            flow = resize_flow(flow, features[level].shape[2:])
+            flow = self._pull(both, flow, level)
+            flow = flow + self._residual(features[level], flow, level)
         return _finish(flow, self.integration, fixed)
+
+    def _pull(self, both: Tensor, flow: Tensor, level: int) -> Tensor:
+        if self.pulls:
+            coarse = nn.functional.avg_pool3d(both, self.stem * 2**level)
+            moving, fixed = local_normalise(coarse).chunk(2)
+            for _ in range(self.pulls):
+                flow = pull(moving, fixed, flow, self.gain[level])
+        return flow
+
+    def _residual(self, features: Tensor, flow: Tensor, level: int) -> Tensor:
+        ours, theirs = features.chunk(2)
+        x = activate(self.compare[level](torch.cat([warp(ours, flow), theirs], dim=1)))
+        return self.head[level](activate(self.decide[level](x)))  # type: ignore[no-any-return]
 
 
 def _finish(flow: Tensor, integration: int, fixed: Tensor) -> Tensor:

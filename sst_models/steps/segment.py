@@ -21,11 +21,11 @@ def normalise(volume: Tensor, how: str) -> Tensor:
     """Bring (N, 1, D, H, W) to what the segmenter reads: "minmax" leaves [0, 1]; "zscore" centres the brain."""
     if how == "minmax":
         return volume
-    mask = brain(volume)
-    count = mask.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=2)
-    mean = (volume * mask).sum(dim=(1, 2, 3, 4), keepdim=True) / count
-    spread = (((volume - mean) * mask).square().sum(dim=(1, 2, 3, 4), keepdim=True) / count).sqrt()
-    return (volume - mean) / spread.clamp(min=1e-3) * mask
+    seen = (volume > 0).to(volume.dtype)  # statistics of voxels that hold signal, not of the rim of the mask
+    count = seen.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=2)
+    mean = (volume * seen).sum(dim=(1, 2, 3, 4), keepdim=True) / count
+    spread = (((volume - mean) * seen).square().sum(dim=(1, 2, 3, 4), keepdim=True) / count).sqrt()
+    return (volume - mean) / spread.clamp(min=1e-3) * brain(volume)
 
 
 def augment(image: Tensor, labels: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from simulation.engines.superlink import Processes, free_port
 from sst_models.exchange import PhaseRequest, SiteReply
 
-EXPERIMENT = replace(Experiment(name="toy"), grid=Grid(shape=(16, 16, 16), spacing=12.0))
+EXPERIMENT = replace(Experiment(name="toy"), grid=Grid(shape=(32, 32, 32), spacing=6.0))
 
 
 def half_way(request, site):
@@ -141,12 +141,12 @@ def test_failure_of_the_hub_reaches_the_caller(engine, hub, sites, tmp_path):
 TINY = from_dict(
     {
         "name": "tiny",
-        "grid": {"shape": [32, 16, 32], "spacing": 7.0},
+        "grid": {"shape": [32, 32, 32], "spacing": 6.0},
         "registration": {"widths": [4, 4]},
         "style": {"widths": [4, 4], "code": 8, "queue": 4},
         "appearance": {"width": 4},
         "flow_codes": {"widths": [4, 4], "latent": 2},
-        "segmenter": {"widths": [4, 4]},
+        "segmenter": {"widths": [4, 4, 4]},
         "phases": {
             "register": {"rounds": 2, "steps": 2},
             "style": {"rounds": 1, "steps": 2, "batch": 2},
@@ -163,10 +163,10 @@ LEARNING = ("join", "register", "register", "style", "joint", "flow_codes")
 
 
 def write_brains(folder, seed, people=6):
-    """A BIDS folder of ellipsoids of 24 voxels of 7 mm with five structures, no two alike."""
+    """A BIDS folder of ellipsoids of 24 voxels of 6 mm with five structures, no two alike."""
     rng = np.random.default_rng(seed)
     axes = np.meshgrid(*[np.linspace(-1, 1, 24)] * 3, indexing="ij")
-    affine = np.diag([6.0, 4.0, 6.0, 1.0])
+    affine = np.diag([6.0, 6.0, 6.0, 1.0])
     for number in range(1, people + 1):
         radius = sum((axis / size) ** 2 for axis, size in zip(axes, rng.uniform(0.6, 0.9, 3), strict=True))
         left = axes[0] < rng.uniform(-0.1, 0.1)

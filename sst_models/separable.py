@@ -47,10 +47,10 @@ class Bands:
         return Bands(self.back, self.along)
 
 
-def gaussian(window: int, sigma: float) -> Filter:
-    """Gaussian mean over `window` voxels (`sigma` in voxels), only where the window fits."""
+def gaussian(window: int, sigma: float, same: bool = False) -> Filter:
+    """Gaussian mean over `window` voxels (`sigma` in voxels), only where it fits, or with zeros outside (`same`)."""
     taps = _gaussian_taps(window, sigma)
-    return lambda size: (taps, 1, 0)
+    return lambda size: (taps, 1, window // 2 if same else 0)
 
 
 def box(window: int) -> Filter:
@@ -124,7 +124,7 @@ def _gaussian_taps(window: int, sigma: float) -> Taps:
 def _band(
     size: int, taps: Taps, stride: int, zeros: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Axis, Axis]:
-    """The matrix (out, size) that filters one axis, and its transpose: row r holds the taps from r * stride - zeros on."""
+    """The matrix (out, size) of one axis, and its transpose: row r holds the taps from r * stride - zeros on."""
     rows = (size + 2 * zeros - len(taps)) // stride + 1
     # Cached across callers: a tensor made in inference mode could never be used in training again.
     with torch.inference_mode(False):

@@ -1,0 +1,38 @@
+"""Presets: what a user types wrong is named, with the nearest key."""
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.schema import from_dict, from_json, load, names
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_preset_that_comes_with_the_project_loads(name: str) -> None:
+    """Each shipped preset fits the schema and survives the way to a site and back."""
+    experiment = load(name)
+    assert from_json(experiment.to_json()) == experiment
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"grid": {"shpe": [32, 32, 32]}}, "unknown key 'grid.shpe'; did you mean 'grid.shape'"),
+        ({"phases": {"joint": {"stepz": 3}}}, "did you mean 'phases.joint.steps'"),
+        ({"sed": 1}, "did you mean 'seed'"),
+        ({"style": {"code": "many"}}, "key 'style.code'"),
+        ({"style": {"code": 1.5}}, "key 'style.code'"),
+        ({"grid": {"shape": [20, 32, 32]}}, "side of 20"),
+        ({"grid": {"shape": [16, 32, 32]}}, "side of 16"),
+        ({"federation": {"quorum": 2.0}}, "key 'federation.quorum'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(values: dict[str, object], message: str) -> None:
+    """The error names the key, and the nearest one that exists."""
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        from_dict({"name": "x", **values}, "x.toml")
+
+
+def test_a_preset_that_does_not_exist_lists_those_that_do() -> None:
+    """A misspelt preset is answered with the names to choose from."""
+    with pytest.raises(ConfigError, match="tiny"):
+        load("tyni")

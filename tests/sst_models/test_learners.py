@@ -1,0 +1,147 @@
+"""One step and many of every phase: what learns, what stays, and that a stop in between changes nothing."""
+
+import pytest
+import torch
+from material import Blobs, blob
+from torch import nn
+
+from configs.schema import Experiment, from_dict, load
+from sst_models import weights
+from sst_models.build import PARTS, build
+from sst_models.learner import Learner, Span, memory, recall, train
+from sst_models.phases import SITE_PHASES, Material, SitePhase
+from sst_models.steps.segment import SegmentLearner, augment, normalise
+from sst_models.steps.style import Contrast, StyleMoments, prior
+
+TINY = load("tiny")
+MOMENTS = StyleMoments(torch.zeros(8), torch.ones(8))
+
+
+def nets_for(phase: SitePhase, experiment: Experiment = TINY) -> dict[str, nn.Module]:
+    """Build the networks of a phase."""
+    return {part: build(part, experiment) for part in phase.learns + phase.uses}
+
+
+def learner_for(phase: SitePhase, experiment: Experiment = TINY) -> Learner:
+    """Make the learner of a phase on small volumes."""
+    return phase.make(nets_for(phase, experiment), experiment, Material(Blobs(), blob(0), (MOMENTS,)))
+
+
+def weights_of(net: nn.Module) -> torch.Tensor:
+    """Give all weights as one vector."""
+    return torch.cat([p.detach().flatten().clone() for p in net.parameters()])
+
+
+@pytest.mark.parametrize("phase", SITE_PHASES, ids=lambda phase: phase.name)
+def test_a_step_changes_what_the_phase_learns_and_nothing_else(phase: SitePhase) -> None:
+    """Parts that a phase only uses keep their weights; parts that it learns do not."""
+    nets = nets_for(phase)
+    before = {part: weights_of(net) for part, net in nets.items()}
+    history = train(phase.make(nets, TINY, Material(Blobs(), blob(0), (MOMENTS,))), Span(1, ("x",), 0, 2))
+    for part, net in nets.items():
+        assert torch.equal(weights_of(net), before[part]) == (part in phase.uses), part
+    assert all(torch.tensor(values).isfinite().all() for values in history.series.values())
+
+
+@pytest.mark.parametrize("phase", SITE_PHASES, ids=lambda phase: phase.name)
+def test_stopping_between_rounds_changes_nothing(phase: SitePhase) -> None:
+    """Two rounds of two steps, with weights and memory through arrays in between, equal four steps, bit for bit."""
+    whole = learner_for(phase)
+    train(whole, Span(1, ("site", phase.name), 0, 4))
+
+    first = learner_for(phase)
+    train(first, Span(1, ("site", phase.name), 0, 2))
+    second = learner_for(phase)
+    for part, net in second.nets.items():
+        weights.load_parameters(net, weights.parameters(first.nets[part]))
+    recall(second, memory(first))
+    train(second, Span(1, ("site", phase.name), 2, 2))
+    for part in phase.learns:
+        assert torch.equal(weights_of(whole.nets[part]), weights_of(second.nets[part])), part
+
+
+def test_without_appearance_the_joint_phase_leaves_a_alone() -> None:
+    """With its weight at 0, A is not trained (Table 2, "w/o L_app")."""
+    plain = from_dict({**_values(), "appearance": {"weight": 0.0, "width": 4, "stem": 2}}, "plain")
+    joint = SITE_PHASES[2]
+    learner = learner_for(joint, plain)
+    before = weights_of(learner.nets["A"])
+    train(learner, Span(1, ("x",), 0, 2))
+    assert torch.equal(before, weights_of(learner.nets["A"]))
+
+
+def _values() -> dict[str, object]:
+    import json
+
+    return {**json.loads(TINY.to_json())}
+
+
+def test_registration_learns_to_bring_a_shifted_ball_back() -> None:
+    """After some steps on shifted copies, the warped volume is closer to the fixed one than the moving was."""
+    register = SITE_PHASES[0]
+    nets = nets_for(register)
+    moving, scans = blob(5), Blobs(1, 6)
+    learner = register.make(nets, TINY, Material(scans, moving))
+    first = learner.step(torch.Generator().manual_seed(1))["reconstruction"]
+    train(learner, Span(1, ("x",), 0, 25))
+    last = learner.step(torch.Generator().manual_seed(1))["reconstruction"]
+    assert last < first
+
+
+def test_the_queue_holds_the_newest_keys_and_is_no_parameter() -> None:
+    """Keys enter at the front and old ones fall out; none of it is among the named parameters that travel."""
+    encoder = build("E", TINY)
+    contrast = Contrast(encoder, TINY)
+    contrast.loss(encoder(blob(1)[None]), blob(2)[None], torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(contrast.queue[:1], contrast.keys(blob(2)[None]))
+    assert len(contrast.queue) == TINY.style.queue
+    assert not any("queue" in name for name in weights.parameters(encoder))
+
+
+def test_the_key_encoder_follows_by_its_momentum() -> None:
+    """One update moves the key encoder 1 % of the way at a momentum of 0.99."""
+    encoder = build("E", TINY)
+    contrast = Contrast(encoder, TINY)
+    before = weights_of(contrast.keys)
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(1.0)
+    contrast.follow(encoder)
+    torch.testing.assert_close(weights_of(contrast.keys), before + 0.01)
+
+
+def test_moments_and_prior_give_unit_codes_and_moments_keep_the_mean() -> None:
+    """Draws from narrow moments lie close to their mean; all draws have length 1."""
+    mean = torch.eye(8)[0]
+    drawn = StyleMoments(mean, torch.full((8,), 0.01)).draw(50, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(50))
+    assert (drawn @ mean).min() > 0.99
+    torch.testing.assert_close(prior(5, 8, torch.Generator().manual_seed(1)).norm(dim=1), torch.ones(5))
+
+
+def test_zscore_does_not_depend_on_gain_and_offset_of_the_brain() -> None:
+    """A brighter copy of a scan looks the same to the segmenter; background stays zero."""
+    x = blob(3)[None]
+    mask = x > 0
+    a, b = normalise(x, "zscore"), normalise((x * 0.6 + 0.3) * mask, "zscore")
+    torch.testing.assert_close(a[mask], b[mask], atol=1e-4, rtol=1e-4)
+    assert a[:, :, :2].abs().max() == 0
+
+
+def test_augmentation_moves_image_and_labels_together() -> None:
+    """Labels made from the image still fit it after the same affine map."""
+    image = blob(4)
+    labels = (image[0] > 0.5).long()
+    varied, moved = augment(image, labels, torch.Generator().manual_seed(2))
+    inside, outside = varied[0][moved == 1].mean(), varied[0][(moved == 0) & (varied[0] > 0)].mean()
+    assert varied.shape == image.shape
+    assert inside > outside
+
+
+def test_the_running_mean_of_weights_starts_as_a_plain_mean() -> None:
+    """After one step the delivered weights are the trained ones, not the first ones."""
+    labels = (blob(1)[0] > 0.5).long()
+    learner = SegmentLearner({"segmenter": build("segmenter", TINY)}, TINY, lambda draws: (blob(1), labels))
+    train(learner, Span(1, ("x",), 0, 1))
+    torch.testing.assert_close(weights_of(learner.mean), weights_of(learner.nets["segmenter"]))

@@ -1,0 +1,107 @@
+"""Networks: shapes, the identities that learning starts from, and invariances."""
+
+import pytest
+import torch
+
+from configs.schema import load
+from sst_models.build import PARTS, build
+from sst_models.networks.appearance import AppearanceModel, restat
+from sst_models.networks.blocks import conv, fold, unfold
+from sst_models.networks.flow_codes import FlowDecoder, FlowEncoder
+from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
+from sst_models.networks.segmenter import Segmenter
+from sst_models.networks.style import StyleEncoder
+
+SIDES = (32, 48, 32)
+
+
+def volume(seed: int = 0, count: int = 1) -> torch.Tensor:
+    """A random volume with a border of background."""
+    x = torch.rand(count, 1, *SIDES, generator=torch.Generator().manual_seed(seed))
+    x[:, :, :4] = 0
+    return x
+
+
+@pytest.mark.parametrize("kind", [RegistrationUNet, RegistrationPyramid])
+@pytest.mark.parametrize("stem", [1, 2])
+def test_registration_starts_at_the_identity(kind: type, stem: int) -> None:
+    """A new network moves nothing, so that learning starts from the affine."""
+    flow = kind((4, 8), stem, 3)(volume(1), volume(2))
+    assert flow.shape == (1, 3, *SIDES)
+    assert flow.abs().max() < 1e-2
+
+
+def test_a_side_that_does_not_divide_by_16_is_refused() -> None:
+    """The networks say what they cannot take, instead of failing inside."""
+    with pytest.raises(ValueError, match="16"):
+        RegistrationUNet((4, 8))(torch.zeros(1, 1, 20, 32, 32), torch.zeros(1, 1, 20, 32, 32))
+
+
+def test_adain_with_its_own_statistics_changes_nothing() -> None:
+    """Restyling features to the mean and spread they have is the identity."""
+    x = torch.randn(2, 3, 8, 8, 8) * 2 + 1
+    mean, std = x.mean(dim=(2, 3, 4), keepdim=True), x.std(dim=(2, 3, 4), keepdim=True, correction=0)
+    torch.testing.assert_close(restat(x, std, mean), x, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_appearance_keeps_background_and_starts_near_the_identity(stem: int) -> None:
+    """Background stays zero under every style, and a new network hardly changes the brain."""
+    net, x = AppearanceModel(4, 8, stem), volume()
+    out = net(x, torch.randn(1, 8))
+    assert out[:, :, :3].abs().max() == 0
+    assert (out - x).abs().mean() < 0.1
+
+
+def test_appearance_follows_the_code() -> None:
+    """Two style codes give two looks of one anatomy."""
+    net, x = AppearanceModel(4, 8, 2), volume()
+    a, b = net(x, torch.eye(8)[:1]), net(x, torch.eye(8)[1:2])
+    assert (a - b).abs().max() > 1e-4
+
+
+def test_style_codes_are_unit_vectors_and_do_not_depend_on_the_batch() -> None:
+    """A scan's style code is the same alone and among others."""
+    net, x = StyleEncoder((4, 8), 8), volume(count=3)
+    codes = net(x)
+    torch.testing.assert_close(codes.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(codes[1:2], net(x[1:2]))
+
+
+def test_flow_codes_have_the_shape_that_the_generator_draws() -> None:
+    """Encoder and decoder agree on the shape of a code, and the decoder gives a flow of the whole grid."""
+    flow = torch.randn(1, 3, *SIDES)
+    code = FlowEncoder((4, 8, 8), 4, 2, 4.0)(flow)
+    assert code.shape == (1, 4, 2, 3, 2)
+    assert FlowDecoder((4, 8, 8), 4, 2, 4.0)(code).shape == flow.shape
+
+
+def test_a_small_volume_alone_is_convolved_as_in_a_batch() -> None:
+    """The way round PyTorch's slow fallback changes neither values nor gradients."""
+    net, x = conv(4, 6, stride=2), torch.randn(1, 4, 8, 8, 8)
+    alone, batched = net(x), torch.nn.functional.conv3d(x, net.weight, net.bias, stride=2, padding=1)
+    torch.testing.assert_close(alone, batched, atol=1e-5, rtol=1e-5)
+    found = torch.autograd.grad(alone.square().sum(), net.weight)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(batched.square().sum(), net.weight)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_unfold_undoes_fold() -> None:
+    """Folding voxels into channels loses nothing."""
+    x = torch.randn(2, 3, 4, 6, 8)
+    torch.testing.assert_close(unfold(fold(x, 2), 2), x)
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_the_segmenter_gives_a_logit_per_class_and_voxel(stem: int) -> None:
+    """Every voxel of the input gets all classes, at both stems."""
+    assert Segmenter((4, 4, 4), 5, stem)(volume()).shape == (1, 5, *SIDES)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_first_weights_depend_on_seed_and_part_alone(part: str) -> None:
+    """Hub and sites build the same network whatever they did before, and no global generator is touched."""
+    before = torch.random.get_rng_state()
+    first = torch.cat([p.detach().flatten() for p in build(part, load("tiny")).parameters()])
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.rand(3)
+    assert torch.equal(first, torch.cat([p.detach().flatten() for p in build(part, load("tiny")).parameters()]))
