@@ -20,7 +20,7 @@ def join(request: PhaseRequest, site: Site) -> SiteReply:
     prepared, splits = prepare_scans(site, request.run, experiment.seed, progress.scans)
     train = sum(split == "train" for split in splits.values())
     labelled = sum(case.labelled for case in prepared.cases)
-    settings = {
+    settings: dict[str, int | float | str | bool] = {
         "atlas": digest,
         "scans": len(prepared.cases),
         "labelled": labelled,

@@ -58,7 +58,7 @@ def prepare_scans(
     prepared = prepare_site(site.data, frame, site.state / "prepared" / digest[:16], progress)
     table = site.splits or next(filter(None, map(find_table, site.data)), None)
     people = {case.case: case.person for case in prepared.cases}
-    splits = dict(split_people(people, seed, table, site.name))
+    splits: dict[str, str] = {**split_people(people, seed, table, site.name)}
     paths = {case.case: [splits.get(case.case, ""), str(case.path)] for case in prepared.cases}
     write_json(paths, folder / SPLITS)
     write_json([[item.file, item.reason] for item in prepared.set_aside], folder / SET_ASIDE)

@@ -23,6 +23,7 @@ Natural = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Sharing = Literal["weights", "statistics"]
 Widths = Annotated[tuple[Positive, ...], Field(min_length=2)]
 
 
@@ -38,7 +39,7 @@ class Grid:
 class Federation:
     """How sites and hub work together."""
 
-    style: Literal["weights", "statistics"] = "weights"  # each site's own A in the hub's library, or one mean A
+    style: Sharing = "weights"  # each site's own A in the hub's library, or one mean A
     foreign_negatives: Natural = 0  # style codes drawn from the other sites' moments, per step, as extra negatives
     deadline: Rate = 3600.0  # seconds that a site has for one request
     quorum: Share = 1.0  # share of the sites whose reply a round needs
@@ -63,6 +64,7 @@ class Style:
     """Style encoder E, its queue and its critic."""
 
     widths: Widths = (16, 32, 64, 128, 256)
+    quantiles: Natural = 0  # of the brain's intensities that E reads beside its convolutions; 0: the paper's E
     code: Positive = 128  # numbers in a style code, a unit vector
     temperature: Rate = 0.7  # tau of eq. 1; the released code used 0.07 (METHOD)
     momentum: Share = 0.99  # of the key encoder
@@ -77,6 +79,7 @@ class Appearance:
     width: Positive = 16
     stem: Literal[1, 2] = 1  # resolution at which the image is read: full or half
     weight: Weight = 5.0  # lambda_1 of eq. 11; 0 trains F without A (Table 2, "w/o L_app")
+    spread: Weight = 0.0  # weight of the distance of intensity quantiles, restyled source to target; not in the paper
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -98,7 +101,7 @@ class Segmenter:
     widths: Widths = (16, 32, 64, 128)
     stem: Literal[1, 2] = 1
     normalise: Literal["minmax", "zscore"] = "minmax"
-    augment: bool = False  # gamma, noise and a small affine on top of the generated pair
+    augment: Literal["none", "space", "all"] = "none"  # on top of a pair: a small affine, or gamma and noise as well
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -125,6 +128,8 @@ class Joint(Phase):
 
     batch: Positive = 4
     atlas: Share = 0.5  # chance that the source of a step is the atlas
+    appearance_rate: Rate = 2e-4  # Adam of A
+    through: bool = True  # E learns from A's and F's losses too (the paper), or from eq. 1 and 10 alone
     flow: Weight = 1.0  # lambda_2 of eq. 11
     start: Literal["fresh", "register"] = "register"  # F's first weights: new, or those of T
 
@@ -174,7 +179,7 @@ class Experiment:
 
     def to_json(self) -> str:
         """Give the preset as one line of JSON with sorted keys: the same preset, the same bytes."""
-        return json.dumps(asdict(self), sort_keys=True)  # type: ignore[call-overload]
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 _ADAPTER = TypeAdapter(Experiment)

@@ -94,12 +94,19 @@ def train_segmenter(
     for number in range(first, phase.rounds):
         done = number * phase.steps
         span = Span(experiment.seed, (name, "segment"), done, phase.steps)
-        history = train(learner, span, watch and (lambda step, loss, done=done: watch(done + step, loss)))
+        history = train(learner, span, _after(done, watch))
         weights.save(memory(learner), folder / f"memory-{number + 1}.safetensors")
         weights.save(dict(learner.mean.named_parameters()), folder / f"round-{number + 1}.safetensors")
         (folder / f"memory-{number}.safetensors").unlink(missing_ok=True)
         curves.append(history.series)
     return curves
+
+
+def _after(done: int, watch: Watch | None) -> Watch | None:
+    """Count steps from the first round on."""
+    if watch is None:
+        return None
+    return lambda step, loss: watch(done + step, loss)
 
 
 def rounds(folder: Path) -> list[Path]:

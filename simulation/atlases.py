@@ -1,4 +1,4 @@
-"""Which scan of a site is its atlas: the named one, the one in the split table, or the one closest to the site's mean."""
+"""Which scan of a site is its atlas: the named one, the split table's, or the one closest to the site's mean."""
 
 import csv
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.schema import Experiment
+from configs.schema import Experiment, Sharing
 
 FEDERATED, STATISTICS, PLAIN = "federated", "statistics", "no-appearance"
 ALONE_SOURCE, ALONE_TARGET, POOLED = "alone-source", "alone-target", "pooled"
@@ -52,7 +52,7 @@ def schemes_for(arms: Sequence[str], direction: Direction, experiment: Experimen
         )
         if wanted & set(arms)
     )
-    other = "weights" if experiment.federation.style == "statistics" else "statistics"
+    other: Sharing = "weights" if experiment.federation.style == "statistics" else "statistics"
     shared = replace(
         experiment,
         federation=replace(experiment.federation, style=other),

@@ -146,19 +146,24 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
         pooled = {case: split for rows in splits.values() for case, split in rows.items()}
         write_splits({**splits, POOLED: pooled}, options.out / "splits" / f"{direction.name}.tsv")
         atlas: Atlas = chosen[source].atlas
-        stages.append(
-            Stage(options.out, direction, experiment, atlas, dict(options.sites), options.engine, device)
-        )
+        stages.append(Stage(options.out, direction, experiment, atlas, dict(options.sites), options.engine, device))
     return stages
 
 
+PREPARE = 400.0
+"""Work units of preparing all scans, on the scale of `stage.COST`: 5 s a scan for some fifty scans."""
+
+
 def _announce(stages: Sequence[Stage], chosen: Sequence[str], progress: Progress) -> None:
-    plan = {"prepare": 100.0}
+    plan = {"prepare": PREPARE}
     for stage in stages:
         for scheme in schemes.schemes_for(chosen, stage.direction, stage.experiment):
             plan |= {item.name: item.units for item in planned(stage, scheme) if item.units}
-        plan |= {f"{stage.where}: {extra}": _segment_units(stage) for extra in ("alone", "supervised")
-                 if any(extra in arm for arm in chosen)}
+        plan |= {
+            f"{stage.where}: {extra}": _segment_units(stage)
+            for extra in ("alone", "supervised")
+            if any(extra in arm for arm in chosen)
+        }
         plan[f"{stage.where}: test"] = 20.0
     progress.plan(plan)
 
@@ -175,13 +180,13 @@ def prepare_all(stages: Sequence[Stage], progress: Progress) -> None:
         DataError: no scan of a site can be used.
     """
     jobs = [(stage, site) for stage in stages for site in stage.data]
-    progress.stage("prepare", 100.0)
+    progress.stage("prepare", PREPARE)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=min(len(jobs), torch.get_num_threads()), mp_context=spawn) as pool:
         running = {pool.submit(prepare, stage, site): site for stage, site in jobs}
         for done, future in enumerate(as_completed(running), start=1):
             future.result()
-            progress.advance(100.0 * done / len(jobs), site=running[future])
+            progress.advance(PREPARE * done / len(jobs), site=running[future])
     for site in stages[0].data:
         for file, reason in stages[0].set_aside(site):
             progress.note(f"set aside at {site}: {file}: {reason}")
@@ -242,9 +247,7 @@ def _train_extra(
     if "supervised" in chosen:
         makers["supervised"] = arms.supervised_pairs(stage)
     if "U-Net alone" in chosen:
-        makers["alone"] = arms.alone_pairs(
-            stage, states[schemes.ALONE_SOURCE][1], states[schemes.ALONE_TARGET][1]
-        )
+        makers["alone"] = arms.alone_pairs(stage, states[schemes.ALONE_SOURCE][1], states[schemes.ALONE_TARGET][1])
     folders = {}
     for name, pairs in makers.items():
         folders[name] = stage.folder / "segmenters" / stage.direction.name / name
@@ -372,5 +375,3 @@ def _commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return asked.stdout.strip()
-
-

@@ -29,7 +29,7 @@ def _flow_codes(kind: type[FlowEncoder] | type[FlowDecoder], experiment: Experim
 _BUILDERS: dict[str, Callable[[Experiment], nn.Module]] = {
     "T": lambda e: _registration(e.registration),
     "F": lambda e: _registration(e.registration),
-    "E": lambda e: StyleEncoder(e.style.widths, e.style.code),
+    "E": lambda e: StyleEncoder(e.style.widths, e.style.code, e.style.quantiles),
     "D_style": lambda e: StyleCritic(e.style.code),
     "A": lambda e: AppearanceModel(e.appearance.width, e.style.code, e.appearance.stem),
     "encoder": lambda e: _flow_codes(FlowEncoder, e),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sst_models.networks.blocks import activate, check_sides, conv, double, fold, unfold
+from sst_models.networks.blocks import activate, check_sides, conv, double, fold, resize
 
 
 class AdaIN(nn.Module):
@@ -14,18 +14,25 @@ class AdaIN(nn.Module):
         super().__init__()
         self.affine = nn.Linear(code, 2 * channels)
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Normalise (N, C, D, H, W) per channel and instance, then scale and shift it by the code (N, code)."""
+    def forward(self, x: Tensor, code: Tensor, mask: Tensor) -> Tensor:
+        """Normalise (N, C, D, H, W) per channel and instance over `mask`, then scale and shift by the code (N, code).
+
+        Statistics are the brain's: six of seven voxels are background, and would leave the brain no contrast.
+        """
         gain, shift = self.affine(code)[..., None, None, None].chunk(2, dim=1)
-        return restat(x, 1 + gain, shift)
+        return restat(x, 1 + gain, shift, mask)
 
 
-def restat(x: Tensor, std: Tensor, mean: Tensor) -> Tensor:
-    """Give every channel of (N, C, D, H, W) the wanted `std` and `mean`, both (N, C, 1, 1, 1).
+def restat(x: Tensor, std: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
+    """Give every channel of (N, C, D, H, W) the wanted `std` and `mean`, both (N, C, 1, 1, 1), over the mask.
 
-    With a volume's own statistics it changes nothing (up to the 1e-5 that guards a constant channel).
+    `mask` is (N, 1, D, H, W), 0 or 1. With a volume's own statistics nothing changes (up to the 1e-5 that guards a
+    constant channel).
     """
-    return F.instance_norm(x) * std + mean
+    share = mask / mask.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1)
+    centred = x - (x * share).sum(dim=(2, 3, 4), keepdim=True)
+    variance = (centred.square() * share).sum(dim=(2, 3, 4), keepdim=True)
+    return centred * (variance + 1e-5).rsqrt() * std + mean
 
 
 class AppearanceModel(nn.Module):
@@ -33,7 +40,8 @@ class AppearanceModel(nn.Module):
 
     Two AdaIN layers work at a coarse level, where bias fields and tissue contrast are seen with their neighbourhood;
     the third works voxel by voxel at full resolution, so that no edge can move. The output is the input plus a
-    change: learning starts near the identity, which eq. 5 asks for.
+    change. The change does not start at zero: there the L1 of eq. 3 and 5, whose slope does not fade, outweighs
+    what little the code can do, and A stays the identity under every code (measured, benchmarks/LEARNING.md).
 
     Args:
         width: channels at the finest level.
@@ -51,13 +59,15 @@ class AppearanceModel(nn.Module):
         self.up = conv(3 * width, width)
         self.style_up = AdaIN(width, code)
         local = max(4, width // 2)
-        self.spread = conv(width, local * stem**3, kernel=1)
-        self.local = conv(local + 1, local, kernel=1)
+        self.context = conv(width, local // 2, kernel=1)
+        # At first the change depends on a voxel's own intensity alone: with the context open from the start, A takes
+        # the short cut of shading the brain's rim to match a darker style.
+        nn.init.zeros_(self.context.weight)
+        nn.init.zeros_(self.context.bias)  # type: ignore[arg-type]
+        self.local = conv(local // 2 + 1, local, kernel=1)
         self.style_local = AdaIN(local, code)
         self.mix = conv(local, local, kernel=1)
         self.leave = conv(local, 1, kernel=1)
-        nn.init.normal_(self.leave.weight, std=1e-2)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def forward(self, volume: Tensor, code: Tensor) -> Tensor:
         """Map (N, 1, D, H, W) in [0, 1] and codes (N, code) to restyled volumes of the same shape.
@@ -65,14 +75,21 @@ class AppearanceModel(nn.Module):
         Background, zero in a skull-stripped scan, stays zero. Values may leave [0, 1] a little while training.
         """
         check_sides(volume)
+        mask = brain(volume)
+        at_fine, at_coarse = _halved(mask, self.stem), _halved(mask, 2 * self.stem)
         fine = activate(self.enter(fold(volume, self.stem)))
         coarse = activate(self.down(fine))
-        coarse = activate(self.style_middle(self.middle(coarse), code))
-        x = activate(self.style_up(self.up(torch.cat([double(coarse), fine], dim=1)), code))
-        x = torch.cat([unfold(self.spread(x), self.stem), volume], dim=1)
-        x = activate(self.style_local(self.local(x), code))
+        coarse = activate(self.style_middle(self.middle(coarse), code, at_coarse))
+        x = activate(self.style_up(self.up(torch.cat([double(coarse), fine], dim=1)), code, at_fine))
+        x = torch.cat([resize(self.context(x), volume.shape[2:]), volume], dim=1)
+        x = activate(self.style_local(self.local(x), code, mask))
         change = self.leave(activate(self.mix(x)))
-        return (volume + change) * brain(volume)
+        restyled: Tensor = (volume + change) * (volume > 0)  # the rim of the closed mask stays background
+        return restyled
+
+
+def _halved(mask: Tensor, factor: int) -> Tensor:
+    return mask if factor == 1 else (F.avg_pool3d(mask, factor) > 0.5).to(mask.dtype)
 
 
 def brain(volume: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from sst_models.device import half
 from sst_models.learner import Losses, Scans, adam, freeze
 from sst_models.losses.adversarial import encoder_loss
 from sst_models.losses.image import ssim_l1
+from sst_models.networks.style import quantile_curve
 from sst_models.seeds import below, chance
 from sst_models.steps.register import Registered, register
 from sst_models.steps.style import Contrast, StyleMoments, critic_step, positive, prior
@@ -41,6 +42,20 @@ def restyle(net: nn.Module, source: Tensor, own: Tensor, wanted: Tensor) -> Rest
     return Restyled(styled, ssim_l1(source, back), ssim_l1(source, same))
 
 
+QUANTILES = 64
+"""Quantiles that `spread` compares; each is one voxel of a brain's hundred thousands, so the gradient is sparse."""
+
+
+def spread(styled: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Compare the intensities of a restyled source with the target's, wherever in the brain they are.
+
+    Eq. 8 tells A what style to give only as far as the flow already fits, and eq. 3 and 5 are content with an A that
+    changes nothing. This distance needs no alignment. It is not in the paper; a weight of 0 leaves it out.
+    """
+    wanted = quantile_curve(target, QUANTILES)
+    return (quantile_curve(styled, QUANTILES, source > 0) - wanted).abs().mean()
+
+
 class JointLearner:
     """Train E, A and F by L_total, and the style critic beside them.
 
@@ -67,8 +82,9 @@ class JointLearner:
         self.scans, self.atlas = scans, atlas
         self.contrast = Contrast(nets["E"], experiment, foreign)
         self.optimisers: dict[str, torch.optim.Optimizer] = {
-            part: adam(net, self.phase.rate) for part, net in self.nets.items() if part != "D_style"
+            part: adam(net, self.phase.rate) for part, net in self.nets.items() if part in ("E", "F")
         }
+        self.optimisers["A"] = adam(nets["A"], self.phase.appearance_rate)
         self.optimisers["D_style"] = adam(nets["D_style"], self.phase.critic_rate, first_beta=0.5)
         self.own = self.contrast.own
 
@@ -77,12 +93,13 @@ class JointLearner:
         batch = self._batch(draws)
         codes = self.nets["E"](torch.cat([batch.target, batch.source]))
         wanted, own = codes.chunk(2)
+        styles = (own, wanted) if self.phase.through else (own.detach(), wanted.detach())
         key = positive(self.registration, batch.target, batch.other)
         parts: dict[str, Tensor] = {
             "contrast": self.contrast.loss(wanted, key, draws),
             "adversarial": encoder_loss(self.nets["D_style"](codes)),
         }
-        flowed, parts = self._restyle_and_register(batch, own, wanted, parts)
+        flowed, parts = self._restyle_and_register(batch, *styles, parts)
         total = self._total(parts, flowed)
         for part in ("E", "A", "F"):
             self.optimisers[part].zero_grad()
@@ -104,10 +121,13 @@ class JointLearner:
         self, batch: Batch, own: Tensor, wanted: Tensor, parts: dict[str, Tensor]
     ) -> tuple[Registered, dict[str, Tensor]]:
         moving = batch.source
-        if self.experiment.appearance.weight:
+        settings = self.experiment.appearance
+        if settings.weight:
             restyled = restyle(self.nets["A"], batch.source, own, wanted)
             parts = {**parts, "cycle": restyled.cycle, "identity": restyled.identity}
             moving = restyled.styled
+            if settings.spread:
+                parts["spread"] = spread(moving, batch.source, batch.target)
         return register(self.nets["F"], moving, batch.target, self.experiment.registration), parts
 
     def _total(self, parts: dict[str, Tensor], flowed: Registered) -> Tensor:
@@ -116,6 +136,8 @@ class JointLearner:
         total = total + self.phase.flow * flowed.total(e.registration)
         if e.appearance.weight:
             total = total + e.appearance.weight * (parts["cycle"] + parts["identity"])
+        if "spread" in parts:
+            total = total + e.appearance.spread * parts["spread"]
         return total
 
     def _batch(self, draws: torch.Generator) -> Batch:

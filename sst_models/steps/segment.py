@@ -11,6 +11,8 @@ from configs.schema import Experiment
 from sst_models.device import half
 from sst_models.learner import Losses, adam, freeze
 from sst_models.networks.appearance import brain
+from sst_models.networks.segmenter import Segmenter
+from sst_models.seeds import generator
 from sst_models.warp import warp, warp_labels
 
 Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
@@ -28,22 +30,25 @@ def normalise(volume: Tensor, how: str) -> Tensor:
     return (volume - mean) / spread.clamp(min=1e-3) * brain(volume)
 
 
-def augment(image: Tensor, labels: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Vary a pair: a small affine map, gamma, and noise.
-
-    Ranges (10 % of scale and shear, 3 % of the sides, gamma 0.7 to 1.4, noise up to 0.04) are mild against what two
-    scanners differ by; they are a control, not a replacement for style.
-    """
+def move(image: Tensor, labels: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Vary where a pair is: a small affine map (10 % of scale and shear, 3 % of the sides), image and labels alike."""
     sides = torch.tensor(image.shape[1:], dtype=torch.float32)
-    change = 0.1 * (torch.rand(3, 3, generator=draws) * 2 - 1) * torch.tensor(1.0)
+    change = 0.1 * (torch.rand(3, 3, generator=draws) * 2 - 1)
     shift = 0.03 * (torch.rand(3, generator=draws) * 2 - 1) * sides
     axes = [torch.arange(int(side), dtype=torch.float32) - (side - 1) / 2 for side in sides]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     flow = (torch.einsum("ab,bdhw->adhw", change, grid) + shift.view(3, 1, 1, 1)).to(image)[None]
-    image, labels = warp(image[None], flow)[0], warp_labels(labels[None], flow)[0]
+    return warp(image[None], flow)[0], warp_labels(labels[None], flow)[0]
+
+
+def vary(image: Tensor, draws: torch.Generator) -> Tensor:
+    """Vary how a volume (1, D, H, W) looks: gamma 0.7 to 1.4, noise up to 0.04; background stays 0.
+
+    Mild against what two scanners differ by: a control for style, not a replacement.
+    """
     gamma = float(torch.exp(torch.rand(1, generator=draws) * 0.7 - 0.35))
     noise = torch.randn(image.shape, generator=draws).to(image) * 0.04 * float(torch.rand(1, generator=draws))
-    return ((image.clamp(0, 1) ** gamma + noise).clamp(0, 1) * (image > 0), labels)
+    return (image.clamp(0, 1) ** gamma + noise).clamp(0, 1) * (image > 0)
 
 
 class SegmentLearner:
@@ -60,6 +65,9 @@ class SegmentLearner:
 
         self.nets = nets
         self.settings, self.phase, self.pairs = experiment.segmenter, experiment.phases.segment, pairs
+        first = nets["segmenter"]
+        if isinstance(first, Segmenter):
+            first.start(pairs(generator(experiment.seed, "segment", "start"))[1])
         self.criterion = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
         self.optimisers: dict[str, torch.optim.Optimizer] = {"segmenter": adam(nets["segmenter"], self.phase.rate)}
         self.mean = copy.deepcopy(nets["segmenter"])
@@ -83,12 +91,14 @@ class SegmentLearner:
 
     def _pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         image, labels = self.pairs(draws)
-        return augment(image, labels, draws) if self.settings.augment else (image, labels)
+        if self.settings.augment != "none":
+            image, labels = move(image, labels, draws)
+        return (vary(image, draws) if self.settings.augment == "all" else image), labels
 
     def _average(self) -> None:
         self.steps += 1
-        # A running mean that is the plain mean at first, so that few steps do not remember the first weights.
-        momentum = min(self.phase.average, 1 - 1 / int(self.steps)) if self.phase.average else 0.0
+        # Short at first, so that a training of few steps does not drag its first weights along.
+        momentum = min(self.phase.average, int(self.steps) / (10 + int(self.steps))) if self.phase.average else 0.0
         with torch.no_grad():
             for ours, theirs in zip(self.mean.parameters(), self.nets["segmenter"].parameters(), strict=True):
                 ours.lerp_(theirs, 1 - momentum)

@@ -125,14 +125,14 @@ class StyleLearner:
         """Contrast one batch of queries, then teach the critic."""
         query_volume, other = self._batch(draws), self._batch(draws)
         key_volume = torch.cat(
-            [positive(self.registration, q, o) for q, o in zip(query_volume.split(1), other.split(1), strict=True)]
+            [positive(self.registration, query_volume[i : i + 1], other[i : i + 1]) for i in range(len(query_volume))]
         )
         code = self.nets["E"](query_volume)
         contrast = self.contrast.loss(code, key_volume, draws)
         adversarial = encoder_loss(self.nets["D_style"](code))
         total = contrast + self.settings.prior * adversarial
         self.optimisers["E"].zero_grad()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         self.optimisers["E"].step()
         self.contrast.follow(self.nets["E"])
         drawn = prior(len(code), self.settings.code, draws).to(code)

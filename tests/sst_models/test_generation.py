@@ -1,9 +1,9 @@
 """Generated pairs: reproducible from their recipe, labels that fit the image."""
 
 import torch
-from material import blob
 
 from configs.schema import load
+from material import blob
 from sst_models.build import build
 from sst_models.generation import Generator, PriorStyles, Recipe
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from sst_models.separable import apply, bands, box, gaussian, halving
 from sst_models.losses.structural import lncc, most_levels, ms_ssim
+from sst_models.separable import apply, bands, box, gaussian, halving
 
 WEIGHTS = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333], dtype=torch.float64)
 

@@ -1,0 +1,163 @@
+"""A whole tiny simulation: two sites of simulated people, both directions, all arms, on the embedded engine."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from client.scans import cases
+from configs.errors import DataError, RunError
+from configs.schema import load
+from server.atlas import read_atlas
+from server.state import Store
+from simulation.engines import SiteFolder, run_federation
+from simulation.measured import ARMS, Results
+from simulation.progress import Silent
+from simulation.results import read
+from simulation.scanner import SCANNERS
+from simulation.simulate import Options, simulate
+from simulation.sites import write_site
+from sst_models import weights
+from sst_models.build import build
+from sst_models.learner import Span, train
+from sst_models.phases import SITE_PHASES, Material
+
+PEOPLE = 6  # 1 atlas, 1 test, 1 val, 3 to train: too few for moments, so the prior is used too
+TINY = load("tiny")
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, Path], ...]:
+    """Two sites as BIDS folders of NIfTI."""
+    folder = tmp_path_factory.mktemp("sites")
+    return tuple((name, write_site(folder / name, scanner, PEOPLE, 1, 5.0)) for name, scanner in SCANNERS.items())
+
+
+def options(sites: tuple[tuple[str, Path], ...], out: Path, *arms: str) -> Options:
+    """Ask for a tiny run."""
+    return Options("tiny", sites, out, "inprocess", arms or tuple(ARMS), {}, None, None, "cpu")
+
+
+@pytest.fixture(scope="module")
+def run(sites: tuple[tuple[str, Path], ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """One whole run with all arms."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return out, simulate(options(sites, out), Silent())
+
+
+def test_every_arm_has_its_figure_in_both_directions(run: tuple[Path, Results]) -> None:
+    """The table is whole, and what needs no training has the figures that this phantom gives."""
+    _, results = run
+    for arm in ARMS:
+        for source, target in (("candi", "oasis"), ("oasis", "candi")):
+            score = results.score(arm, source, source if arm == "U-Net in-site" else target)
+            assert score is not None and score.scans, arm
+    affine = [results.score("affine", s, t).mean for s, t in (("candi", "oasis"), ("oasis", "candi"))]  # type: ignore[union-attr]
+    flow = [results.score("F", s, t).mean for s, t in (("candi", "oasis"), ("oasis", "candi"))]  # type: ignore[union-attr]
+    assert all(35 < value < 75 for value in affine)
+    assert sum(flow) > sum(affine) + 2
+
+
+def test_everything_that_a_person_looks_at_is_written(run: tuple[Path, Results]) -> None:
+    """The report stands alone, and numbers are there as JSON and CSV."""
+    out, results = run
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert read(out).scores == results.scores
+    assert {"dice.csv", "table.csv", "losses.csv", "traffic.csv"} <= {path.name for path in out.iterdir()}
+    assert {item.phase for item in results.traffic} >= {"join", "register", "style", "joint", "flow_codes"}
+    assert len({point.pairs for point in results.pairs}) == TINY.phases.segment.rounds
+
+
+def test_nothing_that_names_a_person_reaches_the_hub(run: tuple[Path, Results]) -> None:
+    """No case name and no path of a site is in anything that the hub wrote."""
+    out, _ = run
+    hubs = [path for path in (out / "federations").rglob("*") if path.is_file() and "engine" not in path.parts]
+    assert len(hubs) > 10
+    for path in hubs:
+        text = path.read_bytes()
+        # The atlas is the hub's own scan; everything else is a patient's.
+        found = [name for name in (b"sub-CANDI", b"sub-OASIS", b"_T1w") if name in text and path.name != "atlas.json"]
+        assert not found, path
+
+
+def test_the_same_command_again_trains_nothing(run: tuple[Path, Results], sites: tuple[tuple[str, Path], ...]) -> None:
+    """A finished run is read back: the same scores, and no file of a federation is touched."""
+    out, results = run
+    before = {path: path.stat().st_mtime_ns for path in (out / "federations").rglob("*.safetensors")}
+    again = simulate(options(sites, out), Silent())
+    assert again.scores == results.scores
+    assert {path: path.stat().st_mtime_ns for path in (out / "federations").rglob("*.safetensors")} == before
+
+
+class StopAt(Silent):
+    """A user who presses Ctrl-C when a stage begins."""
+
+    def __init__(self, stage: str) -> None:
+        self.wanted = stage
+
+    def stage(self, name: str, total: float) -> None:
+        """Press it."""
+        if self.wanted in name:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    run: tuple[Path, Results], sites: tuple[tuple[str, Path], ...], tmp_path: Path
+) -> None:
+    """Ctrl-C in the middle, then the same command: the weights of the uninterrupted run, bit for bit."""
+    arms = ("U-Net w/o adaptation", "U-Net w/ adaptation")
+    with pytest.raises(KeyboardInterrupt):
+        simulate(options(sites, tmp_path / "out", *arms), StopAt("oasis → candi federated: joint"))
+    resumed = simulate(options(sites, tmp_path / "out", *arms), Silent())
+    out, results = run
+    for path in (out / "federations").glob("*/federated/segmenters/*/round-*.safetensors"):
+        whole, other = load_file(path), load_file(tmp_path / "out" / path.relative_to(out))
+        assert all((whole[name] == other[name]).all() for name in whole), path
+    assert resumed.score(arms[1], "oasis", "candi") == results.score(arms[1], "oasis", "candi")
+
+
+def test_a_folder_with_another_run_is_refused(run: tuple[Path, Results], sites: tuple[tuple[str, Path], ...]) -> None:
+    """Another seed in the same folder ends before anything is changed."""
+    out, _ = run
+    with pytest.raises(RunError, match="another run"):
+        simulate(replace(options(sites, out), seed=99), Silent())
+
+
+def test_an_atlas_that_is_not_there_is_named(sites: tuple[tuple[str, Path], ...], tmp_path: Path) -> None:
+    """A misspelt atlas ends with the names to choose from, before any training."""
+    asked = replace(options(sites, tmp_path / "out"), atlases={"candi": "sub-CANDI999"})
+    with pytest.raises(DataError, match="sub-CANDI001"):
+        simulate(asked, Silent())
+
+
+def test_a_federation_of_one_site_equals_local_training(run: tuple[Path, Results], tmp_path: Path) -> None:
+    """The rounds of a single site, through Flower, give the bytes of one plain training loop over all steps."""
+    out, _ = run
+    hub, site = tmp_path / "hub", out / "sites" / "candi"
+    hub.mkdir()
+    for name in ("atlas.safetensors", "atlas.json"):
+        (hub / name).write_bytes((out / "federations" / "candi-to-oasis" / "federated" / name).read_bytes())
+    (hub / "experiment.json").write_text(TINY.to_json())
+    (hub / "plan.json").write_text(json.dumps({"run": "one", "segment": [], "device": "cpu"}))
+    data = Path(json.loads((out / "run.json").read_text())["sites"]["candi"])
+    splits = out / "splits" / "candi-to-oasis.tsv"
+    run_federation("inprocess", hub, [SiteFolder("candi", (data,), site, None, splits, "cpu")], tmp_path / "work")
+    federated = Store(hub / "state", TINY).resume()
+    assert federated is not None
+
+    scans, atlas = cases(site / "runs" / "one", "train"), read_atlas(hub).image
+    nets = {part: build(part, TINY) for phase in SITE_PHASES for part in phase.learns}
+    for phase in SITE_PHASES:
+        if phase.name == "joint":
+            weights.load_parameters(nets["F"], weights.parameters(nets["T"]))
+        settings = phase.settings(TINY)
+        span = Span(TINY.seed, ("candi", phase.name), 0, settings.rounds * settings.steps)
+        train(phase.make(nets, TINY, Material(scans, atlas)), span)
+    for part, net in nets.items():
+        kept = federated.of(part, "candi")
+        assert kept is not None
+        for name, array in weights.parameters(net).items():
+            assert array.tobytes() == kept[name].tobytes(), (part, name)
