@@ -38,7 +38,7 @@ MOST_VALUES = 4096
 """Most numbers in all metrics and series of a reply, far below a volume: loss curves, not scans."""
 
 _LOSSES = "total contrast adversarial critic cycle identity spread reconstruction smoothness flow image"
-_FIGURES = "dice distance surface similarity mean std median before after train val test"
+_FIGURES = "loss style appearance dice distance surface similarity mean std median before after train val test"
 METRICS = frozenset({*_LOSSES.split(), *_FIGURES.split(), *GROUPS, *(structure.name for structure in STRUCTURES)})
 """Words that the name of a metric or a loss curve is made of, joined by dots: names of losses, structures, groups.
 

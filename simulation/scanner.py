@@ -68,7 +68,7 @@ CANDI = Scanner(
         ("3rd-Vent", 0.48), ("4th-Vent", 0.46), ("Brain-Stem", 1.04), ("Hippocampus", 0.84), ("Amygdala", 0.85),
         ("CSF", 0.50), ("VentralDC", 1.02),
     ),
-    fluid=0.44, gamma=1.15, centre=0.30, bias=0.10, noise=0.05, texture=0.03,
+    fluid=0.44, gamma=0.70, centre=0.30, bias=0.10, noise=0.05, texture=0.03,
     voxel=(1.0, 1.5, 1.0), axes="ASR", gain=190.0,
 )  # fmt: skip
 

@@ -1,10 +1,12 @@
 """A whole tiny simulation: two sites of simulated people, both directions, all arms, on the embedded engine."""
 
+import _thread
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from client.scans import cases
@@ -21,6 +23,7 @@ from simulation.simulate import Options, simulate
 from simulation.sites import write_site
 from sst_models import weights
 from sst_models.build import build
+from sst_models.device import place
 from sst_models.learner import Span, train
 from sst_models.phases import SITE_PHASES, Material
 
@@ -64,8 +67,8 @@ def test_everything_that_a_person_looks_at_is_written(run: tuple[Path, Results])
     """The report stands alone, and numbers are there as JSON and CSV."""
     out, results = run
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "http://" not in page.replace("http://www.w3.org", "")
-    assert read(out).scores == results.scores
+    assert "<script src" not in page and "<link" not in page
+    assert [score.mean for score in read(out).scores] == [score.mean for score in results.scores]
     assert {"dice.csv", "table.csv", "losses.csv", "traffic.csv"} <= {path.name for path in out.iterdir()}
     assert {item.phase for item in results.traffic} >= {"join", "register", "style", "joint", "flow_codes"}
     assert len({point.pairs for point in results.pairs}) == TINY.phases.segment.rounds
@@ -88,12 +91,12 @@ def test_the_same_command_again_trains_nothing(run: tuple[Path, Results], sites:
     out, results = run
     before = {path: path.stat().st_mtime_ns for path in (out / "federations").rglob("*.safetensors")}
     again = simulate(options(sites, out), Silent())
-    assert again.scores == results.scores
+    assert [score.mean for score in again.scores] == [score.mean for score in results.scores]
     assert {path: path.stat().st_mtime_ns for path in (out / "federations").rglob("*.safetensors")} == before
 
 
 class StopAt(Silent):
-    """A user who presses Ctrl-C when a stage begins."""
+    """A user who presses Ctrl-C when a stage begins; the display runs in a thread of its own, as a terminal does."""
 
     def __init__(self, stage: str) -> None:
         self.wanted = stage
@@ -101,7 +104,8 @@ class StopAt(Silent):
     def stage(self, name: str, total: float) -> None:
         """Press it."""
         if self.wanted in name:
-            raise KeyboardInterrupt
+            self.wanted = "never again"
+            _thread.interrupt_main()
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(
@@ -116,7 +120,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     for path in (out / "federations").glob("*/federated/segmenters/*/round-*.safetensors"):
         whole, other = load_file(path), load_file(tmp_path / "out" / path.relative_to(out))
         assert all((whole[name] == other[name]).all() for name in whole), path
-    assert resumed.score(arms[1], "oasis", "candi") == results.score(arms[1], "oasis", "candi")
+    again, whole = (r.score(arms[1], "oasis", "candi") for r in (resumed, results))
+    assert again is not None and whole is not None and again.mean == whole.mean
 
 
 def test_a_folder_with_another_run_is_refused(run: tuple[Path, Results], sites: tuple[tuple[str, Path], ...]) -> None:
@@ -149,7 +154,7 @@ def test_a_federation_of_one_site_equals_local_training(run: tuple[Path, Results
     assert federated is not None
 
     scans, atlas = cases(site / "runs" / "one", "train"), read_atlas(hub).image
-    nets = {part: build(part, TINY) for phase in SITE_PHASES for part in phase.learns}
+    nets = {part: place(build(part, TINY), torch.device("cpu")) for phase in SITE_PHASES for part in phase.learns}
     for phase in SITE_PHASES:
         if phase.name == "joint":
             weights.load_parameters(nets["F"], weights.parameters(nets["T"]))
