@@ -4,6 +4,7 @@ A chart is drawn in the stand-in colours below; afterwards they become the varia
 the page's style sheet. Matplotlib is imported when a chart is drawn, not before.
 """
 
+import hashlib
 import io
 import re
 from collections.abc import Callable
@@ -69,10 +70,19 @@ def svg(draw: Callable[["Figure"], None], inches: tuple[float, float], label: st
     return _for_page(file.getvalue(), label)
 
 
+def _with_plain_ids(text: str, label: str) -> str:
+    """Number the ids: matplotlib makes those of clip paths from addresses in memory, which differ in each process."""
+    salt = hashlib.sha256(label.encode()).hexdigest()[:8]
+    for number, old in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', text))):
+        text = re.sub(rf'(id="|#){re.escape(old)}(?=["\)])', rf"\g<1>c{salt}-{number}", text)
+    return text
+
+
 def _for_page(text: str, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = _with_plain_ids(text, label)
     text = re.sub(r"font: ([^;\"']*?)'[^\"]*?(?=[;\"])", r"font: \1system-ui, sans-serif", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
