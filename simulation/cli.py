@@ -22,7 +22,7 @@ STYLES = ("weights", "statistics")
 
 CORE_ARMS = ("affine", "T", "F", "U-Net w/o adaptation", "U-Net w/ adaptation")
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
-DEMO_SCANS = 14  # people at each of the two sites that the demo makes
+DEMO_SCANS = 11  # a site
 DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and finer ones would take minutes
 
 app = typer.Typer()
