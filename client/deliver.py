@@ -13,6 +13,7 @@ from configs.structures import GROUPS
 from sst_models import weights
 from sst_models.device import choose
 from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.files import write_json
 from sst_models.metrics import dice_per_group
 from sst_models.steps.segment import segment
 
@@ -46,5 +47,5 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
     net = load_nets(request.arrays, ("segmenter",), experiment, torch.device("cpu"))["segmenter"]
     weights.save(dict(net.named_parameters()), folder / "segmenter.safetensors")
     card = {"run": request.run, "site": site.name, "experiment": json.loads(request.experiment)}
-    scans.write_json(card, folder / "card.json")
+    write_json(card, folder / "card.json")
     return SiteReply(site.name, request.phase, request.round, 0)

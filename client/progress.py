@@ -4,6 +4,7 @@ import time
 
 from client.site import Site
 from sst_models.exchange import PhaseRequest
+from sst_models.files import write_json
 
 FILE = "progress.json"
 
@@ -33,7 +34,5 @@ class Progress:
         if time.monotonic() - self.told < 0.5 and step < steps:
             return
         self.told = time.monotonic()
-        from client.scans import write_json
-
         shown = {"phase": self.request.phase, "round": self.request.round, "site": self.site.name}
         write_json({**shown, "step": step, "steps": steps, "loss": loss}, self.site.state / FILE)

@@ -1,7 +1,6 @@
 """The scans of a site in one run: prepared on the run's grid, and split by person."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from client.split import find_table, split_people
 from configs.errors import DataError
 from sst_models import weights
 from sst_models.exchange import Arrays
+from sst_models.files import write_json
 
 ATLAS = "atlas.safetensors"
 SPLITS = "splits.json"
@@ -76,11 +76,3 @@ def cases(folder: Path, split: str) -> Cases:
     except OSError as error:
         raise DataError(f"no prepared scans in {folder}: the site has to join the run first") from error
     return Cases.of([Path(path) for _, (where, path) in sorted(rows.items()) if where == split])
-
-
-def write_json(value: object, path: Path) -> None:
-    """Write a small JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(part, path)

@@ -18,10 +18,11 @@ from server import segmenters
 from server.aggregate import RunningMean
 from server.atlas import Atlas, read_atlas
 from server.federation import Federation
-from server.state import MOMENTS, OWN, RunState, Store, fresh_parts, schedule, write_json
+from server.state import MOMENTS, OWN, RunState, Store, fresh_parts, schedule
 from sst_models import weights
 from sst_models.device import choose
 from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.files import write_json
 from sst_models.phases import SitePhase
 
 log = logging.getLogger(__name__)

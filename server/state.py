@@ -1,7 +1,6 @@
 """What the hub knows of a run, and how it is kept so that a stopped run goes on from its last finished round."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from configs.schema import Experiment
 from sst_models import weights
 from sst_models.build import build
 from sst_models.exchange import Arrays
+from sst_models.files import write_json
 from sst_models.phases import SITE_PHASES, SitePhase
 
 MOMENTS = "moments"
@@ -99,11 +99,3 @@ class Store:
 
     def _weights(self, done: int) -> Path:
         return self.folder / f"round-{done}.safetensors"
-
-
-def write_json(value: object, path: Path) -> None:
-    """Write a small JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(part, path)

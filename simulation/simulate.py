@@ -23,7 +23,7 @@ from configs.errors import RunError
 from configs.schema import Experiment, load
 from server import segmenters
 from server.atlas import Atlas
-from server.state import RunState, write_json
+from server.state import RunState
 from simulation import arms, pictures, schemes
 from simulation.arms import Tested
 from simulation.atlases import choose_atlas, write_splits
@@ -37,6 +37,7 @@ from simulation.schemes import POOLED, Direction, Scheme
 from simulation.stage import COST, Stage, federate, planned, prepare
 from sst_models import weights
 from sst_models.device import choose
+from sst_models.files import write_json
 from sst_models.learner import Watch
 from sst_models.steps.segment import Pairs
 

@@ -13,10 +13,11 @@ from client.policy import Policy
 from client.site import Site
 from configs.schema import Experiment
 from server.atlas import Atlas, save_atlas
-from server.state import RunState, Store, write_json
+from server.state import RunState, Store
 from simulation.engines import SiteFolder, run_federation
 from simulation.progress import PlannedPhase, Progress, watch
 from simulation.schemes import POOLED, Direction, Scheme
+from sst_models.files import write_json
 from sst_models.phases import SITE_PHASES
 
 
