@@ -234,8 +234,6 @@ def _cells(chosen: Sequence[str], direction: Direction) -> Iterator[tuple[str, s
         elif arm == "U-Net alone":
             yield arm, direction.source
             yield arm, direction.target
-        elif arm == "supervised":
-            yield arm, direction.target
         else:
             yield arm, direction.target
 
