@@ -53,6 +53,7 @@ class Registration:
     widths: Widths = (16, 32, 64, 64, 64)  # channels from the finest to the coarsest level
     stem: Literal[1, 2] = 1  # 1: flow at full resolution; 2: flow at half resolution, then linear upsampling
     pulls: Natural = 0  # demons steps at each level of a pyramid, before its learnt residual
+    polish: Natural = 0  # demons steps at full resolution that end a flow where it is used; learning goes without
     integration: Natural = 0  # squarings of a stationary velocity; 0: the network's output is the displacement
     smoothness: Weight = 0.1  # lambda_reg of eq. 9
     lncc: Weight = 0.0  # weight of 1 - LNCC beside the image loss of eq. 8

@@ -18,6 +18,7 @@ from simulation.stage import Stage
 from sst_models import weights
 from sst_models.build import build
 from sst_models.device import place
+from sst_models.forces import polish
 from sst_models.metrics import dice_per_group
 from sst_models.seeds import below
 from sst_models.steps.flow_codes import atlas_flow
@@ -65,14 +66,14 @@ def registration(stage: Stage, state: RunState, part: str, site: str, experiment
     """Predict the atlas's labels, warped by T or F; F sees the atlas in the scan's style, by the site's own A."""
     nets = {name: _net(name, state, site, experiment, stage.device) for name in ("E", "A", "F", "T")}
     atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
-    appearance = bool(experiment.appearance.weight)
 
     def predict(image: Tensor) -> Tensor:
         if part == "T":
             with torch.no_grad():
                 flow = nets["T"](atlas[None], image[None])
+            flow = polish(atlas[None], image[None], flow, experiment.registration.polish)
         else:
-            flow = atlas_flow(nets, atlas, image[None], appearance)
+            flow = atlas_flow(nets, atlas, image[None], experiment)
         return warp_labels(labels[None], flow)[0]
 
     return predict

@@ -15,6 +15,7 @@ from simulation.engines import ENGINES
 from simulation.measured import ARMS, Results
 
 if TYPE_CHECKING:  # torch and all that: imported only when a run begins, so that --help is quick
+    from configs import schema
     from simulation.progress import Progress
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -96,7 +97,7 @@ def demo_command(
     """Make two sites of simulated scans, then play the federation between them."""
     check_choices(engine, device, style)
     check_files(out)
-    check_preset(preset)
+    people = check_preset(preset).seed if seed is None else seed
 
     from simulation.progress import RichProgress
     from simulation.simulate import Options, simulate
@@ -104,7 +105,7 @@ def demo_command(
     with RichProgress() as progress:
         options = Options(
             preset=preset,
-            sites=write_demo_sites(out / "sites", progress),
+            sites=write_demo_sites(out / "sites", people, progress),
             out=out,
             engine=engine,
             arms=DEMO_ARMS,
@@ -128,8 +129,11 @@ def _show(results: Results, out: Path) -> None:
     typer.echo(f"report: {out / 'report.html'}")
 
 
-def write_demo_sites(folder: Path, progress: "Progress") -> tuple[tuple[str, Path], ...]:
-    """Write the two sites of the demo below `folder`, as far as they are not there; give their names and folders."""
+def write_demo_sites(folder: Path, seed: int, progress: "Progress") -> tuple[tuple[str, Path], ...]:
+    """Write the two sites of the demo below `folder`, as far as they are not there; give their names and folders.
+
+    Another `seed` gives other people at both sites, and no two seeds share a person.
+    """
     from simulation.scanner import CANDI, OASIS
     from simulation.sites import write_site
 
@@ -142,8 +146,8 @@ def write_demo_sites(folder: Path, progress: "Progress") -> tuple[tuple[str, Pat
 
     sites = tuple((name, folder / name / "scans") for name in scanners)  # beside the state of the site, not in it
     progress.stage("make the sites", DEMO_SCANS * len(scanners))
-    for seed, (name, site) in enumerate(sites, start=1):
-        write_site(site, scanners[name], DEMO_SCANS, seed, DEMO_SPACING, done=report)
+    for number, (name, site) in enumerate(sites):
+        write_site(site, scanners[name], DEMO_SCANS, len(sites) * seed + number, DEMO_SPACING, done=report)
     return sites
 
 
@@ -223,15 +227,15 @@ def check_choice(option: str, word: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{option}: there is no '{word}'; did you mean '{near}'? (one of: {', '.join(known)})")
 
 
-def check_preset(preset: str) -> None:
-    """Check that a preset can be used.
+def check_preset(preset: str) -> "schema.Preset":
+    """Load a preset, so that one that cannot be used is refused early.
 
     Raises:
         ConfigError: there is none, or it has an unknown or ill-typed key.
     """
     from configs.schema import load
 
-    load(preset)
+    return load(preset)
 
 
 def check_files(out: Path, splits: Path | None = None) -> None:

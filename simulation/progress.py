@@ -22,7 +22,8 @@ from rich.progress import Progress as Bar
 
 FOUND_DONE = 1.0  # seconds: work reported this soon after a stage began was done by an earlier run
 POLL = 0.5  # seconds between two looks at the files of hub and sites
-SEGMENT = "segment"  # the one phase that learns at the hub
+SEGMENT = "segment"  # the one phase that learns at the hub; a round of it is a whole segmenter
+ROUND = ("round.started", "round.finished")
 LINE_EVERY = 30.0  # seconds between two lines of a stage where there is no terminal
 
 
@@ -258,9 +259,8 @@ class Watcher:
         self._offset = 0  # bytes of the events that have been read
         self._progress = progress
         self._plan = {planned.phase: planned for planned in plan}
-        self._finished: dict[str, set[object]] = {planned.phase: set() for planned in plan}
+        self._finished: dict[str, set[int]] = {planned.phase: set() for planned in plan}
         self._phase, self._round = "", 0
-        self._site = ""  # whose segmenter the hub trains
 
     def look(self) -> None:
         """Read what hub and sites have written since the last look, and report it."""
@@ -268,7 +268,7 @@ class Watcher:
             self._take(event)
         planned = self._plan.get(self._phase)
         if planned is not None:
-            workers = {self._site: self._hub} if self._phase == SEGMENT else self._states
+            workers = {"hub": self._hub} if self._phase == SEGMENT else self._states
             said = {name: read_json(folder / "progress.json") for name, folder in workers.items()}
             here = {name: words for name, words in said.items() if self._is_here(words)}
             self._report(planned, sum(map(_share, here.values())) / max(1, len(workers)), _furthest(here))
@@ -284,7 +284,7 @@ class Watcher:
         self._offset += len(whole)
         for line in whole.splitlines():
             event = _parse(line)
-            if event.get("phase") in self._plan and "round" in event:
+            if event.get("event") in ROUND and event.get("phase") in self._plan and "round" in event:
                 yield event
 
     def _take(self, event: Mapping[str, Any]) -> None:
@@ -293,27 +293,19 @@ class Watcher:
             self._phase = planned.phase
             self._progress.stage(planned.name, planned.units)
         self._round = int(event["round"])
-        self._site = event.get("site") or next(iter(event.get("series") or {}), "")
-        if event.get("event") == "round.finished":
-            self._finished[self._phase].add(self._key())
+        if event["event"] == "round.finished":
+            self._finished[self._phase].add(self._round)
         self._report(planned, 0.0, {})
 
-    def _key(self) -> object:
-        """Give what counts as one round of the phase: a segmenter reports all of its rounds when it is trained."""
-        return self._site if self._phase == SEGMENT else self._round
-
     def _is_here(self, said: Mapping[str, Any]) -> bool:
-        """Tell whether a site's words are about the round that the hub waits for."""
+        """Tell whether a worker's words are about the round that the hub waits for."""
         same = said.get("phase") == self._phase and said.get("round") == self._round
-        if self._phase == SEGMENT:
-            same = same and said.get("site") == self._site
-        return same and self._key() not in self._finished[self._phase]
+        return same and self._round not in self._finished[self._phase]
 
     def _report(self, planned: PlannedPhase, within: float, shown: Mapping[str, object]) -> None:
         finished = len(self._finished[planned.phase])
         done = planned.units * min(1.0, (finished + within) / max(1, planned.rounds))
-        number = min(finished + 1, planned.rounds) if planned.phase == SEGMENT else self._round
-        self._progress.advance(done, round=f"{number}/{planned.rounds}", **shown)
+        self._progress.advance(done, round=f"{self._round}/{planned.rounds}", **shown)
 
 
 def _share(said: Mapping[str, Any]) -> float:
@@ -330,7 +322,7 @@ def _furthest(said: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
         return {}
     site = max(at_work, key=at_work.__getitem__)
     loss = said[site].get("loss")
-    return {"site": site} | ({"loss": float(loss)} if isinstance(loss, int | float) else {})
+    return {"site": said[site].get("site", site)} | ({"loss": float(loss)} if isinstance(loss, int | float) else {})
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

@@ -17,8 +17,10 @@ WINDOW = 5
 FLOOR = 0.05
 """Added to the local standard deviation, intensities in [0, 1]: noise in flat regions is not blown up."""
 
-STEP_SIGMA, FLOW_SIGMA = 1.0, 0.7
-"""Voxels of the Gaussians that smooth each step and the flow after it (fluid and elastic regularisation)."""
+STEP_SIGMA, FLOW_SIGMA = 0.8, 0.7
+"""Voxels of the Gaussians that smooth each step and the flow after it (fluid and elastic regularisation).
+
+Chosen on validation scans of two sites among 0.8 to 1.5 and 0.6 to 1.2; benchmarks/LEARNING.md."""
 
 
 def local_normalise(volume: Tensor) -> Tensor:
@@ -44,6 +46,28 @@ def pull(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
     slope = (_gradient(warped) + _gradient(fixed)) / 2
     step = difference * slope / (slope.square().sum(dim=1, keepdim=True) + difference.square() + 1e-3)
     return _smooth(flow + gain * _smooth(step, STEP_SIGMA), FLOW_SIGMA)
+
+
+def polish(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:
+    """Improve a flow by demons steps at full resolution, where a network's flow is only half as fine.
+
+    Args:
+        moving: (N, 1, D, H, W), intensities in [0, 1].
+        fixed: likewise.
+        flow: (N, 3, D, H, W) voxels, fixed -> moving.
+        steps: how many; 0 gives `flow` back.
+
+    Returns:
+        (N, 3, D, H, W) voxels, without gradient unless `steps` is 0.
+    """
+    if not steps:
+        return flow
+    with torch.no_grad():
+        ours, theirs = local_normalise(torch.cat([moving, fixed])).chunk(2)
+        one = flow.new_ones(())
+        for _ in range(steps):
+            flow = pull(ours, theirs, flow, one)
+    return flow
 
 
 def _gradient(volume: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment
 from sst_models.device import half
+from sst_models.forces import polish
 from sst_models.learner import Losses, Scans, adam, freeze
 from sst_models.losses.adversarial import encoder_loss
 from sst_models.losses.image import ssim_l1
@@ -13,24 +14,24 @@ from sst_models.steps.style import critic_step
 from sst_models.warp import warp
 
 
-def atlas_flow(nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, appearance: bool = True) -> Tensor:
-    """Give F's flow from the atlas, in the target's style, to the target: eq. 2 and 6, without gradient.
+def atlas_flow(nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, experiment: Experiment) -> Tensor:
+    """Give F's flow from the atlas, in the target's style, to the target: eq. 2 and 6, polished, without gradient.
 
     Args:
         nets: {"E", "A", "F"}.
         atlas: (1, D, H, W).
         target: (N, 1, D, H, W).
-        appearance: restyle the atlas first.
+        experiment: the preset: whether A restyles the atlas first, and how long the flow is polished.
 
     Returns:
         (N, 3, D, H, W) voxels, target -> atlas.
     """
     with torch.no_grad():
         moving = atlas[None].expand_as(target)
-        if appearance:
+        if experiment.appearance.weight:
             with half(target.device):
                 moving = nets["A"](moving, nets["E"](target)).float()
-        return nets["F"](moving, target)  # type: ignore[no-any-return]
+        return polish(moving, target, nets["F"](moving, target), experiment.registration.polish)
 
 
 class FlowCodesLearner:
@@ -48,7 +49,7 @@ class FlowCodesLearner:
         freeze(self.used.values())
         self.nets = {part: nets[part] for part in ("encoder", "decoder", "D_flow")}
         self.settings, self.phase = experiment.flow_codes, experiment.phases.flow_codes
-        self.appearance = bool(experiment.appearance.weight)
+        self.experiment = experiment
         self.scans, self.atlas = scans, atlas
         self.flows: dict[int, Tensor] = {}  # F is fixed in this phase, so a scan's flow is computed once
         self.optimisers: dict[str, torch.optim.Optimizer] = {
@@ -79,7 +80,7 @@ class FlowCodesLearner:
     def _flow(self, index: int) -> Tensor:
         if index not in self.flows:
             target = self.scans.image(index)[None].to(self.atlas)
-            self.flows[index] = atlas_flow(self.used, self.atlas, target, self.appearance)
+            self.flows[index] = atlas_flow(self.used, self.atlas, target, self.experiment)
         return self.flows[index]
 
     def _image_term(self, flow: Tensor, decoded: Tensor) -> Tensor:

@@ -177,17 +177,21 @@ def test_a_watcher_counts_segmenters_of_the_hub(tmp_path: Path) -> None:
     """The hub trains one segmenter a site, says itself how far it is, and reports all rounds of one at its end."""
     plan = [PlannedPhase("segment", 2, 8.0, "segment")]
     site(tmp_path, phase="segment", round=1, site="candi", step=20, steps=40, loss=0.5)
-    write_event(tmp_path, event="round.started", phase="segment", round=1, site="candi")
+    events(tmp_path, ("round.started", "segment", 1))
     recorder = Recorder()
     watcher = Watcher(tmp_path, {"candi": tmp_path / "candi", "oasis": tmp_path / "oasis"}, recorder, plan)
     watcher.look()
     assert recorder.done[-1] == pytest.approx(2.0)
-    for number in (1, 2):
-        write_event(tmp_path, event="round.finished", phase="segment", round=number, series={"candi": {}})
-    write_event(tmp_path, event="round.started", phase="segment", round=1, site="oasis")
+    assert recorder.shown == {"round": "1/2", "site": "candi", "loss": 0.5}
+    for number in (1, 2, 3):
+        write_event(tmp_path, event="segmenter.learnt", phase="segment", round=number, series={"candi": {}})
+    events(tmp_path, ("round.finished", "segment", 1), ("round.started", "segment", 2))
     watcher.look()
     assert recorder.done[-1] == pytest.approx(4.0)
-    assert recorder.shown["round"] == "2/2"
+    site(tmp_path, phase="segment", round=2, site="oasis", step=10, steps=40, loss=0.7)
+    watcher.look()
+    assert recorder.done[-1] == pytest.approx(5.0)
+    assert recorder.shown == {"round": "2/2", "site": "oasis", "loss": 0.7}
 
 
 def test_a_watcher_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
