@@ -12,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(STAMP) ## run all tests
 
 check: $(STAMP) ## check format, lint and types
 	scripts/check
+
+bench: $(STAMP) ## compare the speed of the parts with straightforward versions
+	$(BIN)/python benchmarks/speed.py
 
 clean: ## remove the virtual environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

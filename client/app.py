@@ -77,7 +77,7 @@ def register(app: ClientApp, answer: Answer) -> ClientApp:
     def handle(message: Message, context: Context) -> Message:
         return respond(message, context, answer)
 
-    for action in ("register", "style", "joint", "flow_codes"):
+    for action in ("register", "style", "joint", "flow_codes", "adapt"):
         app.train(action)(handle)
     for action in ("hello", "join", "deliver"):
         app.query(action)(handle)

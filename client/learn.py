@@ -1,4 +1,4 @@
-"""Phases 1 to 4 at a site: take the hub's weights, train on the site's own scans, give back what the phase declares."""
+"""The phases in which a site learns: take the hub's weights, train on own scans, give back what is declared."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +79,9 @@ def _material(request: PhaseRequest, folder: Path, device: torch.device) -> Mate
         for part, arrays in sorted(request.arrays.items())
         if part.startswith("moments.")
     )
-    return Material(own, scans.atlas_volume(folder).to(device), foreign)
+    sent = request.arrays.get("atlas", {})
+    labels = torch.from_numpy(sent["labels"].astype(np.int64)).to(device) if "labels" in sent else None
+    return Material(own, scans.atlas_volume(folder).to(device), foreign, labels)
 
 
 def _released(

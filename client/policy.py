@@ -8,7 +8,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 
-PHASES = ("join", "register", "style", "joint", "flow_codes", "evaluate", "deliver")
+PHASES = ("join", "register", "style", "joint", "flow_codes", "adapt", "evaluate", "deliver")
 """Every phase that a hub can ask for; `hello` needs no leave: it names the site and its versions."""
 
 

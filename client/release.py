@@ -25,6 +25,7 @@ DECLARED: Mapping[str, frozenset[str]] = MappingProxyType(
         "style": frozenset({"E", "D_style", "moments"}),
         "joint": frozenset({"E", "D_style", "F", "A", "moments"}),
         "flow_codes": frozenset({"encoder", "decoder", "D_flow", "moments"}),
+        "adapt": frozenset({"segmenter"}),
         "evaluate": frozenset(),
         "deliver": frozenset(),
     }

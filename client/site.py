@@ -44,7 +44,7 @@ def _handler(phase: str) -> Callable[[PhaseRequest, Site], SiteReply]:
         from client import deliver
 
         return deliver.evaluate if phase == "evaluate" else deliver.deliver
-    if phase in ("register", "style", "joint", "flow_codes"):
+    if phase in ("register", "style", "joint", "flow_codes", "adapt"):
         from client.learn import learn
 
         return learn

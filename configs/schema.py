@@ -54,6 +54,7 @@ class Registration:
     stem: Literal[1, 2] = 1  # 1: flow at full resolution; 2: flow at half resolution, then linear upsampling
     pulls: Natural = 0  # demons steps at each level of a pyramid, before its learnt residual
     polish: Natural = 0  # demons steps at full resolution that end a flow where it is used; learning goes without
+    ascent: Natural = 0  # steps up the gradient of LNCC after those
     integration: Natural = 0  # squarings of a stationary velocity; 0: the network's output is the displacement
     smoothness: Weight = 0.1  # lambda_reg of eq. 9
     lncc: Weight = 0.0  # weight of 1 - LNCC beside the image loss of eq. 8
@@ -143,6 +144,18 @@ class Segment(Phase):
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Adapt(Segment):
+    """The site's own rounds on its segmenter, with pairs that lie on its scans; not in the paper, so 0 rounds.
+
+    METHOD, "What came after", 1 and 3: pairs aligned to real scans, and real scans shown to the segmenter.
+    """
+
+    rounds: Natural = 0
+    real: Share = 0.5  # chance that a pair's image is the scan itself; otherwise it is the atlas, restyled and warped
+    mix: Share = 0.0  # chance that a restyled pair's flow is a blend of two scans' flows: a shape that nobody has
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Phases:
     """All phases that learn, in their order."""
 
@@ -151,6 +164,7 @@ class Phases:
     joint: Joint = Joint(rounds=10, steps=1000)
     flow_codes: Phase = Phase(rounds=4, steps=500, batch=4)
     segment: Segment = Segment(rounds=10, steps=185)
+    adapt: Adapt = Adapt()
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -25,6 +25,7 @@ TYPES: Mapping[str, str] = MappingProxyType(
         "style": "train.style",
         "joint": "train.joint",
         "flow_codes": "train.flow_codes",
+        "adapt": "train.adapt",
         "evaluate": "evaluate.evaluate",
         "deliver": "query.deliver",
     }

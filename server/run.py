@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from configs.errors import FederationError, RunError
 from configs.schema import Experiment, from_json
@@ -23,7 +24,7 @@ from sst_models import weights
 from sst_models.device import choose
 from sst_models.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.files import write_json
-from sst_models.phases import SitePhase
+from sst_models.phases import ADAPT, SitePhase
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ def run(folder: Path, federation: Federation) -> RunState:
         store.save(state)
     for number, site in enumerate(hub.segment, start=1):
         make_segmenter(hub, state, site, number)
+    for number in range(1, hub.experiment.phases.adapt.rounds + 1):
+        adapt(hub, state, number)
     evaluate(hub)
     deliver(hub)
     hub.tell("run.finished")
@@ -234,13 +237,38 @@ def make_segmenter(hub: Hub, state: RunState, site: str, number: int) -> None:
     hub.tell("round.finished", phase="segment", round=number)
 
 
+def adapt(hub: Hub, state: RunState, number: int) -> None:
+    """One round at the sites on their segmenters; a site that does not take part keeps what it has."""
+    sites = [site for site in hub.segment if site in hub.sites]
+    if not sites or all(len(segmenters.adapted(segmenter_folder(hub.folder, site))) >= number for site in sites):
+        return
+    hub.tell("round.started", phase=ADAPT.name, round=number)
+    labels = {"labels": hub.atlas.labels.to(torch.uint8).numpy()}
+    own = _segmenters(hub)
+    requests = []
+    for site in sites:
+        arrays: dict[str, Arrays] = {"segmenter": own[site], "atlas": labels}
+        arrays |= {part: found for part in ADAPT.uses if (found := state.of(part, site)) is not None}
+        requests.append(hub.request(ADAPT.name, number, site, arrays))
+    failed, series = {}, {}
+    for reply in hub.federation.ask(requests):
+        if reply.error:
+            failed[reply.site] = reply.error
+            continue
+        series[reply.site] = dict(reply.series)
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in reply.arrays["segmenter"].items()}
+        weights.save(tensors, segmenter_folder(hub.folder, reply.site) / f"adapted-{number}.safetensors")
+    told = {"series": series, "failed": failed, "traffic": _traffic(hub, ADAPT.name, number)}
+    hub.tell("round.finished", phase=ADAPT.name, round=number, **told)
+
+
 def segmenter_folder(hub: Path, site: str) -> Path:
     """Give the folder of a site's segmenter at the hub."""
     return hub / "segmenters" / site
 
 
 def _segmenters(hub: Hub) -> dict[str, Arrays]:
-    last = {site: segmenters.rounds(segmenter_folder(hub.folder, site))[-1] for site in hub.segment}
+    last = {site: segmenters.last(segmenter_folder(hub.folder, site)) for site in hub.segment}
     return {site: {n: t.numpy() for n, t in weights.load(path).items()} for site, path in last.items()}
 
 

@@ -86,7 +86,8 @@ def train_segmenter(
         The loss curves of the rounds done in this call.
     """
     phase = experiment.phases.segment
-    learner = SegmentLearner({"segmenter": place(build("segmenter", experiment), device)}, experiment, pairs)
+    learner = SegmentLearner({"segmenter": place(build("segmenter", experiment), device)}, experiment, pairs, phase)
+    learner.start(experiment.seed)
     first = len(rounds(folder))
     if first:
         recall(learner, weights.load(folder / f"memory-{first}.safetensors"))
@@ -113,6 +114,16 @@ def rounds(folder: Path) -> list[Path]:
     """List the saved rounds of a segmenter, first to last."""
     found = folder.glob("round-*.safetensors")
     return sorted(found, key=lambda path: int(path.stem.split("-")[1]))
+
+
+def last(folder: Path) -> Path:
+    """Give the file of a segmenter as it is delivered: adapted at its site, or as the hub's last round left it."""
+    return (adapted(folder) or rounds(folder))[-1]
+
+
+def adapted(folder: Path) -> list[Path]:
+    """List a segmenter's rounds at its site, first to last."""
+    return sorted(folder.glob("adapted-*.safetensors"), key=lambda path: int(path.stem.split("-")[1]))
 
 
 def load_segmenter(path: Path, experiment: Experiment, device: torch.device) -> nn.Module:

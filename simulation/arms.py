@@ -1,5 +1,6 @@
 """The arms of a direction: what each one predicts on the held-out scans, and how well."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,25 @@ from simulation.stage import Stage
 from sst_models import weights
 from sst_models.build import build
 from sst_models.device import place
-from sst_models.forces import polish
-from sst_models.metrics import dice_per_group
+from sst_models.forces import finish
+from sst_models.losses.flow import folded_fraction
+from sst_models.metrics import dice_per_group, mean_hd95
 from sst_models.seeds import below
 from sst_models.steps.flow_codes import atlas_flow
 from sst_models.steps.segment import Pairs, segment
 from sst_models.warp import warp_labels
 
-Predict = Callable[[Tensor], Tensor]
-"""From a test scan (1, D, H, W) to class indices (D, H, W), both on the run's device."""
+
+@dataclass(frozen=True)
+class Predicted:
+    """What an arm says of one scan."""
+
+    labels: Tensor  # (D, H, W) class indices
+    folded: float = math.nan  # % of voxels where its flow folds; NaN where it has none
+
+
+Predict = Callable[[Tensor], Predicted]
+"""From a test scan (1, D, H, W) to its segmentation, both on the run's device."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,12 @@ def test(stage: Stage, arm: str, target: str, predict: Predict) -> Tested:
     """Test an arm on the held-out labelled scans of one site."""
     rows, shown = [], None
     for case, image, truth in labelled(stage.cases(target, "test")):
-        found = predict(image.to(stage.device)).cpu()
+        predicted = predict(image.to(stage.device))
+        found = predicted.labels.cpu()
         shown = found if shown is None else shown
         dice = {group: 100 * value for group, value in dice_per_group(found, truth).items()}
-        rows.append(ScanScore.of(case, dice))
+        distance = mean_hd95(found, truth, stage.experiment.grid.spacing)
+        rows.append(ScanScore.of(case, dice, distance, predicted.folded))
     assert shown is not None
     return Tested(ArmScore(arm, stage.direction.source, target, tuple(rows)), shown)
 
@@ -59,7 +72,7 @@ def labelled(cases: Cases) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def affine(stage: Stage) -> Predict:
     """Predict the atlas's labels where the affine put the scan."""
-    return lambda image: stage.atlas.labels.to(image.device)
+    return lambda image: Predicted(stage.atlas.labels.to(image.device))
 
 
 def registration(stage: Stage, state: RunState, part: str, site: str, experiment: Experiment) -> Predict:
@@ -67,14 +80,14 @@ def registration(stage: Stage, state: RunState, part: str, site: str, experiment
     nets = {name: _net(name, state, site, experiment, stage.device) for name in ("E", "A", "F", "T")}
     atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
 
-    def predict(image: Tensor) -> Tensor:
+    def predict(image: Tensor) -> Predicted:
         if part == "T":
             with torch.no_grad():
                 flow = nets["T"](atlas[None], image[None])
-            flow = polish(atlas[None], image[None], flow, experiment.registration.polish)
+            flow = finish(atlas[None], image[None], flow, experiment.registration)
         else:
             flow = atlas_flow(nets, atlas, image[None], experiment)
-        return warp_labels(labels[None], flow)[0]
+        return Predicted(warp_labels(labels[None], flow)[0], 100 * float(folded_fraction(flow)))
 
     return predict
 
@@ -82,17 +95,17 @@ def registration(stage: Stage, state: RunState, part: str, site: str, experiment
 def unet(stage: Stage, path: Path, experiment: Experiment) -> Predict:
     """Predict by a saved segmenter."""
     net = segmenters.load_segmenter(path, experiment, stage.device)
-    return lambda image: segment(net, image, experiment.segmenter.normalise)
+    return lambda image: Predicted(segment(net, image, experiment.segmenter.normalise))
 
 
 def last_segmenter(stage: Stage, scheme: Scheme, site: str) -> Path:
     """Give the file of a site's finished segmenter at the hub of a federation."""
-    return segmenters.rounds(segmenter_folder(scheme.hub(stage.folder, stage.direction), site))[-1]
+    return segmenters.last(segmenter_folder(scheme.hub(stage.folder, stage.direction), site))
 
 
-def supervised_pairs(stage: Stage) -> Pairs:
-    """Give real labelled training scans of the target: the upper bound's pairs."""
-    cases = stage.cases(stage.direction.target, "train")
+def supervised_pairs(stage: Stage, site: str) -> Pairs:
+    """Give real labelled training scans of a site: the upper bound's pairs."""
+    cases = stage.cases(site, "train")
     real = [(image.to(stage.device), truth.to(stage.device)) for _, image, truth in labelled(cases)]
 
     def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:

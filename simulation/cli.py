@@ -23,7 +23,7 @@ STYLES = ("weights", "statistics")
 
 CORE_ARMS = ("affine", "T", "F", "U-Net w/o adaptation", "U-Net w/ adaptation")
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
-DEMO_SCANS = 11  # a site
+DEMO_SCANS = 14  # a site
 DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and finer ones would take minutes
 
 app = typer.Typer()
@@ -227,7 +227,7 @@ def check_choice(option: str, word: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{option}: there is no '{word}'; did you mean '{near}'? (one of: {', '.join(known)})")
 
 
-def check_preset(preset: str) -> "schema.Preset":
+def check_preset(preset: str) -> "schema.Experiment":
     """Load a preset, so that one that cannot be used is refused early.
 
     Raises:

@@ -19,6 +19,7 @@ class Gain:
     adapted: float  # mean Dice, 0 to 100
     better: int  # scans on which adaptation was the better of the two
     scans: int  # scans that both segmenters were tested on
+    p: float = math.nan  # Wilcoxon's signed-rank test on the scans, two-sided; NaN for fewer than two
 
     @property
     def points(self) -> float:
@@ -48,4 +49,13 @@ def _gain(without: ArmScore, adapted: ArmScore) -> Gain:
         adapted=mean_of(high for _, high in pairs),
         better=sum(high > low for low, high in pairs),
         scans=len(pairs),
+        p=_paired([high - low for low, high in pairs]),
     )
+
+
+def _paired(differences: list[float]) -> float:
+    from scipy.stats import wilcoxon
+
+    if len(differences) < 2 or not any(differences):
+        return math.nan
+    return float(wilcoxon(differences).pvalue)

@@ -19,6 +19,8 @@ ARMS: dict[str, str] = {
     "U-Net alone": "Everything trained at the tested site by itself, without a federation.",
     "U-Net pooled": "Everything trained on all scans in one place, as if they could be moved there.",
     "U-Net federated": "Everything trained by the federation, scans staying where they are.",
+    "control": "A segmenter trained on the atlas alone, bent and coloured at random: nothing is learnt for it.",
+    "supervised across": "A segmenter trained on labelled scans of the atlas's site: what labels there would give.",
     "supervised": "A segmenter trained on labelled scans of the tested site: what labels for all would give.",
 }
 """The arms in the order of every table, each with what it means in plain words."""
@@ -45,11 +47,13 @@ class ScanScore:
     case: str
     dice: Mapping[str, float]  # group -> 0 to 100
     mean: float  # over the groups that are there
+    hd95: float = math.nan  # mm, mean over structures
+    folded: float = math.nan  # % of voxels with a negative Jacobian; NaN for an arm that bends nothing
 
     @classmethod
-    def of(cls, case: str, dice: Mapping[str, float]) -> "ScanScore":
+    def of(cls, case: str, dice: Mapping[str, float], hd95: float = math.nan, folded: float = math.nan) -> "ScanScore":
         """The score with the mean worked out from its groups."""
-        return cls(case, dict(dice), mean_of(dice.values()))
+        return cls(case, dict(dice), mean_of(dice.values()), hd95, folded)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,16 @@ class ArmScore:
     def mean(self) -> float:
         """Mean Dice over the scans."""
         return mean_of(scan.mean for scan in self.scans)
+
+    @property
+    def hd95(self) -> float:
+        """Mean HD95 over the scans, mm."""
+        return mean_of(scan.hd95 for scan in self.scans)
+
+    @property
+    def folded(self) -> float:
+        """Mean share of folded voxels over the scans, %."""
+        return mean_of(scan.folded for scan in self.scans)
 
     @property
     def std(self) -> float:

@@ -123,7 +123,7 @@ def _number(value: float | None) -> float:
 
 def _scan(item: Mapping[str, Any]) -> ScanScore:
     dice = {group: _number(value) for group, value in item["dice"].items()}
-    return ScanScore(item["case"], dice, _number(item["mean"]))
+    return ScanScore(item["case"], dice, *(_number(item.get(key)) for key in ("mean", "hd95", "folded")))
 
 
 def _arm(item: Mapping[str, Any]) -> ArmScore:
@@ -174,11 +174,15 @@ def _dice(results: Results) -> Iterator[Row]:
 
 
 def _table(results: Results) -> Iterator[Row]:
-    yield ("arm", "source", "target", "scans", "mean", "std", *results.groups)
+    yield ("arm", "source", "target", "scans", "mean", "std", "hd95_mm", "folded_percent", *results.groups)
     for score in results.scores:
         groups = score.groups
         means = (groups.get(group, math.nan) for group in results.groups)
-        yield (score.arm, score.source, score.target, len(score.scans), score.mean, score.std, *means)
+        yield (score.arm, score.source, score.target, len(score.scans), *_summary(score), *means)
+
+
+def _summary(score: ArmScore) -> tuple[float, ...]:
+    return score.mean, score.std, score.hd95, score.folded
 
 
 def _losses(results: Results) -> Iterator[Row]:

@@ -27,6 +27,7 @@ from server.state import RunState
 from simulation import arms, pictures, schemes
 from simulation.arms import Tested
 from simulation.atlases import choose_atlas, write_splits
+from simulation.control import control_pairs
 from simulation.measured import ArmScore, PairsPoint, Results, ScanScore
 from simulation.panels import PICTURES, Panel, save_panels
 from simulation.progress import Progress
@@ -160,17 +161,13 @@ def _announce(stages: Sequence[Stage], chosen: Sequence[str], progress: Progress
     for stage in stages:
         for scheme in schemes.schemes_for(chosen, stage.direction, stage.experiment):
             plan |= {item.name: item.units for item in planned(stage, scheme) if item.units}
-        plan |= {
-            f"{stage.where}: {extra}": _segment_units(stage)
-            for extra in ("alone", "supervised")
-            if any(extra in arm for arm in chosen)
-        }
+        plan |= {f"{stage.where}: {arm}": _segment_units(stage) for arm in EXTRA if arm in chosen}
         plan[f"{stage.where}: test"] = 20.0
     progress.plan(plan)
 
 
 def _segment_units(stage: Stage) -> float:
-    phase = stage.experiment.phases.segment
+    phase = extra_experiment(stage.experiment, "").phases.segment
     return COST["segment"] * phase.rounds * phase.steps * phase.batch
 
 
@@ -220,6 +217,9 @@ def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Foun
     return _Found(tested, pairs, panels)
 
 
+EXTRA = ("U-Net alone", "control", "supervised across", "supervised")
+"""Arms whose segmenter no federation makes; that of "U-Net alone" is the one that is tested at the target."""
+
 IN_SITE = ("affine", "T", "F", "F w/o appearance")
 """Arms that are tested at the source too: registration in-site is what Table 2a has."""
 
@@ -231,7 +231,7 @@ def _cells(chosen: Sequence[str], direction: Direction) -> Iterator[tuple[str, s
             yield arm, direction.source
         if arm == "U-Net in-site":
             yield arm, direction.source
-        elif arm == "U-Net alone":
+        elif arm in ("U-Net alone", "control"):
             yield arm, direction.source
             yield arm, direction.target
         else:
@@ -242,23 +242,41 @@ def _train_extra(
     stage: Stage, chosen: Sequence[str], states: Mapping[str, tuple[Scheme, RunState]], progress: Progress
 ) -> dict[str, Path]:
     """Train the segmenters that no federation makes: the upper bound, and the paper's exchange between two alone."""
-    makers: dict[str, Pairs] = {}
-    if "supervised" in chosen:
-        makers["supervised"] = arms.supervised_pairs(stage)
-    if "U-Net alone" in chosen:
-        makers["alone"] = arms.alone_pairs(stage, states[schemes.ALONE_SOURCE][1], states[schemes.ALONE_TARGET][1])
     folders = {}
-    for name, pairs in makers.items():
-        folders[name] = stage.folder / "segmenters" / stage.direction.name / name
-        progress.stage(f"{stage.where}: {name}", _segment_units(stage))
-        _train(stage, pairs, name, folders[name], progress)
+    for arm in EXTRA:
+        if arm in chosen:
+            folders[arm] = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
+            progress.stage(f"{stage.where}: {arm}", _segment_units(stage))
+            _train(stage, _pairs(arm, stage, states), arm, folders[arm], progress)
     return folders
 
 
-def _train(stage: Stage, pairs: Pairs, name: str, folder: Path, progress: Progress) -> None:
-    unit = _segment_units(stage) / (stage.experiment.phases.segment.rounds * stage.experiment.phases.segment.steps)
+def _pairs(arm: str, stage: Stage, states: Mapping[str, tuple[Scheme, RunState]]) -> Pairs:
+    if arm == "control":
+        return control_pairs(stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device))
+    if arm == "U-Net alone":
+        return arms.alone_pairs(stage, states[schemes.ALONE_SOURCE][1], states[schemes.ALONE_TARGET][1])
+    site = stage.direction.source if arm == "supervised across" else stage.direction.target
+    return arms.supervised_pairs(stage, site)
+
+
+def _train(stage: Stage, pairs: Pairs, arm: str, folder: Path, progress: Progress) -> None:
+    experiment = extra_experiment(stage.experiment, arm)
+    unit = _segment_units(stage) / (experiment.phases.segment.rounds * experiment.phases.segment.steps)
     watch: Watch = lambda step, loss: progress.advance(step * unit, loss=loss)  # noqa: E731
-    segmenters.train_segmenter(stage.experiment, pairs, name, folder, stage.device, watch)
+    segmenters.train_segmenter(experiment, pairs, arm, folder, stage.device, watch)
+
+
+def extra_experiment(experiment: Experiment, arm: str) -> Experiment:
+    """Give the preset by which a segmenter without a federation is trained: as many steps, the site's counted in."""
+    segment, adapt = experiment.phases.segment, experiment.phases.adapt
+    segment = replace(segment, steps=segment.steps + adapt.rounds * adapt.steps // segment.rounds)
+    settings = replace(experiment.segmenter, normalise="zscore", augment="space")
+    return replace(
+        experiment,
+        phases=replace(experiment.phases, segment=segment),
+        segmenter=settings if arm == "control" else experiment.segmenter,
+    )
 
 
 @dataclass(frozen=True)
@@ -298,14 +316,12 @@ class _Bench:
         if arm in ("T", "F", "F w/o appearance"):
             scheme, state = self.states[schemes.PLAIN if "w/o" in arm else schemes.FEDERATED]
             return arms.registration(self.stage, state, arm[0], site, scheme.experiment)
-        return arms.unet(self.stage, self._segmenter(arm, site), self.stage.experiment)
+        return arms.unet(self.stage, self._segmenter(arm, site), extra_experiment(self.stage.experiment, arm))
 
     def _segmenter(self, arm: str, site: str) -> Path:
         source, target = self.stage.direction.source, self.stage.direction.target
-        if arm == "supervised":
-            return segmenters.rounds(self.extra["supervised"])[-1]
-        if arm == "U-Net alone" and site == target:
-            return segmenters.rounds(self.extra["alone"])[-1]
+        if arm in EXTRA and (arm != "U-Net alone" or site == target):
+            return segmenters.rounds(self.extra[arm])[-1]
         scheme_name, style = {
             "U-Net w/o adaptation": (schemes.FEDERATED, source),
             "U-Net in-site": (schemes.FEDERATED, source),

@@ -101,9 +101,14 @@ def planned(stage: Stage, scheme: Scheme) -> Sequence[PlannedPhase]:
         plan.append(PlannedPhase(phase.name, settings.rounds, units, f"{stage.where} {scheme.name}: {phase.name}"))
     segment = scheme.experiment.phases.segment
     units = COST["segment"] * segment.rounds * segment.steps * segment.batch * len(scheme.segment)
-    name = f"{stage.where} {scheme.name}: segment"
-    return [*plan, PlannedPhase("segment", len(scheme.segment), units, name)]
+    name = f"{stage.where} {scheme.name}: "
+    plan.append(PlannedPhase("segment", len(scheme.segment), units, name + "segment"))
+    adapt = scheme.experiment.phases.adapt
+    if adapt.rounds and scheme.segment:
+        units = COST["adapt"] * adapt.rounds * adapt.steps * adapt.batch * len(scheme.segment)
+        plan.append(PlannedPhase("adapt", adapt.rounds, units, name + "adapt"))
+    return plan
 
 
-COST = {"register": 1.0, "style": 0.4, "joint": 3.5, "flow_codes": 0.7, "segment": 2.8}
+COST = {"register": 1.0, "style": 0.4, "joint": 3.5, "flow_codes": 0.7, "segment": 2.8, "adapt": 2.8}
 """What one scan or pair of a step costs, relative to registration's; measured at 64 x 80 x 80 on 2 cores."""

@@ -23,7 +23,7 @@ class PhaseRequest:
     """
 
     run: str
-    phase: str  # join | register | style | joint | flow_codes | evaluate | deliver
+    phase: str  # join | register | style | joint | flow_codes | adapt | evaluate | deliver
     round: int  # from 1
     site: str  # the name under which the hub knows the site that is asked
     experiment: str

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from configs.errors import DataError
 from configs.schema import Experiment, Phase
 from sst_models.learner import Learner, Scans
+from sst_models.steps.adapt import AdaptLearner
 from sst_models.steps.flow_codes import FlowCodesLearner
 from sst_models.steps.joint import JointLearner
 from sst_models.steps.register import RegisterLearner
@@ -20,6 +22,7 @@ class Material:
     scans: Scans
     atlas: Tensor  # (1, D, H, W)
     foreign: tuple[StyleMoments, ...] = ()  # of the other sites' style codes
+    labels: Tensor | None = None  # the atlas's class indices (D, H, W), where the phase needs them
 
 
 Make = Callable[[dict[str, nn.Module], Experiment, Material], Learner]
@@ -57,6 +60,12 @@ def _make_flow_codes(nets: dict[str, nn.Module], experiment: Experiment, own: Ma
     return FlowCodesLearner(nets, experiment, own.scans, own.atlas)
 
 
+def _make_adapt(nets: dict[str, nn.Module], experiment: Experiment, own: Material) -> Learner:
+    if own.labels is None:
+        raise DataError("the request holds no labels of the atlas; hub and site need the same version")
+    return AdaptLearner(nets, experiment, own.scans, own.atlas, own.labels)
+
+
 SITE_PHASES: tuple[SitePhase, ...] = (
     SitePhase("register", ("T",), (), False, _make_register),
     SitePhase("style", ("E", "D_style"), ("T",), True, _make_style),
@@ -65,4 +74,7 @@ SITE_PHASES: tuple[SitePhase, ...] = (
 )
 """The phases that sites train in, in their order (DESIGN, phases 1 to 4)."""
 
-BY_NAME: dict[str, SitePhase] = {phase.name: phase for phase in SITE_PHASES}
+ADAPT = SitePhase("adapt", ("segmenter",), ("E", "A", "F"), False, _make_adapt)
+"""The phase in which a site goes on with the segmenter that the hub made for it; nothing of it is averaged."""
+
+BY_NAME: dict[str, SitePhase] = {phase.name: phase for phase in (*SITE_PHASES, ADAPT)}

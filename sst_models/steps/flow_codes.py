@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment
 from sst_models.device import half
-from sst_models.forces import polish
+from sst_models.forces import finish
 from sst_models.learner import Losses, Scans, adam, freeze
 from sst_models.losses.adversarial import encoder_loss
 from sst_models.losses.image import ssim_l1
@@ -31,7 +31,7 @@ def atlas_flow(nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, experi
         if experiment.appearance.weight:
             with half(target.device):
                 moving = nets["A"](moving, nets["E"](target)).float()
-        return polish(moving, target, nets["F"](moving, target), experiment.registration.polish)
+        return finish(moving, target, nets["F"](moving, target), experiment.registration)
 
 
 class FlowCodesLearner:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.schema import Experiment
+from configs.schema import Experiment, Segment
 from sst_models.device import half
 from sst_models.learner import Losses, adam, freeze
 from sst_models.networks.appearance import brain
@@ -58,16 +58,14 @@ class SegmentLearner:
         nets: {"segmenter"}.
         experiment: the preset.
         pairs: gives one labelled pair a call.
+        phase: how to learn; `experiment.phases.segment` or `.adapt`.
     """
 
-    def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, pairs: Pairs) -> None:
+    def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, pairs: Pairs, phase: Segment) -> None:
         from monai.losses import DiceCELoss
 
         self.nets = nets
-        self.settings, self.phase, self.pairs = experiment.segmenter, experiment.phases.segment, pairs
-        first = nets["segmenter"]
-        if isinstance(first, Segmenter):
-            first.start(pairs(generator(experiment.seed, "segment", "start"))[1])
+        self.settings, self.phase, self.pairs = experiment.segmenter, phase, pairs
         self.criterion = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
         self.optimisers: dict[str, torch.optim.Optimizer] = {"segmenter": adam(nets["segmenter"], self.phase.rate)}
         self.mean = copy.deepcopy(nets["segmenter"])
@@ -75,6 +73,13 @@ class SegmentLearner:
         self.steps = torch.zeros((), dtype=torch.int64)
         self.own = {"steps": self.steps, **{f"mean/{name}": p for name, p in self.mean.named_parameters()}}
         self.own |= {f"net/{name}": p.data for name, p in nets["segmenter"].named_parameters()}
+
+    def start(self, seed: int) -> None:
+        """Let an untrained network begin with the classes' shares in one pair."""
+        labels = self.pairs(generator(seed, "segment", "start"))[1]
+        for net in (self.nets["segmenter"], self.mean):
+            if isinstance(net, Segmenter):
+                net.start(labels)
 
     def step(self, draws: torch.Generator) -> Losses:
         """Learn from one batch of pairs."""

@@ -14,7 +14,7 @@ from sst_models.exchange import PhaseRequest, SiteReply
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
 WEIGHTS = {"conv.weight": np.ones((4, 1, 3, 3, 3), np.float32), "conv.bias": np.zeros(4, np.float32)}
 MOMENTS = {"mean": np.zeros(8, np.float32), "std": np.ones(8, np.float32)}
-SENT = {part: WEIGHTS for part in ("T", "E", "D_style", "F", "A", "encoder", "decoder", "D_flow")}
+SENT = {part: WEIGHTS for part in ("T", "E", "D_style", "F", "A", "encoder", "decoder", "D_flow", "segmenter")}
 
 
 def ask(phase="style", **arrays):
@@ -34,6 +34,7 @@ def reply(phase="style", count=9, **fields):
         ("style", ("E", "D_style")),
         ("joint", ("E", "D_style", "F", "A")),
         ("flow_codes", ("encoder", "decoder", "D_flow")),
+        ("adapt", ("segmenter",)),
         ("join", ()),
         ("evaluate", ()),
         ("deliver", ()),
@@ -44,7 +45,7 @@ def test_declared_parts_pass(phase, parts):
     check(reply(phase, arrays={part: WEIGHTS for part in parts}), ask(phase), Policy())
 
 
-@pytest.mark.parametrize("phase", ["join", "register", "style", "joint", "flow_codes", "evaluate", "deliver"])
+@pytest.mark.parametrize("phase", ["join", "register", "style", "joint", "flow_codes", "adapt", "evaluate", "deliver"])
 def test_undeclared_part_is_refused(phase):
     """A part that the phase does not declare stays at the site."""
     with pytest.raises(ReleaseError, match="does not declare"):

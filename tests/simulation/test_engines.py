@@ -153,6 +153,7 @@ TINY = from_dict(
             "joint": {"rounds": 1, "steps": 2, "batch": 1},
             "flow_codes": {"rounds": 1, "steps": 2, "batch": 1},
             "segment": {"steps": 2},
+            "adapt": {"rounds": 1, "steps": 2},
         },
         "generation": {"pairs": 2},
     },
@@ -217,14 +218,12 @@ def test_tiny_federation_runs_all_phases(reference):
     """Every phase asks every site, each site has a whole ledger, and each gets its segmenter."""
     _, hub, sites = reference
     for site in sites:
-        assert verify(site.state / "ledger.jsonl") == 9
+        assert verify(site.state / "ledger.jsonl") == 10
         entries = [json.loads(line) for line in (site.state / "ledger.jsonl").read_text().splitlines()]
         told = [entry["phase"] for entry in entries]
-        assert told == [
-            *["join", "register", "register", "style", "joint", "flow_codes", "evaluate", "evaluate", "deliver"]
-        ]
+        assert told == [*LEARNING, "adapt", "evaluate", "evaluate", "deliver"]
         parts = {part for entry in entries for part in entry["parts"]}
-        assert parts == {"T", "E", "D_style", "A", "F", "encoder", "decoder", "D_flow"}
+        assert parts == {"T", "E", "D_style", "A", "F", "encoder", "decoder", "D_flow", "segmenter"}
         assert not (site.state / "site.log").exists()
         assert (site.state / "runs" / "tiny" / "model" / "segmenter.safetensors").is_file()
 

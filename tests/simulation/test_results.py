@@ -121,6 +121,15 @@ def test_gains_compare_the_same_scans() -> None:
     assert gain.points == pytest.approx(3.5)
 
 
+def test_a_gain_on_every_one_of_six_scans_is_significant() -> None:
+    """Wilcoxon's exact test: 2 of the 64 patterns of signs are as extreme."""
+    before = tuple(ScanScore(str(n), {}, 50.0) for n in range(6))
+    after = tuple(ScanScore(str(n), {}, 51.0 + n) for n in range(6))
+    arms = (ArmScore("U-Net w/o adaptation", "x", "y", before), ArmScore("U-Net w/ adaptation", "x", "y", after))
+    (gain,) = gains(Results(run={}, scores=arms))
+    assert gain.p == pytest.approx(2 / 64)
+
+
 def test_the_papers_rows_are_whole() -> None:
     """17 rows of 16 groups, whose mean is the printed one but for two rows that the paper prints otherwise."""
     assert len(TABLE_1) == 17

@@ -2,8 +2,9 @@
 
 import torch
 
-from sst_models.forces import polish
+from sst_models.forces import ascend, polish
 from sst_models.losses.flow import folded_fraction
+from sst_models.losses.structural import lncc
 from sst_models.warp import warp
 
 
@@ -23,6 +24,14 @@ def test_polishing_brings_the_moving_image_onto_the_fixed_one_without_folds() ->
         flow = polish(brighter * moving, fixed, zero, steps=16)
         assert (warp(moving, flow) - fixed).abs().mean() < before / 3
         assert folded_fraction(flow) == 0.0
+
+
+def test_ascending_the_correlation_brings_the_images_closer_whatever_their_contrast() -> None:
+    """Local correlation rises and nothing folds, with one image darker than the other."""
+    moving, fixed = 0.6 * ball(11.0), ball(12.0)
+    flow = ascend(moving, fixed, torch.zeros(1, 3, 24, 24, 24), steps=8)
+    assert lncc(warp(moving, flow), fixed, 5) > lncc(moving, fixed, 5) + 0.05
+    assert folded_fraction(flow) == 0.0
 
 
 def test_a_flow_that_is_not_polished_is_the_same_flow() -> None:

@@ -9,12 +9,17 @@ from material import Blobs, blob
 from sst_models import weights
 from sst_models.build import build
 from sst_models.learner import Learner, Span, memory, recall, train
-from sst_models.phases import SITE_PHASES, Material, SitePhase
+from sst_models.phases import ADAPT, SITE_PHASES, Material, SitePhase
 from sst_models.steps.segment import SegmentLearner, move, normalise, vary
 from sst_models.steps.style import Contrast, StyleMoments, prior
 
 TINY = load("tiny")
 MOMENTS = StyleMoments(torch.zeros(8), torch.ones(8))
+
+
+def material() -> Material:
+    """Give what a site works with: blobs, one of them the atlas, whose inside is one structure."""
+    return Material(Blobs(), blob(0), (MOMENTS,), (blob(0)[0] > 0.5).long())
 
 
 def nets_for(phase: SitePhase, experiment: Experiment = TINY) -> dict[str, nn.Module]:
@@ -24,7 +29,7 @@ def nets_for(phase: SitePhase, experiment: Experiment = TINY) -> dict[str, nn.Mo
 
 def learner_for(phase: SitePhase, experiment: Experiment = TINY) -> Learner:
     """Make the learner of a phase on small volumes."""
-    return phase.make(nets_for(phase, experiment), experiment, Material(Blobs(), blob(0), (MOMENTS,)))
+    return phase.make(nets_for(phase, experiment), experiment, material())
 
 
 def weights_of(net: nn.Module) -> torch.Tensor:
@@ -32,18 +37,18 @@ def weights_of(net: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in net.parameters()])
 
 
-@pytest.mark.parametrize("phase", SITE_PHASES, ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", (*SITE_PHASES, ADAPT), ids=lambda phase: phase.name)
 def test_a_step_changes_what_the_phase_learns_and_nothing_else(phase: SitePhase) -> None:
     """Parts that a phase only uses keep their weights; parts that it learns do not."""
     nets = nets_for(phase)
     before = {part: weights_of(net) for part, net in nets.items()}
-    history = train(phase.make(nets, TINY, Material(Blobs(), blob(0), (MOMENTS,))), Span(1, ("x",), 0, 2))
+    history = train(phase.make(nets, TINY, material()), Span(1, ("x",), 0, 2))
     for part, net in nets.items():
         assert torch.equal(weights_of(net), before[part]) == (part in phase.uses), part
     assert all(torch.tensor(values).isfinite().all() for values in history.series.values())
 
 
-@pytest.mark.parametrize("phase", SITE_PHASES, ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", (*SITE_PHASES, ADAPT), ids=lambda phase: phase.name)
 def test_stopping_between_rounds_changes_nothing(phase: SitePhase) -> None:
     """Two rounds of two steps, with weights and memory through arrays in between, equal four steps, bit for bit."""
     whole = learner_for(phase)
@@ -150,7 +155,8 @@ def test_a_varied_look_keeps_background_and_range() -> None:
 def test_the_running_mean_of_weights_leaves_the_first_ones_soon() -> None:
     """After a dozen steps the delivered weights are nearer to the trained ones than to those of the start."""
     labels = (blob(1)[0] > 0.5).long()
-    learner = SegmentLearner({"segmenter": build("segmenter", TINY)}, TINY, lambda draws: (blob(1), labels))
+    nets = {"segmenter": build("segmenter", TINY)}
+    learner = SegmentLearner(nets, TINY, lambda draws: (blob(1), labels), TINY.phases.segment)
     first = weights_of(learner.nets["segmenter"])
     train(learner, Span(1, ("x",), 0, 12))
     mean, last = weights_of(learner.mean), weights_of(learner.nets["segmenter"])

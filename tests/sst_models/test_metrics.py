@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs.structures import CLASSES, GROUP_MEMBERS, GROUPS, STRUCTURES
-from sst_models.metrics import dice_per_class, dice_per_group, mean_dice
+from sst_models.metrics import dice_per_class, dice_per_group, mean_dice, mean_hd95
 
 
 def labels(classes: int, seed: int, size: tuple[int, int, int] = (16, 12, 10)) -> Tensor:
@@ -94,3 +94,14 @@ def test_groups_in_neither_map_are_nan_and_left_out() -> None:
     assert math.isnan(mean_dice(truth, truth))
     truth[0] = GROUP_MEMBERS["Brain-Stem"][0]
     assert mean_dice(truth, truth) == 1 and math.isnan(dice_per_group(truth, truth)["Caudate"])
+
+
+def test_hd95_is_the_shift_of_a_structure_in_mm_and_a_lost_structure_has_none() -> None:
+    """A cube that is moved by two voxels of 2.4 mm is 4.8 mm off; a class of one map alone is left out."""
+    truth = torch.zeros(24, 24, 24, dtype=torch.int64)
+    truth[6:14, 6:14, 6:14] = 3
+    found = truth.roll(2, dims=0)
+    assert mean_hd95(found, truth, 2.4) == pytest.approx(4.8)
+    found[20:22, 20:22, 20:22] = 5
+    assert mean_hd95(found, truth, 2.4) == pytest.approx(4.8)
+    assert math.isnan(mean_hd95(torch.zeros_like(truth), truth, 2.4))

@@ -1,0 +1,219 @@
+"""Print how fast the parts are against straightforward versions, and write it as JSON: `make bench`.
+
+    python benchmarks/speed.py [--out FILE] [--full] [--preset NAME]
+
+Both versions of a row run in turn in one process, and a row's figure is the ratio of their fastest runs: the machines
+are shared. Peak memory is that of a process of its own. `--full` adds 128 x 160 x 160, which takes minutes. Volumes are
+synthetic: what is in them does not change what the mathematics costs.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import straightforward
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from configs.schema import Experiment, Grid, load
+from configs.structures import CLASSES
+from server.segmenters import latent_shape
+from sst_models.build import build
+from sst_models.generation import Generator, PriorStyles, Recipe
+from sst_models.losses.structural import lncc, ms_ssim
+from sst_models.phases import BY_NAME, Material
+from sst_models.steps.segment import SegmentLearner, segment
+
+Shape = tuple[int, int, int]
+Row = dict[str, float | str]
+
+SMALL: Shape = (64, 80, 80)
+FULL: Shape = (128, 160, 160)
+
+
+def volume(shape: Shape, seed: int) -> Tensor:
+    """Give something like a brain, (1, D, H, W) in [0, 1]: an ellipsoid of smooth noise, background 0."""
+    draws = torch.Generator().manual_seed(seed)
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, side) for side in shape], indexing="ij")
+    inside = sum(axis**2 for axis in axes) < 0.7
+    coarse = torch.rand(1, 1, *[side // 6 for side in shape], generator=draws)
+    return (F.interpolate(coarse, size=shape, mode="trilinear")[0] * 0.8 + 0.1) * inside
+
+
+def labels(shape: Shape) -> Tensor:
+    """Give class indices (D, H, W) that hold every class."""
+    return (volume(shape, 99)[0] * CLASSES).long().clamp(0, CLASSES - 1)
+
+
+class Brains:
+    """Four scans in memory."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._volumes = [volume(shape, seed) for seed in range(4)]
+
+    def __len__(self) -> int:
+        """Give their number."""
+        return len(self._volumes)
+
+    def image(self, index: int) -> Tensor:
+        """Give one, (1, D, H, W)."""
+        return self._volumes[index]
+
+
+def fastest(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Run the calls in turn, `repeats` times each after a first that does not count; give the fastest seconds."""
+    found = dict.fromkeys(calls, float("inf"))
+    for number in range(repeats + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if number:
+                found[name] = min(found[name], time.perf_counter() - began)
+    return found
+
+
+def with_gradient(loss: Callable[[Tensor, Tensor], Tensor], u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Give a loss and its gradient by the first volume."""
+    u = u.detach().requires_grad_()
+    value = loss(u, v)
+    (gradient,) = torch.autograd.grad(value, u)
+    return value.detach(), gradient
+
+
+def losses(shape: Shape, repeats: int) -> list[Row]:
+    """Compare MS-SSIM and LNCC, value and gradient."""
+    u, v = volume(shape, 1)[None], volume(shape, 2)[None]
+    window = 7 if min(shape) > 96 else 3  # pytorch-msssim refuses 7 on smaller volumes
+    pairs: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+        f"MS-SSIM, window {window}": (
+            lambda a, b: ms_ssim(a, b, 5, window),
+            lambda a, b: straightforward.ms_ssim(a, b, window),
+        ),
+        "LNCC, window 7": (lncc, straightforward.lncc),
+    }
+    rows = []
+    for name, (ours, theirs) in pairs.items():
+        one, other = with_gradient(ours, u, v), with_gradient(theirs, u, v)
+        calls: dict[str, Callable[[], object]] = {
+            "ours": lambda ours=ours: with_gradient(ours, u, v),  # type: ignore[misc]
+            "straightforward": lambda theirs=theirs: with_gradient(theirs, u, v),  # type: ignore[misc]
+        }
+        apart = float((one[1] - other[1]).norm() / other[1].norm())
+        rows.append(_row(name, shape, fastest(calls, repeats), {"gradient_apart": apart}))
+    return rows
+
+
+def joint_step(preset: Experiment) -> Callable[[], object]:
+    """Give one joint step of a preset, batch 1, with its learner."""
+    own = replace(preset, phases=replace(preset.phases, joint=replace(preset.phases.joint, batch=1)))
+    phase, shape = BY_NAME["joint"], preset.grid.shape
+    nets = {part: build(part, own) for part in phase.learns + phase.uses}
+    learner = phase.make(nets, own, Material(Brains(shape), volume(shape, 9)))
+    return lambda: learner.step(torch.Generator().manual_seed(1))
+
+
+def straightforward_step(shape: Shape) -> Callable[[], object]:
+    """Give one joint step of the released sizes, batch 1."""
+    step = straightforward.JointStep()
+    volumes = [volume(shape, seed)[None] for seed in range(3)]
+    return lambda: step(*volumes)
+
+
+def generation(preset: Experiment, repeats: int) -> list[Row]:
+    """Time one generated pair, the segmenter's step on it, and one segmentation."""
+    shape = preset.grid.shape
+    nets = {"A": build("A", preset), "decoder": build("decoder", preset)}
+    styles = PriorStyles(preset.style.code)
+    generator = Generator(volume(shape, 9), labels(shape), dict(nets), latent_shape(preset), styles)
+    pair = generator.pair(Recipe(1, 1, 1, "bench"))
+    single = replace(preset.phases.segment, batch=1)
+    plain = replace(preset, segmenter=replace(preset.segmenter, augment="none"))
+    learner = SegmentLearner(
+        {"segmenter": build("segmenter", preset)}, plain, lambda draws: (pair.image, pair.labels), single
+    )
+    found = fastest(
+        {
+            "pair": lambda: generator.pair(Recipe(1, 2, 2, "bench")),
+            "step": lambda: learner.step(torch.Generator().manual_seed(1)),
+            "segment": lambda: segment(learner.mean, pair.image, preset.segmenter.normalise),
+        },
+        repeats,
+    )
+    share = found["pair"] / found["step"]
+    words: Row = {"what": "one generated pair, of its training step", "shape": _words(shape), "share": share}
+    return [
+        {**words, "seconds": found["pair"], "step_seconds": found["step"], "pairs_per_second": 1 / found["pair"]},
+        {"what": "one segmentation by the U-Net", "shape": _words(shape), "seconds": found["segment"]},
+    ]
+
+
+def peak(what: str, preset: str, shape: Shape) -> float:
+    """Give the peak memory in GiB of one joint step, in a process of its own."""
+    command = [sys.executable, __file__, "--preset", preset, "--peak", what, "--shape", *map(str, shape)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _peak(what: str, preset: Experiment) -> float:
+    step = joint_step(preset) if what == "ours" else straightforward_step(preset.grid.shape)
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _row(name: str, shape: Shape, found: dict[str, float], more: dict[str, float]) -> Row:
+    ratio = found["straightforward"] / found["ours"]
+    return {"what": name, "shape": _words(shape), "ratio": ratio, **found, **more}
+
+
+def _words(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
+
+
+def measure(preset: Experiment, shape: Shape, repeats: int) -> list[Row]:
+    """Measure all rows at one size."""
+    own = replace(preset, grid=Grid(shape, preset.grid.spacing * preset.grid.shape[0] / shape[0]))
+    rows = losses(shape, repeats)
+    calls = {"ours": joint_step(own), "straightforward": straightforward_step(shape)}
+    memory = {f"peak_gib_{what}": peak(what, preset.name, shape) for what in calls}
+    rows.append(_row("joint step, batch 1", shape, fastest(calls, max(1, repeats // 3)), memory))
+    return rows + generation(own, repeats)
+
+
+def main() -> None:
+    """Parse the command line, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--preset", default="real-cpu")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peak", choices=("ours", "straightforward"), help=argparse.SUPPRESS)
+    parser.add_argument("--shape", type=int, nargs=3, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(2)
+    torch.manual_seed(1)
+    preset = load(asked.preset)
+    if asked.peak:
+        print(_peak(asked.peak, replace(preset, grid=Grid(tuple(asked.shape), 1.0))))
+        return
+    rows = []
+    for shape in (SMALL, FULL) if asked.full else (SMALL,):
+        for row in measure(preset, shape, asked.repeats if shape == SMALL else max(1, asked.repeats // 3)):
+            rows.append(row)
+            print(
+                {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True
+            )
+    if asked.out:
+        unfinished = asked.out.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps({"preset": preset.name, "threads": 2, "rows": rows}, indent=2) + "\n")
+        unfinished.replace(asked.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The control: pairs made of the atlas alone, in which nothing is learnt.
+
+Random smooth flows and random intensities cost nothing and need no site. What the method adds is what it reaches over
+a segmenter that learnt from these, in as many steps (METHOD, "What came after", 5 and 6).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sst_models.steps.segment import Pairs
+from sst_models.warp import warp, warp_labels
+
+KNOTS = 12
+"""Voxels between the knots of a random flow: it bends structures, and leaves their edges alone."""
+
+REACH = 2.0
+"""Standard deviation of a flow at its knots, voxels; larger ones fold."""
+
+
+def control_pairs(atlas: Tensor, labels: Tensor) -> Pairs:
+    """Give pairs of a randomly bent and randomly coloured atlas.
+
+    The affine of `segmenter.augment` comes on top. Bias fields, monotone intensity maps, gamma and noise are MONAI's,
+    at about twice the strength of its defaults.
+
+    Args:
+        atlas: (1, D, H, W) in [0, 1].
+        labels: class indices (D, H, W).
+    """
+    from monai.transforms import Compose, RandAdjustContrast, RandBiasField, RandGaussianNoise, RandHistogramShift
+
+    colour = Compose(
+        [
+            RandHistogramShift(num_control_points=(4, 8), prob=0.8),
+            RandAdjustContrast(prob=0.8, gamma=(0.5, 2.0)),
+            RandBiasField(prob=0.8, coeff_range=(0.0, 0.2)),
+            RandGaussianNoise(prob=0.8, std=0.08),
+        ]
+    )
+
+    def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        flow = random_flow(tuple(atlas.shape[1:]), draws).to(atlas)
+        image = warp(atlas[None], flow)[0]
+        seed = int(torch.randint(2**31, (1,), generator=draws))
+        coloured = torch.as_tensor(colour.set_random_state(seed)(image.cpu())).to(atlas)
+        coloured = (coloured - coloured.min()) / (coloured.max() - coloured.min()).clamp(min=1e-3)
+        return coloured * (image > 0), warp_labels(labels[None], flow)[0]
+
+    return pairs
+
+
+def random_flow(shape: tuple[int, ...], draws: torch.Generator) -> Tensor:
+    """Draw a smooth flow (1, 3, *shape) in voxels."""
+    knots = [side // KNOTS + 2 for side in shape]
+    coarse = REACH * torch.randn(1, 3, *knots, generator=draws)
+    return F.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)

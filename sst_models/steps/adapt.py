@@ -1,0 +1,82 @@
+"""Adaptation: a site's segmenter goes on learning at the site, from pairs that lie on the site's own scans.
+
+Not in the paper. Its generator draws flows from a prior that a dozen scans barely fill; here the flows are those that F
+finds from the atlas to the site's scans, so that shapes and styles are the site's (METHOD, "What came after", 1 and 3).
+Only the segmenter's weights leave.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import Experiment
+from sst_models.device import half
+from sst_models.learner import Losses, Scans, freeze
+from sst_models.seeds import below, chance
+from sst_models.steps.flow_codes import atlas_flow
+from sst_models.steps.segment import SegmentLearner
+from sst_models.warp import warp, warp_labels
+
+KEEP = 64
+"""Scans whose flow and labels stay in memory: 30 MB each at 128 x 160 x 160."""
+
+
+class AdaptLearner:
+    """Train a segmenter on the atlas's labels, carried onto the site's scans by F.
+
+    A pair's image is the scan itself, whose labels are then as good as the registration; or the atlas, restyled as one
+    scan and warped onto another, whose labels are exact. What is released is the running mean of the weights.
+
+    Args:
+        nets: {"segmenter"} to train and {"E", "A", "F"} to use.
+        experiment: the preset.
+        scans: the site's training scans.
+        atlas: the atlas's volume, (1, D, H, W).
+        labels: the atlas's class indices, (D, H, W).
+    """
+
+    def __init__(
+        self, nets: dict[str, nn.Module], experiment: Experiment, scans: Scans, atlas: Tensor, labels: Tensor
+    ) -> None:
+        self.used = {part: nets[part] for part in ("E", "A", "F")}
+        freeze(self.used.values())
+        self.experiment, self.phase = experiment, experiment.phases.adapt
+        self.scans, self.atlas, self.labels = scans, atlas, labels
+        self._known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._learner = SegmentLearner({"segmenter": nets["segmenter"]}, experiment, self.pair, self.phase)
+        self.nets: dict[str, nn.Module] = {"segmenter": self._learner.mean}
+        self.optimisers, self.own = self._learner.optimisers, self._learner.own
+
+    def step(self, draws: torch.Generator) -> Losses:
+        """Learn from one batch of pairs."""
+        return self._learner.step(draws)
+
+    def pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Make one pair: image (1, D, H, W) in [0, 1], labels (D, H, W) int64."""
+        index, other = below(len(self.scans), draws), below(len(self.scans), draws)
+        flow, labels, _ = self._aligned(index)
+        if chance(self.phase.real, draws):
+            return self.scans.image(index).to(self.atlas), labels.long()
+        _, _, styled = self._aligned(other)
+        if chance(self.phase.mix, draws):
+            share = float(torch.rand(1, generator=draws))
+            flow = torch.lerp(flow.float(), self._aligned(other)[0].float(), share)
+            labels = warp_labels(self.labels[None], flow)[0]
+        return warp(styled.float(), flow.float())[0].clamp(0, 1), labels.long()
+
+    def _aligned(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Give of a scan: F's flow from the atlas (1, 3, D, H, W), the labels by it, the atlas in its style."""
+        if index not in self._known:
+            target = self.scans.image(index)[None].to(self.atlas)
+            flow = atlas_flow(self.used, self.atlas, target, self.experiment)
+            labels = warp_labels(self.labels[None], flow)[0].to(torch.uint8)
+            if len(self._known) == KEEP:
+                self._known.pop(next(iter(self._known)))
+            self._known[index] = (flow.half(), labels, self._styled(target).half())
+        return self._known[index]
+
+    @torch.no_grad()
+    def _styled(self, target: Tensor) -> Tensor:
+        if not self.experiment.appearance.weight:
+            return self.atlas[None]
+        with half(target.device):
+            return self.used["A"](self.atlas[None], self.used["E"](target)).float()  # type: ignore[no-any-return]
