@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from configs.schema import Experiment, Segment
 from sst_models.device import half
 from sst_models.learner import Losses, adam, freeze
+from sst_models.losses.overlap import dice_ce
 from sst_models.networks.appearance import brain
 from sst_models.networks.segmenter import Segmenter
 from sst_models.seeds import generator
@@ -52,7 +53,7 @@ def vary(image: Tensor, draws: torch.Generator) -> Tensor:
 
 
 class SegmentLearner:
-    """Train a segmenter by cross-entropy and soft Dice (MONAI's DiceCELoss).
+    """Train a segmenter by cross-entropy and soft Dice.
 
     Args:
         nets: {"segmenter"}.
@@ -62,11 +63,8 @@ class SegmentLearner:
     """
 
     def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, pairs: Pairs, phase: Segment) -> None:
-        from monai.losses import DiceCELoss
-
         self.nets = nets
         self.settings, self.phase, self.pairs = experiment.segmenter, phase, pairs
-        self.criterion = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
         self.optimisers: dict[str, torch.optim.Optimizer] = {"segmenter": adam(nets["segmenter"], self.phase.rate)}
         self.mean = copy.deepcopy(nets["segmenter"])
         freeze([self.mean])
@@ -87,9 +85,9 @@ class SegmentLearner:
         image, labels = (torch.stack(items) for items in zip(*made, strict=True))
         with half(image.device):
             logits = self.nets["segmenter"](normalise(image, self.settings.normalise)).float()
-        total = self.criterion(logits, labels[:, None])
+        total = dice_ce(logits, labels)
         self.optimisers["segmenter"].zero_grad()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         self.optimisers["segmenter"].step()
         self._average()
         return {"total": total}

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from sst_models.losses import (
     critic_loss,
+    dice_ce,
     encoder_loss,
     folded_fraction,
     gradient_l1,
@@ -207,3 +208,27 @@ def test_folded_fraction_counts_voxels() -> None:
                 negative += bool(torch.linalg.det(rows) < 0)
     assert 0 < negative < 60
     assert float(folded_fraction(flow)) == pytest.approx(negative / 60)
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((2, 6, 7, 8), 5), ((1, 8, 8, 8), 29)])
+def test_dice_and_cross_entropy_are_monais(shape: tuple[int, ...], classes: int) -> None:
+    """Value and gradient, also where a class is in no voxel and under an outer factor."""
+    from monai.losses import DiceCELoss
+
+    draws = torch.Generator().manual_seed(3)
+    start = 3 * torch.randn(shape[0], classes, *shape[1:], generator=draws)
+    labels = torch.randint(0, classes - 2, shape, generator=draws)
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    one = dice_ce(ours, labels)
+    other = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)(theirs, labels[:, None])
+    (2 * one).backward()
+    (2 * other).backward()
+    assert ours.grad is not None and theirs.grad is not None
+    torch.testing.assert_close(one.detach(), other.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_dice_and_cross_entropy_refuse_what_does_not_fit() -> None:
+    """Labels of another size are named, not broadcast."""
+    with pytest.raises(ValueError, match="do not fit"):
+        dice_ce(torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 4, 4, 5, dtype=torch.int64))
