@@ -172,6 +172,7 @@ class Generation:
     """What the generator draws from (eq. 12)."""
 
     pairs: Positive = 1850  # distinct pairs that a segmenter sees (Sec. 4)
+    palette: Natural = 0  # distinct styles, each made once and kept in memory; 0: every pair has a style of its own
     styles: Literal["prior", "moments"] = "prior"  # style codes: the prior, or the site's own moments
     flows: Literal["prior"] = "prior"  # flow codes: N(0, I); never patients' codes
 

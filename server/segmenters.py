@@ -45,7 +45,8 @@ def make_generator(
     if experiment.generation.styles == "moments" and look.moments is not None:
         mean, std = (torch.from_numpy(np.array(look.moments[name])) for name in ("mean", "std"))
         styles = StyleMoments(mean, std)
-    return Generator(atlas.image.to(device), atlas.labels.to(device), nets, latent_shape(experiment), styles)
+    palette = experiment.generation.palette
+    return Generator(atlas.image.to(device), atlas.labels.to(device), nets, latent_shape(experiment), styles, palette)
 
 
 def latent_shape(experiment: Experiment) -> tuple[int, ...]:
@@ -60,7 +61,8 @@ def generated(generator: Generator, experiment: Experiment, look: Look) -> Pairs
 
     def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:
         number = below(experiment.generation.pairs, draws)
-        made = generator.pair(Recipe(experiment.seed, number, number, look.name))
+        style = number % (experiment.generation.palette or experiment.generation.pairs)
+        made = generator.pair(Recipe(experiment.seed, style, number, look.name))
         return made.image, made.labels
 
     return pairs

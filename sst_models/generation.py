@@ -61,6 +61,7 @@ class Generator:
         decoder: G_flow.
         latent: shape of one flow code, (latent, d, h, w).
         styles: the source of style codes: `PriorStyles` or a site's `StyleMoments`.
+        keep: restyled atlases to keep in memory, the last ones made: restyling is most of a pair's cost.
     """
 
     def __init__(
@@ -70,12 +71,15 @@ class Generator:
         nets: dict[str, nn.Module | None],
         latent: tuple[int, ...],
         styles: Styles | StyleMoments,
+        keep: int = 0,
     ) -> None:
         self.atlas, self.labels, self.latent, self.styles = atlas, labels, latent, styles
         self.appearance, decoder = nets["A"], nets["decoder"]
         assert decoder is not None
         self.decoder = decoder
         freeze(net for net in nets.values() if net is not None)
+        self._kept: dict[tuple[int, str, int], Tensor] = {}
+        self._keep = keep
 
     @torch.no_grad()
     def pair(self, recipe: Recipe) -> GeneratedPair:
@@ -96,6 +100,14 @@ class Generator:
         """Restyle the atlas by one drawn style code: (1, 1, D, H, W)."""
         if self.appearance is None:
             return self.atlas[None]
+        key = (recipe.seed, recipe.source, recipe.style)
+        if key not in self._kept:
+            while self._kept and len(self._kept) >= self._keep:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = self._restyled(self.appearance, recipe)
+        return self._kept[key]
+
+    def _restyled(self, appearance: nn.Module, recipe: Recipe) -> Tensor:
         code = self.styles.draw(1, generator(recipe.seed, "style", recipe.source, recipe.style)).to(self.atlas)
         with half(self.atlas.device):
-            return self.appearance(self.atlas[None], code).float()  # type: ignore[no-any-return]
+            return appearance(self.atlas[None], code).float()  # type: ignore[no-any-return]

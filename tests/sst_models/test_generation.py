@@ -11,12 +11,12 @@ TINY = load("tiny")
 LATENT = (4, 2, 3, 2)
 
 
-def generator() -> Generator:
+def generator(keep: int = 0) -> Generator:
     """Make a generator with first weights."""
     image = blob(1)
     labels = (image[0] > 0.5).long() * 7
     nets = {"A": build("A", TINY), "decoder": build("decoder", TINY)}
-    return Generator(image, labels, nets, LATENT, PriorStyles(8))
+    return Generator(image, labels, nets, LATENT, PriorStyles(8), keep)
 
 
 def test_a_pair_is_made_again_from_its_recipe() -> None:
@@ -29,6 +29,14 @@ def test_a_pair_is_made_again_from_its_recipe() -> None:
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.labels, again.labels)
     assert again.recipe == recipe
+
+
+def test_styles_that_are_kept_give_the_same_pairs() -> None:
+    """Keeping two restyled atlases changes no pair, also when a third pushes one out."""
+    keeping, plain = generator(keep=2), generator()
+    for style in (1, 2, 1, 3, 2, 1):
+        recipe = Recipe(1, style, 4, "a")
+        assert torch.equal(keeping.pair(recipe).image, plain.pair(recipe).image)
 
 
 def test_style_and_flow_are_drawn_apart() -> None:
