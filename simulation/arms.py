@@ -122,12 +122,14 @@ def alone_pairs(stage: Stage, source: RunState, target: RunState) -> Pairs:
 
 
 def by_pairs(stage: Stage, arm: str, folder: Path, experiment: Experiment) -> list[PairsPoint]:
-    """Test a segmenter after each of its rounds: Dice against the number of generated pairs it saw (Fig. 7)."""
+    """Test a segmenter after each of its rounds, the site's too: Dice against the number of pairs it saw (Fig. 7)."""
     points = []
-    phase, direction = experiment.phases.segment, stage.direction
-    for number, path in enumerate(segmenters.rounds(folder), start=1):
+    hub, site, direction = experiment.phases.segment, experiment.phases.adapt, stage.direction
+    at_hub = [min(n * hub.steps * hub.batch, experiment.generation.pairs) for n in range(1, hub.rounds + 1)]
+    at_site = [at_hub[-1] + n * site.steps * site.batch for n in range(1, site.rounds + 1)]
+    paths = segmenters.rounds(folder) + segmenters.adapted(folder)
+    for seen, path in zip(at_hub + at_site, paths, strict=False):  # a site may have left its rounds out
         score = test(stage, arm, direction.target, unet(stage, path, experiment)).score
-        seen = min(number * phase.steps * phase.batch, experiment.generation.pairs)
         means = tuple(scan.mean for scan in score.scans)
         points.append(PairsPoint(arm, direction.source, direction.target, seen, mean_of(means), std_of(means), means))
     return points

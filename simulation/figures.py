@@ -93,7 +93,7 @@ def pairs_chart(points: Sequence[PairsPoint]) -> str:
             chosen = [p for p in points if (p.source, p.target) == direction]
             _boxes(ax, chosen, arms, counts)
             ax.set_title(_title(*direction))
-            ax.set_xlabel("generated pairs in training")
+            ax.set_xlabel("pairs in training")
         axes[0].set_ylabel("mean Dice")
         _legend(figure, arms)
 

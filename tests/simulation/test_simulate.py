@@ -71,7 +71,8 @@ def test_everything_that_a_person_looks_at_is_written(run: tuple[Path, Results])
     assert [score.mean for score in read(out).scores] == [score.mean for score in results.scores]
     assert {"dice.csv", "table.csv", "losses.csv", "traffic.csv"} <= {path.name for path in out.iterdir()}
     assert {item.phase for item in results.traffic} >= {"join", "register", "style", "joint", "flow_codes"}
-    assert len({point.pairs for point in results.pairs}) == TINY.phases.segment.rounds
+    rounds = TINY.phases.segment.rounds + TINY.phases.adapt.rounds  # at the hub, then at the site
+    assert len({point.pairs for point in results.pairs}) == rounds
 
 
 def test_nothing_that_names_a_person_reaches_the_hub(run: tuple[Path, Results]) -> None:
