@@ -8,7 +8,6 @@ synthetic: what is in them does not change what the mathematics costs.
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from configs.schema import Experiment, Grid, load
 from configs.structures import CLASSES
 from server.segmenters import latent_shape
 from sst_models.build import build
+from sst_models.files import write_json
 from sst_models.generation import Generator, PriorStyles, Recipe
 from sst_models.losses.structural import lncc, ms_ssim
 from sst_models.phases import BY_NAME, Material
@@ -210,9 +210,7 @@ def main() -> None:
                 {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True
             )
     if asked.out:
-        unfinished = asked.out.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps({"preset": preset.name, "threads": 2, "rows": rows}, indent=2) + "\n")
-        unfinished.replace(asked.out)
+        write_json({"preset": preset.name, "threads": 2, "rows": rows}, asked.out)
 
 
 if __name__ == "__main__":

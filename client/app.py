@@ -28,7 +28,7 @@ from flwr.clientapp import ClientApp
 from client import ledger, release, replies
 from client.messages import decode_request, encode_reply
 from client.policy import read_policy
-from client.site import Site, answer
+from client.site import LEARNING, Site, answer
 from configs.errors import ConfigError, DataError, FederationError, ReleaseError, RunError, SstError
 from sst_models.exchange import PhaseRequest, SiteReply
 
@@ -77,7 +77,7 @@ def register(app: ClientApp, answer: Answer) -> ClientApp:
     def handle(message: Message, context: Context) -> Message:
         return respond(message, context, answer)
 
-    for action in ("register", "style", "joint", "flow_codes", "adapt"):
+    for action in LEARNING:
         app.train(action)(handle)
     for action in ("hello", "join", "deliver"):
         app.query(action)(handle)

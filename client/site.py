@@ -8,6 +8,9 @@ from client.policy import Policy
 from configs.errors import FederationError
 from sst_models.exchange import PhaseRequest, SiteReply
 
+LEARNING = ("register", "style", "joint", "flow_codes", "adapt")
+"""The phases in which a site trains."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -44,7 +47,7 @@ def _handler(phase: str) -> Callable[[PhaseRequest, Site], SiteReply]:
         from client import deliver
 
         return deliver.evaluate if phase == "evaluate" else deliver.deliver
-    if phase in ("register", "style", "joint", "flow_codes", "adapt"):
+    if phase in LEARNING:
         from client.learn import learn
 
         return learn

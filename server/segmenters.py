@@ -114,8 +114,7 @@ def _after(done: int, watch: Watch | None) -> Watch | None:
 
 def rounds(folder: Path) -> list[Path]:
     """List the saved rounds of a segmenter, first to last."""
-    found = folder.glob("round-*.safetensors")
-    return sorted(found, key=lambda path: int(path.stem.split("-")[1]))
+    return _numbered(folder, "round")
 
 
 def last(folder: Path) -> Path:
@@ -125,7 +124,11 @@ def last(folder: Path) -> Path:
 
 def adapted(folder: Path) -> list[Path]:
     """List a segmenter's rounds at its site, first to last."""
-    return sorted(folder.glob("adapted-*.safetensors"), key=lambda path: int(path.stem.split("-")[1]))
+    return _numbered(folder, "adapted")
+
+
+def _numbered(folder: Path, word: str) -> list[Path]:
+    return sorted(folder.glob(f"{word}-*.safetensors"), key=lambda path: int(path.stem.split("-")[1]))
 
 
 def load_segmenter(path: Path, experiment: Experiment, device: torch.device) -> nn.Module:

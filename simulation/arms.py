@@ -23,7 +23,7 @@ from sst_models.forces import finish
 from sst_models.losses.flow import folded_fraction
 from sst_models.metrics import dice_per_group, mean_hd95
 from sst_models.seeds import below
-from sst_models.steps.flow_codes import atlas_flow
+from sst_models.steps.flow_codes import align_atlas
 from sst_models.steps.segment import Pairs, segment
 from sst_models.warp import warp_labels
 
@@ -55,11 +55,15 @@ def test(stage: Stage, arm: str, target: str, predict: Predict) -> Tested:
         predicted = predict(image.to(stage.device))
         found = predicted.labels.cpu()
         shown = found if shown is None else shown
-        dice = {group: 100 * value for group, value in dice_per_group(found, truth).items()}
+        dice = _dice(found, truth)
         distance = mean_hd95(found, truth, stage.experiment.grid.spacing)
         rows.append(ScanScore.of(case, dice, distance, predicted.folded))
     assert shown is not None
     return Tested(ArmScore(arm, stage.direction.source, target, tuple(rows)), shown)
+
+
+def _dice(found: Tensor, truth: Tensor) -> dict[str, float]:
+    return {group: 100 * value for group, value in dice_per_group(found, truth).items()}
 
 
 def labelled(cases: Cases) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -86,7 +90,7 @@ def registration(stage: Stage, state: RunState, part: str, site: str, experiment
                 flow = nets["T"](atlas[None], image[None])
             flow = finish(atlas[None], image[None], flow, experiment.registration)
         else:
-            flow = atlas_flow(nets, atlas, image[None], experiment)
+            _, flow = align_atlas(nets, atlas, image[None], experiment)
         return Predicted(warp_labels(labels[None], flow)[0], 100 * float(folded_fraction(flow)))
 
     return predict
@@ -129,8 +133,9 @@ def by_pairs(stage: Stage, arm: str, folder: Path, experiment: Experiment) -> li
     at_site = [at_hub[-1] + n * site.steps * site.batch for n in range(1, site.rounds + 1)]
     paths = segmenters.rounds(folder) + segmenters.adapted(folder)
     for seen, path in zip(at_hub + at_site, paths, strict=False):  # a site may have left its rounds out
-        score = test(stage, arm, direction.target, unet(stage, path, experiment)).score
-        means = tuple(scan.mean for scan in score.scans)
+        predict, scans = unet(stage, path, experiment), labelled(stage.cases(direction.target, "test"))
+        found = ((predict(image.to(stage.device)).labels.cpu(), truth) for _, image, truth in scans)
+        means = tuple(mean_of(_dice(*pair).values()) for pair in found)
         points.append(PairsPoint(arm, direction.source, direction.target, seen, mean_of(means), std_of(means), means))
     return points
 

@@ -83,14 +83,7 @@ def ascend(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:
     The update of SyN's greedy half (Avants et al. 2008): smoothed, and scaled so that its longest vector is
     `ASCENT_STEP`. It finds what demons leave, at twenty times their cost.
 
-    Args:
-        moving: (N, 1, D, H, W), intensities in [0, 1].
-        fixed: likewise.
-        flow: (N, 3, D, H, W) voxels, fixed -> moving.
-        steps: how many; 0 gives `flow` back.
-
-    Returns:
-        (N, 3, D, H, W) voxels, without gradient unless `steps` is 0.
+    Takes and gives what `polish` does.
     """
     flow = flow.detach() if steps else flow
     for _ in range(steps):

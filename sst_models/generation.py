@@ -1,6 +1,7 @@
 """Generation of labelled pairs in a site's style from priors (paper, Sec. 3.6, eq. 12)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -78,8 +79,7 @@ class Generator:
         assert decoder is not None
         self.decoder = decoder
         freeze(net for net in nets.values() if net is not None)
-        self._kept: dict[tuple[int, str, int], Tensor] = {}
-        self._keep = keep
+        self._styled = lru_cache(maxsize=keep)(self._restyle)
 
     @torch.no_grad()
     def pair(self, recipe: Recipe) -> GeneratedPair:
@@ -100,14 +100,10 @@ class Generator:
         """Restyle the atlas by one drawn style code: (1, 1, D, H, W)."""
         if self.appearance is None:
             return self.atlas[None]
-        key = (recipe.seed, recipe.source, recipe.style)
-        if key not in self._kept:
-            while self._kept and len(self._kept) >= self._keep:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = self._restyled(self.appearance, recipe)
-        return self._kept[key]
+        return self._styled(recipe.seed, recipe.source, recipe.style)
 
-    def _restyled(self, appearance: nn.Module, recipe: Recipe) -> Tensor:
-        code = self.styles.draw(1, generator(recipe.seed, "style", recipe.source, recipe.style)).to(self.atlas)
+    def _restyle(self, seed: int, source: str, style: int) -> Tensor:
+        assert self.appearance is not None
+        code = self.styles.draw(1, generator(seed, "style", source, style)).to(self.atlas)
         with half(self.atlas.device):
-            return appearance(self.atlas[None], code).float()  # type: ignore[no-any-return]
+            return self.appearance(self.atlas[None], code).float()  # type: ignore[no-any-return]

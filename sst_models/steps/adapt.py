@@ -5,14 +5,15 @@ finds from the atlas to the site's scans, so that shapes and styles are the site
 Only the segmenter's weights leave.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
-from sst_models.device import half
 from sst_models.learner import Losses, Scans, freeze
 from sst_models.seeds import below, chance
-from sst_models.steps.flow_codes import atlas_flow
+from sst_models.steps.flow_codes import align_atlas
 from sst_models.steps.segment import SegmentLearner
 from sst_models.warp import warp, warp_labels
 
@@ -41,7 +42,7 @@ class AdaptLearner:
         freeze(self.used.values())
         self.experiment, self.phase = experiment, experiment.phases.adapt
         self.scans, self.atlas, self.labels = scans, atlas, labels
-        self._known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._aligned = lru_cache(maxsize=KEEP)(self._align)
         self._learner = SegmentLearner({"segmenter": nets["segmenter"]}, experiment, self.pair, self.phase)
         self.nets: dict[str, nn.Module] = {"segmenter": self._learner.mean}
         self.optimisers, self.own = self._learner.optimisers, self._learner.own
@@ -63,20 +64,8 @@ class AdaptLearner:
             labels = warp_labels(self.labels[None], flow)[0]
         return warp(styled.float(), flow.float())[0].clamp(0, 1), labels.long()
 
-    def _aligned(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _align(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give of a scan: F's flow from the atlas (1, 3, D, H, W), the labels by it, the atlas in its style."""
-        if index not in self._known:
-            target = self.scans.image(index)[None].to(self.atlas)
-            flow = atlas_flow(self.used, self.atlas, target, self.experiment)
-            labels = warp_labels(self.labels[None], flow)[0].to(torch.uint8)
-            if len(self._known) == KEEP:
-                self._known.pop(next(iter(self._known)))
-            self._known[index] = (flow.half(), labels, self._styled(target).half())
-        return self._known[index]
-
-    @torch.no_grad()
-    def _styled(self, target: Tensor) -> Tensor:
-        if not self.experiment.appearance.weight:
-            return self.atlas[None]
-        with half(target.device):
-            return self.used["A"](self.atlas[None], self.used["E"](target)).float()  # type: ignore[no-any-return]
+        target = self.scans.image(index)[None].to(self.atlas)
+        styled, flow = align_atlas(self.used, self.atlas, target, self.experiment)
+        return flow.half(), warp_labels(self.labels[None], flow)[0].to(torch.uint8), styled.half()

@@ -14,8 +14,10 @@ from sst_models.steps.style import critic_step
 from sst_models.warp import warp
 
 
-def atlas_flow(nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, experiment: Experiment) -> Tensor:
-    """Give F's flow from the atlas, in the target's style, to the target: eq. 2 and 6, polished, without gradient.
+def align_atlas(
+    nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, experiment: Experiment
+) -> tuple[Tensor, Tensor]:
+    """Give the atlas in the target's style, and F's flow from it to the target: eq. 2 and 6, without gradient.
 
     Args:
         nets: {"E", "A", "F"}.
@@ -24,14 +26,14 @@ def atlas_flow(nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, experi
         experiment: the preset: whether A restyles the atlas first, and how long the flow is polished.
 
     Returns:
-        (N, 3, D, H, W) voxels, target -> atlas.
+        The restyled atlas (N, 1, D, H, W), and the finished flow (N, 3, D, H, W) in voxels, target -> atlas.
     """
     with torch.no_grad():
         moving = atlas[None].expand_as(target)
         if experiment.appearance.weight:
             with half(target.device):
                 moving = nets["A"](moving, nets["E"](target)).float()
-        return finish(moving, target, nets["F"](moving, target), experiment.registration)
+        return moving, finish(moving, target, nets["F"](moving, target), experiment.registration)
 
 
 class FlowCodesLearner:
@@ -80,7 +82,7 @@ class FlowCodesLearner:
     def _flow(self, index: int) -> Tensor:
         if index not in self.flows:
             target = self.scans.image(index)[None].to(self.atlas)
-            self.flows[index] = atlas_flow(self.used, self.atlas, target, self.experiment)
+            _, self.flows[index] = align_atlas(self.used, self.atlas, target, self.experiment)
         return self.flows[index]
 
     def _image_term(self, flow: Tensor, decoded: Tensor) -> Tensor:
