@@ -102,6 +102,7 @@ class Segmenter:
 
     widths: Widths = (16, 32, 64, 128)
     stem: Literal[1, 2] = 1
+    prior: Weight = 0.0  # voxels by which labels are blurred to a prior of place, added to the logits; 0: none
     normalise: Literal["minmax", "zscore"] = "minmax"
     augment: Literal["none", "space", "all"] = "none"  # on top of a pair: a small affine, or gamma and noise as well
 
@@ -141,6 +142,7 @@ class Segment(Phase):
     """The hub's training of a segmenter; a round ends in a saved state."""
 
     average: Share = 0.99  # momentum of the running mean of weights that is delivered; 0: the last weights
+    decay: Share = 0.0  # share of the phase's steps, at its end, over which the rate falls to 0
 
 
 @dataclass(frozen=True, config=_STRICT)

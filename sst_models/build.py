@@ -10,7 +10,7 @@ from configs.structures import CLASSES
 from sst_models.networks.appearance import AppearanceModel
 from sst_models.networks.flow_codes import FlowCritic, FlowDecoder, FlowEncoder
 from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
-from sst_models.networks.segmenter import Segmenter
+from sst_models.networks.segmenter import COARSE, Segmenter
 from sst_models.networks.style import StyleCritic, StyleEncoder
 from sst_models.seeds import generator
 
@@ -26,6 +26,12 @@ def _flow_codes(kind: type[FlowEncoder] | type[FlowDecoder], experiment: Experim
     return kind(own.widths, own.latent, own.stem, own.scale)
 
 
+def _segmenter(experiment: Experiment) -> nn.Module:
+    own = experiment.segmenter
+    sides = tuple(side // COARSE for side in experiment.grid.shape) if own.prior else None
+    return Segmenter(own.widths, CLASSES, own.stem, sides)
+
+
 _BUILDERS: dict[str, Callable[[Experiment], nn.Module]] = {
     "T": lambda e: _registration(e.registration),
     "F": lambda e: _registration(e.registration),
@@ -35,7 +41,7 @@ _BUILDERS: dict[str, Callable[[Experiment], nn.Module]] = {
     "encoder": lambda e: _flow_codes(FlowEncoder, e),
     "decoder": lambda e: _flow_codes(FlowDecoder, e),
     "D_flow": lambda e: FlowCritic(e.flow_codes.latent),
-    "segmenter": lambda e: Segmenter(e.segmenter.widths, CLASSES, e.segmenter.stem),
+    "segmenter": _segmenter,
 }
 
 PARTS = tuple(_BUILDERS)

@@ -20,6 +20,10 @@ Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 """Gives one labelled pair for a step: image (1, D, H, W) in [0, 1], labels (D, H, W) int64."""
 
 
+START_PAIRS = 4
+"""Pairs whose labels a segmenter starts with."""
+
+
 def normalise(volume: Tensor, how: str) -> Tensor:
     """Bring (N, 1, D, H, W) to what the segmenter reads: "minmax" leaves [0, 1]; "zscore" centres the brain."""
     if how == "minmax":
@@ -73,14 +77,16 @@ class SegmentLearner:
         self.own |= {f"net/{name}": p.data for name, p in nets["segmenter"].named_parameters()}
 
     def start(self, seed: int) -> None:
-        """Let an untrained network begin with the classes' shares in one pair."""
-        labels = self.pairs(generator(seed, "segment", "start"))[1]
+        """Let an untrained network begin with what the labels of a few pairs say."""
+        pairs = [self.pairs(generator(seed, "segment", "start", number)) for number in range(START_PAIRS)]
+        labels = torch.stack([labels for _, labels in pairs])
         for net in (self.nets["segmenter"], self.mean):
             if isinstance(net, Segmenter):
-                net.start(labels)
+                net.start(labels, self.settings.prior)
 
     def step(self, draws: torch.Generator) -> Losses:
         """Learn from one batch of pairs."""
+        self.optimisers["segmenter"].param_groups[0]["lr"] = self.phase.rate * self._pace()
         made = [self._pair(draws) for _ in range(self.phase.batch)]
         image, labels = (torch.stack(items) for items in zip(*made, strict=True))
         with half(image.device):
@@ -97,6 +103,12 @@ class SegmentLearner:
         if self.settings.augment != "none":
             image, labels = move(image, labels, draws)
         return (vary(image, draws) if self.settings.augment == "all" else image), labels
+
+    def _pace(self) -> float:
+        """Give the share of the rate for this step: 1, falling linearly over the last `decay` of all rounds."""
+        total = self.phase.rounds * self.phase.steps
+        left = max(1, total - int(self.steps))
+        return min(1.0, left / (self.phase.decay * total)) if self.phase.decay else 1.0
 
     def _average(self) -> None:
         self.steps += 1

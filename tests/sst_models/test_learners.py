@@ -161,3 +161,21 @@ def test_the_running_mean_of_weights_leaves_the_first_ones_soon() -> None:
     train(learner, Span(1, ("x",), 0, 12))
     mean, last = weights_of(learner.mean), weights_of(learner.nets["segmenter"])
     assert (mean - last).norm() < (mean - first).norm()
+
+
+def test_the_rate_falls_over_the_last_steps_of_all_rounds() -> None:
+    """With half of four steps to fall in, the rate is whole, whole, whole, half."""
+    values = _values()
+    values["phases"] = {**values["phases"], "segment": {"rounds": 2, "steps": 2, "rate": 1e-2, "decay": 0.5}}  # type: ignore[dict-item]
+    tiny = from_dict(values, "falling")
+    learner = SegmentLearner({"segmenter": build("segmenter", tiny)}, tiny, _ball, tiny.phases.segment)
+    rates = []
+    for number in range(4):
+        learner.step(torch.Generator().manual_seed(number))
+        rates.append(learner.optimisers["segmenter"].param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3])
+
+
+def _ball(draws: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    image = blob(int(torch.randint(9, (1,), generator=draws)))
+    return image, (image[0] > 0.5).long()

@@ -9,7 +9,7 @@ from sst_models.networks.appearance import AppearanceModel, restat
 from sst_models.networks.blocks import conv, fold, unfold
 from sst_models.networks.flow_codes import FlowDecoder, FlowEncoder
 from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
-from sst_models.networks.segmenter import Segmenter
+from sst_models.networks.segmenter import COARSE, Segmenter
 from sst_models.networks.style import StyleEncoder
 
 SIDES = (32, 48, 32)
@@ -94,6 +94,20 @@ def test_unfold_undoes_fold() -> None:
 def test_the_segmenter_gives_a_logit_per_class_and_voxel(stem: int) -> None:
     """Every voxel of the input gets all classes, at both stems."""
     assert Segmenter((4, 4, 4), 5, stem)(volume()).shape == (1, 5, *SIDES)
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_a_segmenter_with_a_prior_starts_where_the_labels_are(stem: int) -> None:
+    """Before any training it finds each structure's side and place, whatever the image; without a prior it cannot."""
+    labels = torch.zeros(1, *SIDES, dtype=torch.int64)
+    half = SIDES[0] // 2
+    labels[:, 4 : half - 2, 8:24, 8:24], labels[:, half + 2 : -4, 8:24, 8:24] = 1, 2
+    net = Segmenter((4, 4, 4), 3, stem, tuple(side // COARSE for side in SIDES))
+    net.start(labels, sigma=1.0)
+    found = net(volume()).argmax(dim=1)
+    assert (found == labels).float().mean() > 0.9
+    assert not net.prior.requires_grad
+    assert "prior" in dict(net.named_parameters())  # what a site is sent
 
 
 @pytest.mark.parametrize("part", PARTS)
