@@ -63,7 +63,7 @@ class Segmenter(nn.Module):
             return
         chance = torch.stack([(labels == index).float().mean(dim=0) for index in range(self.classes)])
         blurred = apply(bands(chance, gaussian(2 * round(2.5 * sigma) + 1, sigma, same=True)), chance)
-        self.prior.copy_((F.adaptive_avg_pool3d(blurred, self.prior.shape[2:]) + FLOOR).log()[None])
+        self.prior.copy_((F.avg_pool3d(blurred, COARSE) + FLOOR).log()[None])
         last.weight.mul_(SOFTEN)
         last.bias.zero_()
 
@@ -76,4 +76,5 @@ class Segmenter(nn.Module):
     def _at_place(self, logits: Tensor, prior: Tensor) -> Tensor:
         """Add the prior to folded logits (N, classes * stem^3, d, h, w); the voxels of a fold share its value."""
         near = F.interpolate(prior, size=logits.shape[2:], mode="trilinear", align_corners=False)
-        return (logits.unflatten(1, (self.classes, -1)) + near[:, :, None]).flatten(1, 2)
+        by_class = logits.view(len(logits), self.classes, -1, *logits.shape[2:])
+        return (by_class + near[:, :, None]).reshape(logits.shape)
