@@ -12,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test kills check bench clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(STAMP) ## run the main job on simulated sites; ends in a table and a rep
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -q
+
+kills: $(STAMP) ## kill the preparation of scans at 20 random moments, and compare
+	SST_KILLS=20 $(BIN)/python -m pytest -q tests/client/test_killed.py
 
 check: $(STAMP) ## check format, lint and types
 	scripts/check

@@ -20,7 +20,7 @@ import typer
 from configs.errors import SstError
 
 # Module with a Typer `app` -> the name of its command group; None puts its commands at the top.
-PARTS: dict[str, str | None] = {"simulation.cli": None, "client.cli": "site", "server.cli": "hub"}
+PARTS: dict[str, str | None] = {"simulation.cli": None, "client.cli": None, "server.cli": "hub"}
 
 BROKEN, USER_ERROR, STOPPED = 1, 2, 130  # exit codes; 130 is the shell's own for Ctrl-C
 

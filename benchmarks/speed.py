@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from configs.schema import Experiment, Grid, load
 from configs.structures import CLASSES
-from server.segmenters import latent_shape
 from sst_models.build import build
 from sst_models.files import write_json
 from sst_models.generation import Generator, PriorStyles, Recipe
@@ -131,7 +130,7 @@ def generation(preset: Experiment, repeats: int) -> list[Row]:
     shape = preset.grid.shape
     nets = {"A": build("A", preset), "decoder": build("decoder", preset)}
     styles = PriorStyles(preset.style.code)
-    generator = Generator(volume(shape, 9), labels(shape), dict(nets), latent_shape(preset), styles)
+    generator = Generator(volume(shape, 9), labels(shape), dict(nets), preset.latent, styles)
     pair = generator.pair(Recipe(1, 1, 1, "bench"))
     single = replace(preset.phases.segment, batch=1)
     plain = replace(preset, segmenter=replace(preset.segmenter, augment="none"))

@@ -5,7 +5,8 @@ It also never lets an exception out: Flower would put its text, and with it perh
 the hub, and a handler that returns nothing would block the site's node for ever (FLOWER.md, finding 10).
 
 A site says who it is in its node's config: `site-name`, `data-path` (one folder or several, separated as in PATH),
-`state-dir`; it may add `policy` (a policy.toml), `splits` (a splits.tsv) and `device`. Flower's simulation gives a site
+`state-dir`; it may add `policy` (a policy.toml), `splits` (a splits.tsv), `device`, and `mask-pattern` and `strip` as
+`sst prepare` takes them. Flower's simulation gives a site
 nothing but its number; then the JSON file named by the environment variable SST_SITES lists `{"name", "data": [...],
 "state"}` and the same three by that number.
 """
@@ -28,6 +29,7 @@ from flwr.clientapp import ClientApp
 from client import ledger, release, replies
 from client.messages import decode_request, encode_reply
 from client.policy import read_policy
+from client.preparation import Preparation, Stripping
 from client.site import LEARNING, Site, answer
 from configs.errors import ConfigError, DataError, FederationError, ReleaseError, RunError, SstError
 from sst_models.exchange import PhaseRequest, SiteReply
@@ -45,7 +47,7 @@ CODES: dict[type[Exception], str] = {
 }
 """What the hub hears in place of an exception; anything else is "internal"."""
 
-OPTIONS = ("policy", "splits", "device")
+OPTIONS = ("policy", "splits", "device", "mask-pattern", "strip")
 """What a node's config may say beside the site's name and folders."""
 
 CODE_FOLDERS = ("client", "configs", "sst_models")
@@ -145,6 +147,9 @@ def _site(given: Mapping[str, Any]) -> Site:
         policy=read_policy(policy),
         splits=splits,
         device=str(given.get("device", "auto")),
+        preparation=Preparation(
+            mask=str(given.get("mask-pattern", "")), stripping=Stripping(str(given.get("strip", "")))
+        ),
     )
 
 

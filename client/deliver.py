@@ -6,14 +6,14 @@ import torch
 
 from client import scans
 from client.learn import load_nets
+from client.model import write_model
 from client.progress import Progress
+from client.quality import histogram, usual
 from client.site import Site
 from configs.schema import from_json
 from configs.structures import GROUPS
-from sst_models import weights
 from sst_models.device import choose
 from sst_models.exchange import PhaseRequest, SiteReply
-from sst_models.files import write_json
 from sst_models.metrics import dice_per_group
 from sst_models.steps.segment import segment
 
@@ -41,11 +41,21 @@ def evaluate(request: PhaseRequest, site: Site) -> SiteReply:
 
 
 def deliver(request: PhaseRequest, site: Site) -> SiteReply:
-    """Keep the site's segmenter as one folder: safetensors and a card of what it was made with."""
-    experiment = from_json(request.experiment)
-    folder = site.folder(request.run) / "model"
-    net = load_nets(request.arrays, ("segmenter",), experiment, torch.device("cpu"))["segmenter"]
-    weights.save(dict(net.named_parameters()), folder / "segmenter.safetensors")
-    card = {"run": request.run, "site": site.name, "experiment": json.loads(request.experiment)}
-    write_json(card, folder / "card.json")
+    """Keep the site's model as one folder, see `client.model`.
+
+    Raises:
+        DataError: the weights do not fit the preset, or the site has not joined the run.
+    """
+    experiment, folder = from_json(request.experiment), site.folder(request.run)
+    load_nets(request.arrays, ("segmenter",), experiment, torch.device("cpu"))
+    own = scans.cases(folder, "train")
+    found = usual([histogram(own.image(position)) for position in range(len(own))])
+    about = {
+        "run": request.run,
+        "site": site.name,
+        "sites": json.loads(str(request.settings.get("sites", "[]"))),
+        "figures": json.loads(str(request.settings.get("figures", "{}"))),
+        "histogram": [round(float(value), 6) for value in found],
+    }
+    write_model(folder / "model", request.arrays, scans.frame(folder), experiment, about)
     return SiteReply(site.name, request.phase, request.round, 0)

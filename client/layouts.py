@@ -1,19 +1,25 @@
-"""Find the scans of a site: any BIDS folder, CANDIShare and OASIS as they are distributed."""
+"""Find the scans of a site: BIDS, CANDIShare and OASIS as they are distributed, loose files, or a table of files."""
 
+import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.errors import DataError
+from configs.errors import ConfigError, DataError
 
 EXPECTED = (
     "a BIDS folder (sub-*/anat/*_T1w.nii.gz, labels in derivatives/*/sub-*/anat/*_dseg.nii.gz), "
-    "CANDIShare (*_procimg.nii.gz beside *_seg.nii.gz) or OASIS (*norm.nii.gz beside *seg35.nii.gz, "
-    "or OAS1_*/PROCESSED/MPRAGE/T88_111/*_masked_gfc.img)"
+    "CANDIShare (*_procimg.nii.gz beside *_seg.nii.gz), OASIS (*norm.nii.gz beside *seg35.nii.gz, "
+    "or OAS1_*/PROCESSED/MPRAGE/T88_111/*_masked_gfc.img), or any .nii and .nii.gz files"
 )
 
 _NIFTI = (".nii.gz", ".nii")
+_NO_SCAN = re.compile(r"_(mask|dseg|seg|aseg|labels?|probseg|seg35|T2w|PDw|FLAIR|T2star|bold|sbref|dwi|epi|swi|angio)$")
+"""Ends of the names of files that lie beside T1-weighted scans and are none (the suffixes of BIDS)."""
+
+COLUMNS = ("image", "case", "person", "labels", "mask")
+"""Columns of a table of files (.csv or .tsv); only `image` must be there. Paths start at the table's own folder."""
 _OASIS_PERSON = re.compile(r"(OAS\d+_[^_]+)")
 
 
@@ -25,6 +31,7 @@ class Scan:
     person: str  # the patient: two scans of one person never fall into two splits
     image: Path
     labels: Path | None
+    mask: Path | None = None  # of the brain, on the voxels of `image`
 
 
 def _first(candidates: Iterator[Path] | list[Path]) -> Path | None:
@@ -38,6 +45,19 @@ def _bids_labels(folder: Path, subject: str, session: str, run: str) -> Path | N
     return _first([path for path in found if run in path.name] if run else found)
 
 
+def _bids_mask(folder: Path, subject: str, session: str, run: str) -> Path | None:
+    """The brain mask of one BIDS scan, beside it or in a derivative."""
+    inside = f"{subject}/{session}/anat" if session else f"{subject}/anat"
+    names = [f"{subject}_*{kind}_mask{end}" for kind in ("desc-brain", "label-brain") for end in _NIFTI]
+    found = [
+        path
+        for where in (inside, f"derivatives/*/{inside}")
+        for name in names
+        for path in folder.glob(f"{where}/{name}")
+    ]
+    return _first([path for path in found if run in path.name] if run else found)
+
+
 def _bids(folder: Path) -> list[Scan]:
     scans = []
     images = [p for end in _NIFTI for way in ("", "ses-*/") for p in folder.glob(f"sub-*/{way}anat/*_T1w{end}")]
@@ -46,7 +66,8 @@ def _bids(folder: Path) -> list[Scan]:
         session = image.parent.parent.name if image.parent.parent.name.startswith("ses-") else ""
         case = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T1w")
         run = match.group() if (match := re.search(r"run-\w+?(?=_|$)", case)) else ""
-        scans.append(Scan(case, subject, image, _bids_labels(folder, subject, session, run)))
+        labels, mask = (find(folder, subject, session, run) for find in (_bids_labels, _bids_mask))
+        scans.append(Scan(case, subject, image, labels, mask))
     return scans
 
 
@@ -98,12 +119,66 @@ def _oasis_discs(folder: Path) -> list[Scan]:
     return scans
 
 
-LAYOUTS: tuple[Callable[[Path], list[Scan]], ...] = (_bids, _candi, _oasis_norm, _oasis_discs)
+def stem_of(path: Path) -> str:
+    """Give a file's name without `.nii` or `.nii.gz`."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _loose(folder: Path) -> list[Scan]:
+    """Any NIfTI files, in folders or not; a file is a person of its own, for nothing says otherwise."""
+    scans = []
+    for image in sorted(path for end in _NIFTI for path in folder.rglob(f"*{end}")):
+        within = image.relative_to(folder)
+        if _NO_SCAN.search(stem_of(image)) or any(
+            part.startswith(".") or part == "derivatives" for part in within.parts
+        ):
+            continue
+        case = "_".join([*within.parts[:-1], stem_of(image)])
+        beside = [
+            [image.with_name(f"{stem_of(image)}_{kind}{end}") for end in _NIFTI] for kind in ("dseg", "seg", "mask")
+        ]
+        labels, segmented, mask = map(_first, beside)
+        scans.append(Scan(case, case, image, labels or segmented, mask))
+    return scans
+
+
+def read_table(path: Path) -> list[Scan]:
+    """List the scans of a table of files, see `COLUMNS`.
+
+    Raises:
+        DataError: it cannot be read, has no column `image`, or a row has no image.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the table {path}; give a text file, .csv or .tsv") from error
+    reader = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
+    if "image" not in (reader.fieldnames or ()):
+        raise DataError(f"no column image in {path}; expected {', '.join(COLUMNS)}, of which only image must be there")
+    scans = []
+    for number, row in enumerate(reader, start=2):
+        given = {name: (row.get(name) or "").strip() for name in COLUMNS}
+        if not given["image"]:
+            raise DataError(f"line {number} of {path} has no image; fill it in or take the line out")
+        image, labels, mask = (
+            path.parent / given[name] if given[name] else None for name in ("image", "labels", "mask")
+        )
+        assert image is not None
+        case = given["case"] or stem_of(image)
+        scans.append(Scan(case, given["person"] or case, image, labels, mask))
+    if not scans:
+        raise DataError(f"no rows in {path}; add one for each scan")
+    return scans
+
+
+LAYOUTS: tuple[Callable[[Path], list[Scan]], ...] = (_bids, _candi, _oasis_norm, _oasis_discs, _loose)
 
 
 def _scans_of(folder: Path) -> list[Scan]:
+    if folder.suffix in (".csv", ".tsv") and folder.is_file():
+        return read_table(folder)
     if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}; give a site folder that holds {EXPECTED}")
+        raise DataError(f"no such folder: {folder}; give a folder or a table that holds {EXPECTED}")
     for layout in LAYOUTS:
         if scans := layout(folder):
             return scans
@@ -111,10 +186,10 @@ def _scans_of(folder: Path) -> list[Scan]:
 
 
 def find_scans(folders: Sequence[Path]) -> list[Scan]:
-    """List what a site has, in the order of case names; nothing is read but folder names.
+    """List what a site has, in the order of case names; nothing is read but folder names and tables of files.
 
     Args:
-        folders: one or more folders of the site, each in any of the layouts.
+        folders: one or more folders of the site, each in any of the layouts, or tables of files.
 
     Raises:
         DataError: a folder is missing or holds no scan, or two scans have one case name.
@@ -124,3 +199,29 @@ def find_scans(folders: Sequence[Path]) -> list[Scan]:
         if before.case == after.case:
             raise DataError(f"two scans are called {before.case}: {before.image} and {after.image}; keep one of them")
     return scans
+
+
+def with_masks(scans: Sequence[Scan], pattern: str) -> list[Scan]:
+    """Give each scan the mask that a pattern names, e.g. "{stem}_brainmask.nii.gz" or "../masks/{case}.nii.gz".
+
+    Args:
+        scans: what was found.
+        pattern: a path from the scan's own folder, with {stem}, {case} and {person}; "" changes nothing.
+
+    Returns:
+        The scans; one whose mask is not there keeps what it had.
+
+    Raises:
+        ConfigError: the pattern has another field.
+    """
+    if not pattern:
+        return list(scans)
+    found = []
+    for scan in scans:
+        try:
+            name = pattern.format(stem=stem_of(scan.image), case=scan.case, person=scan.person)
+        except (LookupError, ValueError) as error:
+            raise ConfigError(f"--mask-pattern: '{pattern}' may hold {{stem}}, {{case}} and {{person}} only") from error
+        path = scan.image.parent / name
+        found.append(replace(scan, mask=path) if path.is_file() else scan)
+    return found

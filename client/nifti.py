@@ -1,11 +1,12 @@
 """A scan and its label map from disk, refused with a code word and a reason when a site cannot use them.
 
-Each message begins with its code (`unreadable`, `not-3d`, `not-finite`, `constant`, `spacing`, `affine`, `mismatch`,
-`unknown-label`): the code may be counted at the hub, the text stays at the site.
+Each message begins with its code (`unreadable`, `not-3d`, `size`, `not-finite`, `constant`, `negative`, `clipped`,
+`spacing`, `affine`, `mismatch`, `unknown-label`): the code may be counted at the hub, the text stays at the site.
 """
 
-# mypy: untyped-calls-exclude="SimpleITK"
+# mypy: untyped-calls-exclude="SimpleITK,nibabel"
 
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ SEG35_TO_ASEG: dict[int, int] = {
 """The 35 structures of the neurite and Learn2Reg release of OASIS (`*seg35.nii.gz`), in the order of its label list."""
 
 
-_DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, OverflowError, zlib.error, ImageFileError, HeaderDataError)
+
+MOST_VOXELS = 1 << 29
+"""Voxels beyond which a header is damaged rather than a scan large: 512 MB of bytes, 0.4 mm over a whole head."""
+
+DISAGREEMENT = 0.5
+"""Voxels that sform and qform may put a corner apart; more, and left and right or the place are anybody's guess."""
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """NIfTI's world is RAS, SimpleITK's LPS."""
@@ -59,24 +66,70 @@ def to_sitk(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
     return image
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (i, j, k) float32 and RAS affine of one 3-D volume; a fourth axis of length one is dropped.
+def open_image(path: Path) -> Any:
+    """Open a file of one volume, header only; its place in space is checked, its voxels are not read.
+
+    Returns:
+        nibabel's image, whose types say no more than `Any`.
+
+    Raises:
+        DataError: `unreadable`, `not-3d`, `size`, `affine` or `spacing`.
+    """
+    try:
+        file: Any = nib.load(path, mmap=False)  # a file that shrinks under a map kills the process
+        shape = tuple(int(side) for side in file.shape)
+        affine = np.asarray(file.affine, dtype=np.float64)
+    except _DAMAGE as error:
+        raise _unreadable(path) from error
+    if len(shape) == 4 and shape[3] == 1:
+        shape = shape[:3]
+    if len(shape) != 3 or min(shape) < 2:
+        raise DataError(f"not-3d: {path} has shape {shape}; expected one 3-D volume")
+    if math.prod(shape) > MOST_VOXELS:
+        raise DataError(f"size: the header of {path} states {shape} voxels; it is damaged, restore the file")
+    _check_forms(file, path)
+    check_geometry(affine, str(path))
+    return file
+
+
+def _unreadable(path: Path) -> DataError:
+    text = "it is damaged, cut short or not an image" if path.exists() else "no such file"
+    return DataError(f"unreadable: {path}: {text}; restore it or take it out of the folder")
+
+
+def _check_forms(file: Any, path: Path) -> None:
+    """Refuse a NIfTI file whose header does not say where it lies, or says it twice and differently."""
+    if not isinstance(file, nib.Nifti1Pair):  # Analyze has no such codes
+        return
+    try:
+        sform, qform = file.get_sform(coded=True)[0], file.get_qform(coded=True)[0]
+    except _DAMAGE as error:
+        raise DataError(f"affine: the qform of {path} is no rotation; convert it again from its source") from error
+    if sform is None and qform is None:
+        raise DataError(
+            f"affine: sform and qform of {path} are not set, so left and right are unknown; convert it again"
+        )
+    if sform is None or qform is None:
+        return
+    corners = np.array([[*corner, 1.0] for corner in np.ndindex(2, 2, 2)]).T
+    corners[:3] *= np.array(file.shape[:3])[:, None] - 1
+    apart = float(np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max())
+    side = float(np.linalg.norm(sform[:3, :3], axis=0).min())
+    if not apart <= DISAGREEMENT * side:
+        raise DataError(f"affine: sform and qform of {path} disagree by {apart:.3g} mm; set both to the true one")
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.dtype[Any]]:
+    """Voxels (i, j, k) float32, RAS affine and type on disk of one 3-D volume; a fourth axis of one is dropped.
 
     nibabel, because SimpleITK's reader turns NaN into 0 and fills a file that was cut short with 0, without a word.
     """
+    file = open_image(path)
     try:
-        file: Any = nib.load(path)  # a spatial image of any format; nibabel types only what all have
         voxels = np.asarray(file.dataobj, dtype=np.float32)
-        affine = np.asarray(file.affine, dtype=np.float64)
     except _DAMAGE as error:
-        text = "no such file" if not path.exists() else "it is damaged, cut short or not an image"
-        raise DataError(f"unreadable: {path}: {text}; restore it or take it out of the folder") from error
-    if voxels.ndim == 4 and voxels.shape[3] == 1:
-        voxels = voxels[..., 0]
-    if voxels.ndim != 3 or min(voxels.shape) < 2:
-        raise DataError(f"not-3d: {path} has shape {voxels.shape}; expected one 3-D volume")
-    check_geometry(affine, str(path))
-    return voxels, affine
+        raise _unreadable(path) from error
+    return voxels.reshape(voxels.shape[:3]), np.asarray(file.affine, dtype=np.float64), file.get_data_dtype()
 
 
 def read_image(path: Path) -> sitk.Image:
@@ -85,9 +138,50 @@ def read_image(path: Path) -> sitk.Image:
     Raises:
         DataError: it cannot be read or used; see the codes above.
     """
-    voxels, affine = _read(path)
+    voxels, affine, kind = _read(path)
     check_voxels(voxels, str(path))
+    _check_range(voxels, kind, path)
     return to_sitk(voxels, affine)
+
+
+def _check_range(voxels: np.ndarray, kind: np.dtype[Any], path: Path) -> None:
+    """Refuse intensities that no magnitude image of a scanner has."""
+    seen = voxels[voxels != 0]
+    high = float(np.percentile(np.abs(seen), 99))
+    negative = float((seen < -0.02 * high).mean())  # ringing of a resampled image stays above that
+    if negative > 0.05:
+        raise DataError(
+            f"negative: {negative:.0%} of the voxels of {path} are negative: a CT, or numbers that overflowed; "
+            "export it again as a T1-weighted magnitude image"
+        )
+    most = float((seen == seen.max()).mean())
+    if kind.kind in "iu" and kind.itemsize == 1 and most > 0.05:
+        raise DataError(f"clipped: {most:.0%} of the voxels of {path} have its highest value; export it with 16 bits")
+
+
+def read_geometry(path: Path) -> sitk.Image:
+    """Give an empty image on the voxels of a file, for label maps that have no scan beside them.
+
+    Raises:
+        DataError: it cannot be opened, or has no place in space.
+    """
+    file = open_image(path)
+    shape = tuple(int(side) for side in file.shape[:3])
+    return to_sitk(np.zeros(shape, np.uint8), np.asarray(file.affine, dtype=np.float64))
+
+
+def read_mask(path: Path, image: sitk.Image) -> np.ndarray:
+    """Read the brain mask of `image`: (i, j, k) bool.
+
+    Raises:
+        DataError: it cannot be read, does not lie on the image, or is empty.
+    """
+    voxels, affine, _ = _read(path)
+    check_same_place((image.GetSize(), affine_of(image)), (voxels.shape, affine), str(path))
+    inside: np.ndarray = voxels > 0.5
+    if not inside.any():
+        raise DataError(f"constant: the mask {path} is empty; make it again")
+    return inside
 
 
 def read_labels(path: Path, image: sitk.Image) -> sitk.Image:
@@ -96,7 +190,7 @@ def read_labels(path: Path, image: sitk.Image) -> sitk.Image:
     Raises:
         DataError: it cannot be read, does not lie on the image, or holds an id that no table knows.
     """
-    ids, affine = _read(path)  # some tools write ids as floats; to_classes refuses fractions
+    ids, affine, _ = _read(path)  # some tools write ids as floats; to_classes refuses fractions
     check_same_place((image.GetSize(), affine_of(image)), (ids.shape, affine), str(path))
     table = SEG35_TO_ASEG if "seg35" in path.name else None
     classes = to_sitk(to_classes(ids, str(path), table), affine)

@@ -1,27 +1,45 @@
-"""Bring a site's scans onto the run's grid: reorient, affine to the atlas, resample, scale; once, kept on disk."""
+"""Bring a site's scans onto the run's grid: brain, bias, reorient, affine to the atlas, resample, scale; once, on disk.
 
+The store is a folder of files that several processes may fill and read at once: a file is written under another name,
+locked while its writer lives, and renamed when it is whole.
+"""
+
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from client.affine import from_array, one_thread, register, scaled, to_matrix
-from client.layouts import Scan, find_scans
-from client.nifti import affine_of, array_of, read_image, read_labels
-from configs.errors import DataError
+from client.brain import brain_of, unbias
+from client.layouts import Scan, find_scans, with_masks
+from client.nifti import affine_of, array_of, read_image, read_labels, to_sitk
+from client.preparation import Preparation
+from configs.errors import DataError, RunError
 from sst_models.grid import Affine, Grid, sample_image, sample_labels
 from sst_models.intensity import robust_scale
 
-PREPARE_VERSION = 1
+PLAIN = Preparation()
+"""What is done where a site says nothing."""
+
+PREPARE_VERSION = 2
 """Part of the cache key: raised whenever the same files would be prepared differently."""
+
+
+PART = ".part"
+"""Ends the name of a file that is being written."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +86,22 @@ class Prepared:
     set_aside: tuple[SetAside, ...]
 
 
-def _key(scan: Scan, atlas: AtlasFrame) -> str:
+def _key(scan: Scan, atlas: AtlasFrame, how: Preparation) -> str:
     """Digest of all that the prepared file depends on."""
-    digest = hashlib.sha256(json.dumps([PREPARE_VERSION, atlas.digest, atlas.shape, atlas.affine]).encode())
-    for path in (scan.image, scan.labels):
+    facts = [PREPARE_VERSION, atlas.digest, atlas.shape, atlas.affine, how.key]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for path in (scan.image, scan.labels, scan.mask):
         pair = [] if path is None else [path, path.with_suffix(".img")] if path.suffix == ".hdr" else [path]
         try:
-            digest.update(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in pair) + b"/")
+            digest.update(b"".join(_digest_of(part) for part in pair) + b"/")
         except OSError as error:
             raise DataError(f"unreadable: {path}: {error.strerror}; restore it or take it out of the folder") from error
     return digest.hexdigest()
+
+
+def _digest_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _holds(path: Path, key: str) -> bool:
@@ -95,14 +119,44 @@ def _save(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> N
     """Whole or not at all: an interrupted run leaves no half file under the final name.
 
     One entry of metadata: safetensors writes several in an order that changes from run to run.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, part, metadata)
-    os.replace(part, path)
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(part, serialise(tensors, metadata), path)
+        except FileNotFoundError:  # another process cleaned up between the file's birth and its lock
+            _write(part, serialise(tensors, metadata), path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror}; make room, or give another folder") from error
 
 
-def prepare(scan: Scan, atlas: AtlasFrame, store: Path) -> Path:
+def _write(part: Path, content: bytes, path: Path) -> None:
+    with part.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(part, path)
+
+
+def clean(store: Path) -> None:
+    """Take away what writers that were killed left half-written; those at work hold a lock on theirs."""
+    for part in store.glob(f".*{PART}"):
+        try:
+            with part.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink(missing_ok=True)
+        except OSError:
+            continue
+
+
+def prepare(scan: Scan, atlas: AtlasFrame, store: Path, how: Preparation = PLAIN) -> Path:
     """Prepare one scan, or find it prepared: `store`/CASE.safetensors.
 
     The file holds "image" (D, H, W) float32 in [0, 1], "labels" (D, H, W) uint8 classes if the scan has them, and
@@ -110,56 +164,126 @@ def prepare(scan: Scan, atlas: AtlasFrame, store: Path) -> Path:
 
     Raises:
         DataError: the scan or its label map cannot be used; the message begins with a code word and names the file.
+        RunError: the prepared file cannot be written.
     """
-    path, key = Path(store) / f"{scan.case}.safetensors", _key(scan, atlas)
+    path, key = Path(store) / f"{scan.case}.safetensors", _key(scan, atlas, how)
     if _holds(path, key):
         return path
-    _save(_tensors(scan, atlas), {"about": f"{key} {scan.case}"}, path)
+    _save(_tensors(scan, atlas, how), {"about": f"{key} {scan.case}"}, path)
     return path
 
 
-def _tensors(scan: Scan, atlas: AtlasFrame) -> dict[str, Tensor]:
+def bring(image: sitk.Image, scan: Scan, atlas: AtlasFrame, how: Preparation) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Bring an image to the grid, in memory.
+
+    Args:
+        image: the voxels of `scan`.
+        scan: names it, and has its mask.
+        atlas: where to.
+        how: what is done on the way.
+
+    Returns:
+        "image" and "atlas_to_scan" as `prepare` keeps them, and the scan's brain (i, j, k) bool.
+
+    Raises:
+        DataError: as `prepare`.
+    """
+    where = str(scan.image)
+    with one_thread():
+        inside = brain_of(image, scan.mask, how.stripping, where)
+        voxels = unbias(image, inside) if how.bias else np.where(inside, array_of(image), 0).astype(np.float32)
+        brain = to_sitk(voxels, affine_of(image))
+        atlas_to_scan = to_matrix(register(from_array(atlas.image, atlas.grid), scaled(brain), where))
+    place = np.linalg.inv(atlas_to_scan) @ affine_of(image)
+    volume = robust_scale(sample_image(voxels, place, atlas.grid))
+    if not bool(volume.any()):
+        raise DataError(f"registration: {scan.image} does not overlap the atlas; check its orientation and mask")
+    return {"image": volume, "atlas_to_scan": torch.from_numpy(atlas_to_scan)}, inside
+
+
+def _tensors(scan: Scan, atlas: AtlasFrame, how: Preparation) -> dict[str, Tensor]:
     """What `prepare` keeps of one scan."""
     image = read_image(scan.image)
     labels = None if scan.labels is None else read_labels(scan.labels, image)
-    with one_thread():
-        atlas_to_scan = to_matrix(register(from_array(atlas.image, atlas.grid), scaled(image), str(scan.image)))
-    place = np.linalg.inv(atlas_to_scan) @ affine_of(image)
-    tensors = {
-        "image": robust_scale(sample_image(array_of(image), place, atlas.grid)),
-        "atlas_to_scan": torch.from_numpy(atlas_to_scan),
-    }
+    tensors, _ = bring(image, scan, atlas, how)
     if labels is not None:
+        place = np.linalg.inv(tensors["atlas_to_scan"].numpy()) @ affine_of(image)
         tensors["labels"] = sample_labels(array_of(labels), place, atlas.grid)
-    if not bool(tensors["image"].any()):
-        raise DataError(f"registration: {scan.image} does not overlap the atlas; check its orientation and mask")
     return tensors
 
 
+def store_of(folder: Path, atlas: AtlasFrame) -> Path:
+    """Give the store of one atlas: what was prepared for another one stays beside it."""
+    return folder / atlas.digest[:16]
+
+
 def prepare_site(
-    folders: Sequence[Path], atlas: AtlasFrame, store: Path, progress: Callable[[int, int], None] | None = None
+    folders: Sequence[Path],
+    atlas: AtlasFrame,
+    store: Path,
+    progress: Callable[[int, int], None] | None = None,
+    how: Preparation = PLAIN,
 ) -> Prepared:
     """Prepare all scans of a site; one that cannot be used is set aside with its reason, and the rest goes on.
 
     Args:
-        folders: the site's folders, see `client.layouts`.
+        folders: the site's folders or tables of files, see `client.layouts`.
         atlas: where the scans are brought to.
         store: folder for the prepared files; what is there already is not made again.
         progress: called with (scans done, scans in all) after each.
+        how: what is done to each scan, and how many at a time.
 
     Raises:
         DataError: a folder is missing or empty, or no scan can be used.
+        RunError: a prepared file cannot be written.
     """
-    scans = find_scans(folders)
+    scans = with_masks(find_scans(folders), how.mask)
+    roots = tuple(Path(folder).resolve() for folder in folders if Path(folder).is_dir())
+    clean(Path(store))
+    work = [(scan, atlas, Path(store), how, roots) for scan in scans]
     cases, aside = [], []
-    for done, scan in enumerate(scans, start=1):
-        try:
-            path = prepare(scan, atlas, store)
-            cases.append(PreparedCase(scan.case, scan.person, path, scan.labels is not None))
-        except DataError as error:
-            aside.append(SetAside(scan.image.name, str(error).split(":")[0], str(error)))
+    for done, (scan, result) in enumerate(zip(scans, _each(work, how.jobs), strict=True), start=1):
+        if isinstance(result, Path):
+            cases.append(PreparedCase(scan.case, scan.person, result, scan.labels is not None))
+        else:
+            aside.append(result)
         if progress is not None:
             progress(done, len(scans))
     if not cases:
         raise DataError(f"none of {len(scans)} scans can be used; the first: {aside[0].reason}")
     return Prepared(tuple(cases), tuple(aside))
+
+
+Work = tuple[Scan, AtlasFrame, Path, Preparation, tuple[Path, ...]]
+
+
+def _each(work: Sequence[Work], jobs: int) -> Iterator[Path | SetAside]:
+    """Prepare scan after scan, or several at a time in processes of their own, in the order given."""
+    if min(jobs, len(work)) < 2:
+        yield from map(_one, work)
+        return
+    # Fresh processes: a copy of this one would inherit the locks of its threads.
+    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(_one, work)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one(work: Work) -> Path | SetAside:
+    scan, atlas, store, how, roots = work
+    try:
+        _check_inside(scan, roots)
+        return prepare(scan, atlas, store, how)
+    except DataError as error:
+        return SetAside(scan.image.name, str(error).split(":")[0], str(error))
+
+
+def _check_inside(scan: Scan, roots: tuple[Path, ...]) -> None:
+    """Refuse a link that leads out of the site's folders: what is used is what the site said."""
+    for path in (scan.image, scan.labels, scan.mask) if roots else ():
+        if path is not None and path.is_symlink() and not any(path.resolve().is_relative_to(root) for root in roots):
+            raise DataError(
+                f"outside: {path} is a link out of the site's folder; copy the file, or name its folder too"
+            )

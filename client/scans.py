@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from client.cases import Cases
-from client.prepare import AtlasFrame, Prepared, prepare_site
+from client.prepare import AtlasFrame, Prepared, prepare_site, store_of
 from client.site import Site
 from client.split import find_table, split_people
 from configs.errors import DataError
@@ -37,6 +37,20 @@ def atlas_volume(folder: Path) -> Tensor:
     return weights.load(folder / ATLAS)["image"]
 
 
+def frame(folder: Path) -> AtlasFrame:
+    """Give the atlas of a run as scans are brought to it.
+
+    Raises:
+        DataError: the site has not joined the run.
+    """
+    tensors = weights.load(folder / ATLAS)
+    digest = json.loads((folder / "atlas.json").read_text())["digest"]
+    image = tensors["image"][0]
+    affine = tuple(tuple(float(x) for x in row) for row in tensors["affine"].double())
+    shape = (image.shape[0], image.shape[1], image.shape[2])
+    return AtlasFrame(image.numpy(), shape, affine[0][0], affine, digest)  # type: ignore[arg-type]
+
+
 def prepare_scans(
     site: Site, run: str, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Prepared, dict[str, str]]:
@@ -49,13 +63,8 @@ def prepare_scans(
         DataError: no scan can be used, or the split leaves none to train, choose or test on.
     """
     folder = site.folder(run)
-    tensors = weights.load(folder / ATLAS)
-    digest = json.loads((folder / "atlas.json").read_text())["digest"]
-    image = tensors["image"][0]
-    affine = tuple(tuple(float(x) for x in row) for row in tensors["affine"].double())
-    shape = (image.shape[0], image.shape[1], image.shape[2])
-    frame = AtlasFrame(image.numpy(), shape, affine[0][0], affine, digest)  # type: ignore[arg-type]
-    prepared = prepare_site(site.data, frame, site.state / "prepared" / digest[:16], progress)
+    atlas = frame(folder)
+    prepared = prepare_site(site.data, atlas, store_of(site.state / "prepared", atlas), progress, site.preparation)
     table = site.splits or next(filter(None, map(find_table, site.data)), None)
     people = {case.case: case.person for case in prepared.cases}
     splits: dict[str, str] = {**split_people(people, seed, table, site.name)}

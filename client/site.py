@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.policy import Policy
+from client.preparation import Preparation
 from configs.errors import FederationError
 from sst_models.exchange import PhaseRequest, SiteReply
 
@@ -22,6 +23,7 @@ class Site:
     policy: Policy
     splits: Path | None = None  # a splits.tsv instead of the site's random split by person
     device: str = "auto"
+    preparation: Preparation = Preparation()
 
     def folder(self, run: str) -> Path:
         """Give the folder of one run's state at this site."""

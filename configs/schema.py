@@ -195,6 +195,13 @@ class Experiment:
     phases: Phases = Phases()
     generation: Generation = Generation()
 
+    @property
+    def latent(self) -> tuple[int, ...]:
+        """Give the shape of one flow code, (latent, d, h, w)."""
+        own = self.flow_codes
+        shrink = own.stem * 2 ** len(own.widths)
+        return (own.latent, *(-(-side // shrink) for side in self.grid.shape))
+
     def to_json(self) -> str:
         """Give the preset as one line of JSON with sorted keys: the same preset, the same bytes."""
         return json.dumps(asdict(self), sort_keys=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from configs.errors import DataError
 from sst_models.grid import (
     Affine,
-    Grid,
+    centred,
     check_geometry,
     check_same_place,
     check_voxels,
@@ -65,22 +65,6 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return voxels, affine
 
 
-def _centred_grid(volume: np.ndarray, affine: np.ndarray, shape: Sequence[int], spacing: float, path: Path) -> Grid:
-    """The grid whose centre is that of the brain's bounding box, in world axes."""
-    world = np.argwhere(volume != 0) @ affine[:3, :3].T + affine[:3, 3]
-    low, high = world.min(axis=0), world.max(axis=0)
-    size, room = high - low + np.abs(affine[:3, :3]).max(axis=1), np.array(shape) * spacing
-    if (size > room + 1e-3).any():
-        brain, box = (" x ".join(f"{side:.0f}" for side in sides) for sides in (size, room))
-        raise DataError(
-            f"too-large: the brain (non-zero voxels) of atlas {path} measures {brain} mm, the grid {box} mm; "
-            "strip its skull, or choose a larger grid or voxel size"
-        )
-    x, y, z = ((low + high) / 2 - spacing * (np.array(shape) - 1) / 2).tolist()
-    d, h, w = shape
-    return Grid((d, h, w), spacing, (x, y, z))
-
-
 def _digest(image: Tensor, labels: Tensor, affine: Affine) -> str:
     digest = hashlib.sha256(json.dumps([affine, list(image.shape)]).encode())
     digest.update(image.contiguous().numpy().tobytes())
@@ -106,7 +90,7 @@ def load_atlas(image: Path, labels: Path, shape: Sequence[int], spacing: float) 
     ids, ids_affine = _read(labels)
     check_same_place((volume.shape, affine), (ids.shape, ids_affine), f"atlas labels {labels}")
     classes = to_classes(ids, f"atlas labels {labels}")
-    grid = _centred_grid(volume, affine, shape, spacing, image)
+    grid = centred(volume, affine, shape, spacing, str(image))
     scaled = robust_scale(sample_image(volume, affine, grid))
     voted = sample_labels(classes, affine, grid).to(torch.int64)
     if not bool(voted.any()):

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ def run(folder: Path, federation: Federation) -> RunState:
     for number in range(1, hub.experiment.phases.adapt.rounds + 1):
         adapt(hub, state, number)
     evaluate(hub)
-    deliver(hub)
+    deliver(hub, state)
     hub.tell("run.finished")
     return state
 
@@ -285,18 +285,39 @@ def evaluate(hub: Hub) -> None:
     write_json(table, hub.folder / "cross-site.json")
 
 
-def deliver(hub: Hub) -> None:
-    """Phase 7: give each site its segmenter.
+def deliver(hub: Hub, state: RunState) -> None:
+    """Phase 7: give each site its model: its segmenter, the atlas's labels, and what its generator is made of.
 
     Raises:
         FederationError: a site could not keep it.
     """
-    requests = [
-        hub.request("deliver", 1, site, {"segmenter": arrays})
-        for site, arrays in sorted(_segmenters(hub).items())
-        if site in hub.sites
-    ]
+    labels = {"labels": hub.atlas.labels.to(torch.uint8).numpy()}
+    figures = _figures(hub)
+    requests = []
+    for site, arrays in sorted(_segmenters(hub).items()):
+        if site not in hub.sites:
+            continue
+        own = look(hub.experiment, state, site)
+        parts: dict[str, Arrays] = {"segmenter": arrays, "atlas": labels}
+        if own.appearance is not None:
+            parts |= {"A": own.appearance, "decoder": state.parts["decoder"]}
+        if own.moments is not None:
+            parts["moments"] = own.moments
+        request = hub.request("deliver", 1, site, parts)
+        told = {"sites": json.dumps(hub.sites), "figures": json.dumps(figures.get(site, {}))}
+        requests.append(replace(request, settings={**request.settings, **told}))
     for reply in hub.federation.ask(requests):
         if reply.error:
             raise FederationError(f"site {reply.site} could not keep its segmenter ({reply.error}); see its site.log")
     hub.tell("round.finished", phase="deliver", round=1, traffic=_traffic(hub, "deliver", 1))
+
+
+def _figures(hub: Hub) -> dict[str, dict[str, object]]:
+    """Give of each site's segmenter its mean Dice in percent, and the scans behind it, at every site that tested it."""
+    table = json.loads((hub.folder / "cross-site.json").read_text(encoding="utf-8"))
+    figures: dict[str, dict[str, object]] = {}
+    for row in table:
+        if row["dice"]:
+            mean = round(100 * sum(row["dice"].values()) / len(row["dice"]), 2)
+            figures.setdefault(row["style"], {})[row["site"]] = {"dice": mean, "scans": row["scans"]}
+    return figures

@@ -46,14 +46,7 @@ def make_generator(
         mean, std = (torch.from_numpy(np.array(look.moments[name])) for name in ("mean", "std"))
         styles = StyleMoments(mean, std)
     palette = experiment.generation.palette
-    return Generator(atlas.image.to(device), atlas.labels.to(device), nets, latent_shape(experiment), styles, palette)
-
-
-def latent_shape(experiment: Experiment) -> tuple[int, ...]:
-    """Give the shape of one flow code, (latent, d, h, w)."""
-    own = experiment.flow_codes
-    shrink = own.stem * 2 ** len(own.widths)
-    return (own.latent, *(-(-side // shrink) for side in experiment.grid.shape))
+    return Generator(atlas.image.to(device), atlas.labels.to(device), nets, experiment.latent, styles, palette)
 
 
 def generated(generator: Generator, experiment: Experiment, look: Look) -> Pairs:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from client.pictures import Image, Labels
 from configs.errors import RunError
-from simulation.results import replace_file
+from sst_models.files import replace_file
 
 PICTURES = "pictures.safetensors"
 """Name of the file of panels in a run folder."""
@@ -33,9 +34,6 @@ GENERATED = "8"
 SCAN = "scan"
 TRUTH = "truth"
 REAL = "real"
-
-Image = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -53,15 +51,6 @@ class Panel:
 def direction_name(source: str, target: str) -> str:
     """How a direction is written everywhere: `oasis → ixi`, or `ixi` for an in-site one."""
     return source if source == target else f"{source} → {target}"
-
-
-def coronal(volume: npt.NDArray[Any], index: int | None = None) -> npt.NDArray[Any]:
-    """The coronal slice at `index` (the middle one if None) of a (D, H, W) RAS volume or label map, head up.
-
-    The result is (W, D): superior is the first row, and the patient's left is on the left of the picture.
-    """
-    middle = volume.shape[1] // 2 if index is None else index
-    return np.ascontiguousarray(volume[:, middle, :].T[::-1])
 
 
 def save_panels(panels: Sequence[Panel], path: Path) -> None:

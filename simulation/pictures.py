@@ -5,11 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from client.pictures import coronal
 from server import segmenters
 from server.run import look
 from server.state import RunState
 from simulation.arms import labelled
-from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, coronal, direction_name
+from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, direction_name
 from simulation.stage import Stage
 from sst_models.generation import Recipe
 

@@ -1,18 +1,14 @@
 """The panels of a run as cards of the report: pictures as PNG inside the page, each with its caption and alt text."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from configs.structures import CLASSES, STRUCTURES
+from client.pictures import Image, Labels, Pixels, gray, paint, png_uri
+from configs.structures import STRUCTURES
 from simulation.measured import Results, arms_in_order
-from simulation.panels import GENERATED, REAL, SCAN, TRUTH, Image, Labels, Panel, direction_name
-
-Pixels = npt.NDArray[np.uint8]
+from simulation.panels import GENERATED, REAL, SCAN, TRUTH, Panel, direction_name
 
 _MARGIN = 3  # pixels kept around the head
 _AIR = 0.1  # what is darker than this is not the head
@@ -70,35 +66,11 @@ def structures_shown(panels: Sequence[Panel]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(groups.items()))
 
 
-def gray(image: Image) -> Pixels:
-    """(H, W) in [0, 1] as (H, W, 3) grey pixels; NaN is black."""
-    levels = np.clip(np.nan_to_num(image), 0.0, 1.0) * 255.0
-    return np.repeat(np.rint(levels).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def paint(image: Image, labels: Labels, opacity: float = 0.85) -> Pixels:
-    """The slice with each structure in its own colour (`configs.structures`), as (H, W, 3)."""
-    palette = np.zeros((256, 3), np.float32)
-    palette[1:CLASSES] = [structure.color for structure in STRUCTURES]
-    base = gray(image).astype(np.float32)
-    mixed = (1.0 - opacity) * base + opacity * palette[labels]
-    return np.rint(np.where((labels > 0)[..., None], mixed, base)).astype(np.uint8)
-
-
 def paint_mistakes(image: Image, labels: Labels, truth: Labels) -> Pixels:
     """The slice, dimmed, with every pixel in orange where the labels differ from the truth, as (H, W, 3)."""
     base = 0.6 * gray(image).astype(np.float32)
     orange = np.array((255, 140, 26), np.float32)
     return np.rint(np.where((labels != truth)[..., None], orange, base)).astype(np.uint8)
-
-
-def png_uri(pixels: Pixels) -> str:
-    """(H, W, 3) pixels as the data URI of a PNG."""
-    from PIL import Image as Pillow
-
-    file = io.BytesIO()
-    Pillow.fromarray(pixels).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _strip(results: Results, panels: Sequence[Panel]) -> Strip:

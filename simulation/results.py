@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from simulation.measured import (
     SetAside,
     Traffic,
 )
+from sst_models.files import replace_file
 
 __all__ = [
     "ARMS",
@@ -38,7 +38,6 @@ __all__ = [
     "Traffic",
     "from_json",
     "read",
-    "replace_file",
     "to_json",
     "write",
 ]
@@ -61,16 +60,6 @@ def write(results: Results, folder: Path) -> None:
         replace_file(folder / name, _csv(rows))
     # Last, since it is the one that a continued run reads.
     replace_file(folder / "results.json", to_json(results))
-
-
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, meets the old one or the new one and nothing between."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def read(folder: Path) -> Results:

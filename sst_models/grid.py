@@ -3,6 +3,7 @@
 Only arrays and affines are seen here; reading files is the business of `client/nifti.py` and `server/atlas.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,33 @@ class Grid:
         d, h, w = (n * factor for n in self.shape)
         x, y, z = (o - self.spacing / 2 + spacing / 2 for o in self.origin)
         return Grid((d, h, w), spacing, (x, y, z))
+
+
+def centred(volume: np.ndarray, affine: np.ndarray, shape: Sequence[int], spacing: float, where: str) -> Grid:
+    """Give the grid whose centre is that of an atlas's brain (its bounding box), in world axes.
+
+    Args:
+        volume: (i, j, k), background 0.
+        affine: 4 x 4, its voxels to RAS mm.
+        shape: of the grid.
+        spacing: of the grid, mm.
+        where: names the atlas.
+
+    Raises:
+        DataError: the brain is larger than the grid (`too-large:`).
+    """
+    world = np.argwhere(volume != 0) @ affine[:3, :3].T + affine[:3, 3]
+    low, high = world.min(axis=0), world.max(axis=0)
+    size, room = high - low + np.abs(affine[:3, :3]).max(axis=1), np.array(shape) * spacing
+    if (size > room + 1e-3).any():
+        brain, box = (" x ".join(f"{side:.0f}" for side in sides) for sides in (size, room))
+        raise DataError(
+            f"too-large: the brain (non-zero voxels) of atlas {where} measures {brain} mm, the grid {box} mm; "
+            "strip its skull, or choose a larger grid or voxel size"
+        )
+    x, y, z = ((low + high) / 2 - spacing * (np.array(shape) - 1) / 2).tolist()
+    d, h, w = shape
+    return Grid((d, h, w), spacing, (x, y, z))
 
 
 def block_mean(volume: Tensor, factor: int) -> Tensor:

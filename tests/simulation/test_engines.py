@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from flwr.clientapp import ClientApp
 from flwr.supercore.object_ref import validate
 from safetensors.numpy import load_file
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 import client.app
 import server.app
 from client.ledger import verify
+from client.model import open_model
 from configs.errors import ConfigError, FederationError
 from configs.schema import Experiment, Grid, from_dict
 from server.atlas import load_atlas, save_atlas
@@ -25,6 +27,7 @@ from simulation.engines import SiteFolder, failure, run_federation
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from simulation.engines.superlink import Processes, free_port
 from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.generation import Recipe
 
 EXPERIMENT = replace(Experiment(name="toy"), grid=Grid(shape=(32, 32, 32), spacing=6.0))
 
@@ -225,7 +228,11 @@ def test_tiny_federation_runs_all_phases(reference):
         parts = {part for entry in entries for part in entry["parts"]}
         assert parts == {"T", "E", "D_style", "A", "F", "encoder", "decoder", "D_flow", "segmenter"}
         assert not (site.state / "site.log").exists()
-        assert (site.state / "runs" / "tiny" / "model" / "segmenter.safetensors").is_file()
+        model = open_model(site.state / "runs" / "tiny" / "model")
+        assert model.card["site"] == site.name and model.card["sites"] == ["left", "right"]
+        assert model.card["figures"]["left"]["scans"] == 1
+        pair = model.generator(torch.device("cpu")).pair(Recipe(1, 1, 1, site.name))
+        assert pair.image.shape == (1, *TINY.grid.shape)
 
 
 @pytest.mark.slow

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from client.pictures import paint, png_uri
 from simulation.gains import gains
 from simulation.measured import ARMS
 from simulation.report import headline, report_html, write_report
-from simulation.report_pictures import paint, paint_mistakes, png_uri, strips
+from simulation.report_pictures import paint_mistakes, strips
 from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
 from simulation.results import ArmScore, Results, ScanScore, SetAside
 from simulation.table import print_table, table_text

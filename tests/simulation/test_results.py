@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.pictures import coronal
 from configs.errors import RunError
 from configs.structures import GROUPS
 from simulation.gains import gains
-from simulation.panels import Panel, coronal, load_panels, save_panels
+from simulation.panels import Panel, load_panels, save_panels
 from simulation.reference import TABLE_1, paper_rows, rows_for
-from simulation.results import ArmScore, Results, ScanScore, from_json, read, replace_file, to_json, write
+from simulation.results import ArmScore, Results, ScanScore, from_json, read, to_json, write
+from sst_models.files import replace_file
 from synthetic_run import arm_score, run_panels, run_results
 
 NAN = float("nan")

@@ -1,0 +1,122 @@
+"""Where the brain is: in a stripped scan, by a mask beside it, or by a stripper that the site names; its bias field.
+
+Nothing is guessed: a scan that is evidently not stripped and has no mask is refused.
+"""
+
+# mypy: untyped-calls-exclude="SimpleITK"
+
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from client.nifti import affine_of, array_of, read_mask, to_sitk
+from client.preparation import Stripping
+from configs.errors import DataError
+
+LITRES = (0.3, 2.4)
+"""Volume of a brain with its fluid, from a new-born's to beyond the largest adult's; a whole head has 3.5 or more."""
+
+EVEN = 0.5
+"""Least share of the voxels on the faces of a stripped volume that have one value, its background."""
+
+N4_MM, N4_STEPS = 4.0, (50, 50, 50)
+"""Voxel side at which the bias field is sought, and N4's iterations at each of its levels (Tustison et al. 2010)."""
+
+STRIP_SECONDS = 1800.0
+"""Time that a stripper has for one scan; those that learn take a minute on two cores."""
+
+
+def brain_of(image: sitk.Image, mask: Path | None, stripping: Stripping, where: str) -> np.ndarray:
+    """Find the brain of a scan.
+
+    Args:
+        image: the scan.
+        mask: a mask on its voxels, where the site has one.
+        stripping: what to do with a scan that is not stripped.
+        where: names the scan.
+
+    Returns:
+        (i, j, k) bool.
+
+    Raises:
+        DataError: the scan is not stripped (`not-stripped:`), or what is left is no brain (`brain:`).
+    """
+    if mask is not None:
+        return _of_a_brain(read_mask(mask, image), image, f"the mask {mask}")
+    voxels = array_of(image)
+    background = _background(voxels)
+    if background is not None:
+        inside = voxels != background
+        if _litres(inside, image) <= LITRES[1]:
+            return _of_a_brain(inside, image, where)
+    if stripping.command:
+        return _of_a_brain(_strip(image, stripping, where), image, f"what the stripper left of {where}")
+    raise DataError(
+        f"not-stripped: {where} holds more than a brain and has no mask; strip it, put a mask beside it "
+        "(*_desc-brain_mask.nii.gz, or --mask-pattern), or name a stripper (--strip)"
+    )
+
+
+def unbias(image: sitk.Image, inside: np.ndarray) -> np.ndarray:
+    """Divide a scan by its bias field (N4, Tustison et al. 2010), sought at `N4_MM` and applied to every voxel.
+
+    Args:
+        image: the scan, float32.
+        inside: the brain, (i, j, k) bool.
+
+    Returns:
+        (i, j, k) float32, 0 outside the brain; the scan itself where N4 finds nothing to hold on to.
+    """
+    voxels = np.where(inside, array_of(image), 0).astype(np.float32)
+    lowest = float(voxels[inside].min())
+    lifted = np.where(inside, voxels - min(lowest, 0.0) + 1e-3 * float(voxels.max()), 0)  # N4 takes logarithms
+    whole = to_sitk(lifted.astype(np.float32), affine_of(image))
+    factors = [max(1, round(N4_MM / side)) for side in image.GetSpacing()]
+    brain = to_sitk(inside.astype(np.uint8), affine_of(image))
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations(N4_STEPS)
+    try:
+        n4.Execute(sitk.Shrink(whole, factors), sitk.Shrink(brain, factors))
+        field = np.exp(array_of(n4.GetLogBiasFieldAsImage(whole)))
+    except RuntimeError:
+        return voxels
+    return np.where(inside, voxels / field, 0).astype(np.float32)
+
+
+def _background(voxels: np.ndarray) -> float | None:
+    """Give the one value that most voxels on the volume's faces have, or None: a whole head stands in noise."""
+    faces = np.concatenate([voxels.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    values, counts = np.unique(faces, return_counts=True)
+    most = int(counts.argmax())
+    return float(values[most]) if counts[most] >= EVEN * faces.size else None
+
+
+def _of_a_brain(inside: np.ndarray, image: sitk.Image, where: str) -> np.ndarray:
+    litres = _litres(inside, image)
+    if not LITRES[0] <= litres <= LITRES[1]:
+        raise DataError(f"brain: {where} holds {litres:.2f} litres; a brain has {LITRES[0]} to {LITRES[1]}")
+    return inside
+
+
+def _litres(inside: np.ndarray, image: sitk.Image) -> float:
+    return float(inside.sum() * np.prod(image.GetSpacing()) / 1e6)
+
+
+def _strip(image: sitk.Image, stripping: Stripping, where: str) -> np.ndarray:
+    """Let the site's stripper make a mask, in a folder that goes away."""
+    with tempfile.TemporaryDirectory(prefix="sst-strip-") as name:
+        paths = {field: Path(name) / f"{field}.nii.gz" for field in ("in", "out", "mask")}
+        sitk.WriteImage(image, str(paths["in"]))
+        words = [word.format(**{k: str(p) for k, p in paths.items()}) for word in shlex.split(stripping.command)]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=STRIP_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DataError(f"strip: {words[0]} could not strip {where}: {type(error).__name__}") from error
+        if done.returncode or not paths["mask"].is_file():
+            said = (done.stderr.strip().splitlines() or ["it wrote no mask"])[-1]
+            raise DataError(f"strip: {words[0]} could not strip {where} (exit {done.returncode}): {said}")
+        return read_mask(paths["mask"], image)

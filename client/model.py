@@ -1,0 +1,192 @@
+"""A model as a site keeps it and hands it on: one folder, safetensors and a card, nothing pickled, checked when opened.
+
+card.json                what it is, what it was made of and for, its figures, and the digest of every other file
+segmenter.safetensors    the U-Net
+atlas.safetensors        the hub's labelled scan on the grid of the run: where scans are brought to
+generator.safetensors    appearance model, flow decoder, moments of the site's styles; not in every model
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.prepare import AtlasFrame
+from client.quality import QUANTILES
+from configs.errors import DataError
+from configs.schema import Experiment, from_json
+from configs.structures import STRUCTURES
+from sst_models import weights
+from sst_models.build import build
+from sst_models.device import place
+from sst_models.exchange import Arrays
+from sst_models.files import write_json
+from sst_models.generation import Generator, PriorStyles
+from sst_models.steps.style import StyleMoments
+
+FORMAT = 1
+"""Of the folder; a reader refuses another."""
+
+CARD = "card.json"
+SEGMENTER, ATLAS, GENERATOR = "segmenter.safetensors", "atlas.safetensors", "generator.safetensors"
+
+USE = (
+    "Segmenting 28 structures in skull-stripped T1-weighted brain MRI of the site that it was adapted to, in research."
+)
+LIMITS = (
+    "It is no medical device, and nothing that it computes may decide about a patient. It learnt from one labelled "
+    "scan: lesions, tumours, operated brains and ages far from the site's are unknown to it. It labels every scan that "
+    "it is given; look at the overlay and at the confidence."
+)
+LICENCE = "The weights are the federation's: its sites agree on their terms. The code is Apache-2.0."
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model folder."""
+
+    folder: Path
+    card: Mapping[str, Any]
+    experiment: Experiment
+    frame: AtlasFrame
+    usually: Tensor  # (QUANTILES,): the histogram of the site's training scans
+
+    @property
+    def digest(self) -> str:
+        """Name the model: sha256 of its files' digests."""
+        return digest_of(self.card["digests"])
+
+    def segmenter(self, device: torch.device) -> nn.Module:
+        """Give the U-Net, ready to segment."""
+        return self._net("segmenter", weights.load(self.folder / SEGMENTER), device).eval()
+
+    def generator(self, device: torch.device) -> Generator:
+        """Give the generator of labelled pairs in the site's style (eq. 12).
+
+        Raises:
+            DataError: the model has none: the site keeps its appearance model, or nobody sent one.
+        """
+        if GENERATOR not in self.card["digests"]:
+            raise DataError(f"the model {self.folder} holds no generator; its site keeps the weights of A to itself")
+        parts = _by_part(weights.load(self.folder / GENERATOR))
+        nets: dict[str, nn.Module | None] = {part: self._net(part, parts[part], device) for part in ("A", "decoder")}
+        atlas = weights.load(self.folder / ATLAS)
+        styles: StyleMoments | PriorStyles = PriorStyles(self.experiment.style.code)
+        if "moments" in parts:
+            styles = StyleMoments(parts["moments"]["mean"], parts["moments"]["std"])
+        latent = self.experiment.latent
+        return Generator(atlas["image"].to(device), atlas["labels"].long().to(device), nets, latent, styles)
+
+    def _net(self, part: str, tensors: Mapping[str, Tensor], device: torch.device) -> nn.Module:
+        net = build(part, self.experiment)
+        weights.load_parameters(net, {name: tensor.numpy() for name, tensor in tensors.items()}, part)
+        return place(net, device)
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """Give one digest for several files."""
+    return hashlib.sha256(json.dumps(dict(digests), sort_keys=True).encode()).hexdigest()
+
+
+def write_model(
+    folder: Path, arrays: Mapping[str, Arrays], frame: AtlasFrame, experiment: Experiment, about: Mapping[str, object]
+) -> None:
+    """Write a model folder, whole or not at all; one that is there is replaced.
+
+    Args:
+        folder: where to.
+        arrays: "segmenter", and "atlas" with its "labels" (D, H, W); "A", "decoder" and "moments" for a generator.
+        frame: the atlas.
+        experiment: the preset.
+        about: what the card says beside the grid, the labels and the digests: run, site, histogram, figures.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    weights.save(_tensors(arrays["segmenter"]), part / SEGMENTER)
+    labels = torch.from_numpy(np.array(arrays["atlas"]["labels"], dtype=np.uint8))
+    affine = torch.tensor(frame.affine, dtype=torch.float64)
+    weights.save({"image": torch.from_numpy(frame.image)[None], "labels": labels, "affine": affine}, part / ATLAS)
+    if {"A", "decoder"} <= set(arrays):
+        own = {name: arrays[name] for name in ("A", "decoder", "moments") if name in arrays}
+        flat = {f"{name}/{key}": value for name, values in own.items() for key, value in _tensors(values).items()}
+        weights.save(flat, part / GENERATOR)
+    card = {
+        "format": FORMAT,
+        **about,
+        "grid": {"shape": frame.shape, "spacing_mm": frame.spacing, "affine": frame.affine},
+        "atlas": frame.digest,
+        "labels": {str(s.id): s.name for s in STRUCTURES},
+        "experiment": json.loads(experiment.to_json()),
+        "use": USE,
+        "limits": LIMITS,
+        "licence": LICENCE,
+        "digests": {path.name: _digest(path) for path in sorted(part.iterdir())},
+    }
+    write_json(card, part / CARD, indent=2)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def open_model(folder: Path) -> Model:
+    """Open a model folder; every file is held against its digest first.
+
+    Raises:
+        DataError: it is no model, of another format, a file is missing, or one was changed.
+    """
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        form, digests = card["format"], dict(card["digests"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is no model: it has no readable {CARD}; give the folder that holds it") from error
+    if form != FORMAT:
+        raise DataError(f"the model {folder} has format {form}, this version reads {FORMAT}; use the version it names")
+    for name in sorted({SEGMENTER, ATLAS} | set(digests)):
+        if name not in digests or Path(name).name != name or not (folder / name).is_file():
+            raise DataError(f"the model {folder} has no {name}; copy the whole folder again")
+        if _digest(folder / name) != digests[name]:
+            raise DataError(f"{folder / name} is not the file that the model was made with; copy the folder again")
+    try:
+        experiment = from_json(json.dumps(card["experiment"]))
+        usually = torch.tensor(card["histogram"], dtype=torch.float32)
+        frame = _frame(folder, card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the card of the model {folder} is incomplete; copy the folder again") from error
+    if usually.shape != (QUANTILES,) or frame.shape != experiment.grid.shape:
+        raise DataError(f"the model {folder} is for another grid or version than its card says; copy it again")
+    return Model(folder, card, experiment, frame, usually)
+
+
+def _frame(folder: Path, card: Mapping[str, Any]) -> AtlasFrame:
+    atlas = weights.load(folder / ATLAS)
+    rows = tuple(tuple(float(x) for x in row) for row in atlas["affine"])
+    d, h, w = atlas["labels"].shape
+    return AtlasFrame(atlas["image"][0].numpy(), (d, h, w), rows[0][0], rows, str(card["atlas"]))  # type: ignore[arg-type]
+
+
+def _tensors(arrays: Arrays) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        part, name = key.split("/", 1)
+        parts.setdefault(part, {})[name] = tensor
+    return parts
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,117 @@
+"""From the run's grid back to the scan's own voxels, and into a file that any viewer lays over the scan."""
+
+# mypy: untyped-calls-exclude="nibabel"
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from client.nifti import open_image
+from configs.structures import STRUCTURES
+from sst_models.grid import Affine
+
+SLAB = 8
+"""Planes of the scan at a time: all classes of a slab of 1 mm are about 40 MB."""
+
+_IDS = np.array([0, *(structure.id for structure in STRUCTURES)], dtype=np.uint8)
+_LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
+
+
+def to_native(
+    chances: Tensor, grid: Affine, atlas_to_scan: np.ndarray, scan: np.ndarray, inside: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carry class probabilities to a scan's voxels: linear interpolation of all classes, then the likeliest.
+
+    Args:
+        chances: (classes, D, H, W) on the run's grid.
+        grid: 4 x 4, its voxels to the atlas's world, RAS mm.
+        atlas_to_scan: 4 x 4 between RAS worlds, mm.
+        scan: 4 x 4, the scan's voxels to its world, RAS mm.
+        inside: (i, j, k) bool, the scan's brain: voxels beyond it are background.
+
+    Returns:
+        Class indices uint8 and the probability of each voxel's class float32, (i, j, k).
+    """
+    labels, certainty = np.zeros(inside.shape, np.uint8), np.zeros(inside.shape, np.float32)
+    if not inside.any():
+        return labels, certainty
+    spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    (i0, i1), (j0, j1), (k0, k1) = ((int(span[0]), int(span[-1]) + 1) for span in spans)
+    to_grid = np.linalg.inv(np.array(grid)) @ np.linalg.inv(atlas_to_scan) @ scan
+    half = (np.array(chances.shape[1:]) - 1) / 2
+    j, k = np.meshgrid(np.arange(j0, j1), np.arange(k0, k1), indexing="ij")
+    plane = j[..., None] * to_grid[:3, 1] + k[..., None] * to_grid[:3, 2] + to_grid[:3, 3]
+    for first in range(i0, i1, SLAB):
+        rows = np.arange(first, min(first + SLAB, i1))
+        places = plane[None] + rows[:, None, None, None] * to_grid[:3, 0]
+        unit = torch.from_numpy((places / half - 1)[..., ::-1].astype(np.float32)).to(chances.device)
+        found = grid_sample(chances[None], unit[None], "bilinear", "zeros", align_corners=True)[0]
+        most, index = found.max(dim=0)
+        box = (slice(rows[0], rows[-1] + 1), slice(j0, j1), slice(k0, k1))
+        labels[box] = np.where(inside[box], index.cpu().numpy(), 0)
+        certainty[box] = np.where(inside[box], most.cpu().numpy(), 0)
+    return labels, certainty
+
+
+def keep_largest(labels: np.ndarray) -> np.ndarray:
+    """Keep each structure's largest piece; smaller pieces become what is nearest to them.
+
+    Args:
+        labels: (i, j, k) class indices.
+
+    Returns:
+        Likewise; the same array's content where every structure is in one piece.
+    """
+    strays = np.zeros(labels.shape, bool)
+    for index, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        pieces, count = ndimage.label(labels[box] == index)
+        if count > 1:
+            largest = int(np.bincount(pieces.ravel())[1:].argmax()) + 1
+            strays[box] |= (pieces != 0) & (pieces != largest)
+    if not strays.any():
+        return labels
+    nearest = ndimage.distance_transform_edt(strays, return_distances=False, return_indices=True)
+    return np.asarray(labels[tuple(nearest)])
+
+
+def write_labels(labels: np.ndarray, like: Path, path: Path) -> None:
+    """Write class indices as FreeSurfer ids, with the header's geometry of the scan that they lie on; whole or not.
+
+    Args:
+        labels: (i, j, k) class indices.
+        like: the scan.
+        path: `.nii` or `.nii.gz`.
+    """
+    source: Any = open_image(like)
+    image = nib.Nifti1Image(_IDS[labels], source.affine)
+    if isinstance(source, nib.Nifti1Pair):
+        header = nib.Nifti1Header.from_header(source.header)
+        header.set_data_dtype(np.uint8)
+        header["scl_slope"], header["scl_inter"] = 1, 0
+        header["cal_min"] = header["cal_max"] = 0
+        header["descrip"] = b"sst: FreeSurfer ids"
+        image = nib.Nifti1Image(_IDS[labels], None, header)
+        sform, code = source.get_sform(coded=True)
+        image.set_sform(sform, int(code))
+        qform, code = source.get_qform(coded=True)
+        image.set_qform(qform, int(code))
+    image.header.set_intent(_LABEL_INTENT, (), "FreeSurfer ids")
+    save_nifti(image, path)
+
+
+def save_nifti(image: nib.Nifti1Image, path: Path) -> None:
+    """Write an image under another name, then rename it; folders are made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    end = ".nii.gz" if path.name.endswith(".gz") else ".nii"
+    part = path.with_name(f".{path.name}.{os.getpid()}{end}")
+    nib.save(image, part)
+    os.replace(part, path)

@@ -1,0 +1,88 @@
+# mypy: untyped-calls-exclude="nibabel"
+"""The commands as a person types them: what they leave, and one line with exit code 2 for what they cannot do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sst
+from client.check import write_check
+from client.cli import app
+from client.preparation import Preparation
+from client.prepare import prepare_site
+from egg import affine_for, make_model, sample, write_scan
+
+
+def run(*words: object) -> int:
+    """Run `sst` with these words; give its exit code."""
+    return sst.run([str(word) for word in words])
+
+
+def test_from_raw_scans_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prepare, segment, evaluate and generate, one after the other, with the files that each promises."""
+    make_model(tmp_path / "model")
+    write_scan(tmp_path / "in" / "a.nii.gz", "LIA")
+    model = ("--model", tmp_path / "model")
+    assert run("prepare", tmp_path / "in", "--atlas", tmp_path / "model", "-o", tmp_path / "p", "--report") == 0
+    assert (tmp_path / "p" / "check.html").read_text().startswith("<!DOCTYPE html>")
+    assert run("segment", tmp_path / "in" / "a.nii.gz", *model, "-o", tmp_path / "s", "--device", "cpu") == 0
+    found = tmp_path / "s" / "a_desc-sst_dseg.nii.gz"
+    assert found.exists() and (tmp_path / "s" / "a_desc-sst_overlay.png").exists()
+    assert run("evaluate", found, found, "-o", tmp_path / "e") == 0
+    assert "mean Dice over 1 scans: 100.0 %" in capsys.readouterr().out
+    assert run("generate", *model, "-n", 1, "-o", tmp_path / "g") == 0
+    assert run("generate", *model, "--recipe", tmp_path / "g" / "pair-0001.json", "-o", tmp_path / "g2") == 0
+    assert (tmp_path / "g2" / "pair-0001_T1w.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("segment", "{in}", "--model", "{in}", "-o", "{out}"), "is no model"),
+        (("segment", "{in}/none.nii", "--model", "{model}", "-o", "{out}"), "there is no"),
+        (("segment", "{in}/bad.nii", "--model", "{model}", "-o", "{out}"), "none of 1 scans could be segmented"),
+        (("segment", "{in}", "--model", "{model}", "-o", "{in}/bad.nii"), "cannot write to"),
+        (("segment", "{in}", "--model", "{model}", "-o", "{out}", "--device", "tpu"), "none of auto, cpu, cuda"),
+        (("segment", "{in}", "--model", "{model}", "-o", "{out}", "--mask-pattern", "{{x}}"), "may hold"),
+        (("prepare", "{in}", "--atlas", "{in}", "-o", "{out}"), "no atlas in"),
+        (("prepare", "{in}", "--atlas", "{none}", "-o", "{out}"), "there is no"),
+        (("prepare", "{in}", "--atlas", "{scan}", "-o", "{out}"), "--preset"),
+        (("prepare", "{in}", "--atlas", "{model}", "-o", "{out}", "--strip", "x"), "has no {in}"),
+        (("generate", "--model", "{model}", "-o", "{out}", "--layout", "zip"), "none of nifti, bids, nnunet"),
+        (("evaluate", "{in}/none", "{in}", "-o", "{out}"), "there is no"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    """What was wrong and what to do, exit code 2, no stack trace."""
+    make_model(tmp_path / "model")
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.nii").write_text("no image")
+    places = {name: tmp_path / name for name in ("in", "out", "model", "none")} | {"scan": scan}
+    assert run(*(word.format(**places) if word != "x" else word for word in words)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and said in error
+
+
+def test_the_check_shows_the_worst_first(tmp_path: Path) -> None:
+    """A scan of another contrast is red and on top; names of files cannot break the page."""
+    import nibabel as nib
+
+    frame = make_model(tmp_path / "model").frame
+    for name in ("a", "b", "c"):
+        write_scan(tmp_path / "in" / f"{name}.nii.gz")
+    affine, shape = affine_for("RAS", (3.0, 3.0, 3.0))
+    image, ids = sample(affine, shape)
+    negative = np.where(ids > 0, 1100 - image, 0).astype(np.float32)
+    nib.save(nib.Nifti1Image(negative, affine), tmp_path / "in" / "t2.nii.gz")
+    (tmp_path / "in" / "<b>.nii").write_text("no image")
+    prepared = prepare_site([tmp_path / "in"], frame, tmp_path / "store", how=Preparation(bias=False))
+    rows = write_check(prepared, frame, tmp_path / "check.html")
+    assert rows[0].case == "t2" and rows[0].light == "red"
+    assert [row.light for row in rows[1:]] == ["green"] * 3
+    page = (tmp_path / "check.html").read_text()
+    assert "&lt;b&gt;.nii" in page and "<b>.nii" not in page and "http" not in page
+    assert app.registered_commands

@@ -1,0 +1,80 @@
+"""A model as one folder: what is in it, and that no other folder passes for it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from client.model import CARD, GENERATOR, SEGMENTER, open_model
+from configs.errors import DataError
+from configs.structures import STRUCTURES
+from egg import make_model
+from sst_models import weights
+from sst_models.build import build
+
+
+def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    """Weights, grid, labels and what it is for; nothing pickled."""
+    model = make_model(tmp_path / "model")
+    net = model.segmenter(torch.device("cpu"))
+    for name, value in build("segmenter", model.experiment).named_parameters():
+        torch.testing.assert_close(dict(net.named_parameters())[name], value, check_stride=False)
+    card = json.loads((tmp_path / "model" / CARD).read_text())
+    assert card["labels"] == {str(s.id): s.name for s in STRUCTURES}
+    assert card["grid"]["shape"] == list(model.frame.shape)
+    assert {"use", "limits", "licence", "figures", "run", "site", "sites", "experiment"} <= set(card)
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("name", [SEGMENTER, "atlas.safetensors", GENERATOR])
+def test_a_changed_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    """One flipped byte anywhere, or a file that was not copied."""
+    path = make_model(tmp_path / "model").folder / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=name):
+        open_model(tmp_path / "model")
+    path.unlink()
+    with pytest.raises(DataError, match=f"has no {name}"):
+        open_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 99, "digests": {}}', '{"format": 1, "digests": {}}'])
+def test_a_folder_without_a_card_of_ours_is_no_model(tmp_path: Path, text: str) -> None:
+    """Each is one line, never a stack trace."""
+    (tmp_path / CARD).write_text(text)
+    with pytest.raises(DataError, match=str(tmp_path)):
+        open_model(tmp_path)
+
+
+def test_a_card_of_another_grid_is_refused(tmp_path: Path) -> None:
+    """The card is not in its own digests; the grid of the atlas still has to be the preset's."""
+    model = make_model(tmp_path / "model")
+    card = {**model.card, "experiment": {**model.card["experiment"], "grid": {"shape": [48, 48, 48], "spacing": 4.0}}}
+    (tmp_path / "model" / CARD).write_text(json.dumps(card))
+    with pytest.raises(DataError, match="another grid"):
+        open_model(tmp_path / "model")
+
+
+def test_writing_again_replaces_the_model_as_a_whole(tmp_path: Path) -> None:
+    """No file of the old one stays, and nothing else is left beside it."""
+    make_model(tmp_path / "model")
+    make_model(tmp_path / "model", generator=False)
+    assert not (tmp_path / "model" / GENERATOR).exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_without_a_generator_says_so(tmp_path: Path) -> None:
+    """A site may keep the weights of A."""
+    with pytest.raises(DataError, match="no generator"):
+        make_model(tmp_path / "model", generator=False).generator(torch.device("cpu"))
+
+
+def test_the_digest_names_the_weights(tmp_path: Path) -> None:
+    """Two folders of the same weights have one name; other weights have another."""
+    first, second = (make_model(tmp_path / name) for name in ("a", "b"))
+    assert first.digest == second.digest
+    assert make_model(tmp_path / "c", generator=False).digest != first.digest
+    assert weights.load(first.folder / SEGMENTER)

@@ -1,0 +1,206 @@
+# mypy: untyped-calls-exclude="nibabel"
+"""From a scanner's file to a label map on its own voxels: geometry, sides, tables, and what is refused."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from client.layouts import Scan
+from client.model import Model
+from client.native import keep_largest, to_native, write_labels
+from client.preparation import Preparation
+from client.segment import home_of, scans_at, segment_all
+from configs.errors import DataError
+from configs.structures import ID_TO_INDEX
+from egg import LEFT, RIGHT, affine_for, egg, make_model, remember, sample, write_scan
+from sst_models.grid import Grid, sample_labels
+
+QUICK = Preparation(bias=False)
+CPU = torch.device("cpu")
+
+GEOMETRIES = [
+    ("RAS", (3.0, 3.0, 3.0), 0.0),
+    ("LAS", (3.0, 3.0, 3.0), 0.0),
+    ("PSR", (3.0, 3.0, 3.0), 0.0),
+    ("LIA", (3.0, 3.0, 3.0), 0.0),
+    ("RAS", (3.0, 3.0, 3.0), 0.3),
+    ("LPI", (2.0, 2.0, 6.0), 0.1),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_learning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "segmenter", remember)
+
+
+def dice(found: np.ndarray, truth: np.ndarray) -> float:
+    """Twice the overlap over the sum."""
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+
+
+@pytest.mark.parametrize(("axes", "sides", "turn"), GEOMETRIES)
+def test_left_and_right_stay_left_and_right_from_file_to_file(
+    tmp_path: Path, axes: str, sides: tuple[float, float, float], turn: float
+) -> None:
+    """In whatever order a file has its axes, a reader that knows nothing of us finds the left body at negative x."""
+    model = make_model(tmp_path / "model")
+    scan = write_scan(tmp_path / "scan.nii.gz", axes, sides, turn)
+    done, aside = segment_all(scans_at([scan]), model, tmp_path / "out", QUICK, CPU)
+    assert not aside
+    written = nib.load(done[0].path)
+    ids = np.asarray(written.dataobj)
+    for id_, side in ((LEFT, -1), (RIGHT, 1)):
+        places = np.argwhere(ids == id_) @ written.affine[:3, :3].T + written.affine[:3, 3]
+        assert side * places[:, 0].mean() > 8, (id_, places.mean(axis=0))
+    _, truth = sample(*affine_for(axes, sides, turn))
+    assert dice(ids == LEFT, truth == LEFT) > 0.75
+    assert dice(ids == RIGHT, truth == RIGHT) > 0.75
+
+
+@pytest.mark.parametrize(("axes", "sides", "turn"), GEOMETRIES)
+@pytest.mark.parametrize("end", ["nii", "nii.gz"])
+def test_the_output_lies_on_the_scan(
+    tmp_path: Path, axes: str, sides: tuple[float, float, float], turn: float, end: str
+) -> None:
+    """Shape, affine, both forms and their codes are the scan's."""
+    scan = tmp_path / f"scan.{end}"
+    source = nib.load(write_scan(tmp_path / "plain.nii", axes, sides, turn))
+    source.set_qform(source.affine, code=1)
+    nib.save(source, scan)
+    labels = np.zeros(source.shape, np.uint8)
+    labels[3, 4, 5] = ID_TO_INDEX[RIGHT]
+    write_labels(labels, scan, tmp_path / "out.nii.gz")
+    source, written = nib.load(scan), nib.load(tmp_path / "out.nii.gz")
+    assert written.shape == source.shape
+    np.testing.assert_allclose(written.affine, source.affine, atol=1e-6)
+    for form in ("sform", "qform"):
+        (ours, code), (theirs, wanted) = (getattr(image, f"get_{form}")(coded=True) for image in (written, source))
+        assert code == wanted
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert np.asarray(written.dataobj)[3, 4, 5] == RIGHT
+    assert written.get_data_dtype() == np.uint8
+
+
+def test_scaled_integers_and_a_fourth_axis_of_one_change_nothing(tmp_path: Path) -> None:
+    """A scan in int16 with a slope, or with one frame, is segmented as the same scan in float32."""
+    model = make_model(tmp_path / "model")
+    affine, shape = affine_for("RAS", (3.0, 3.0, 3.0))
+    image, _ = sample(affine, shape)
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "plain.nii.gz")
+    nib.save(nib.Nifti1Image(image[..., None], affine), tmp_path / "frame.nii.gz")
+    scaled = nib.Nifti1Image(np.rint(image / 0.5).astype(np.int16), affine)
+    scaled.header.set_slope_inter(0.5, 0)
+    nib.save(scaled, tmp_path / "scaled.nii.gz")
+    sources = [tmp_path / f"{name}.nii.gz" for name in ("plain", "frame", "scaled")]
+    done, _ = segment_all(scans_at(sources), model, tmp_path / "out", QUICK, CPU)
+    found = {one.scan.case: np.asarray(nib.load(one.path).dataobj) for one in done}
+    assert found["frame"].shape == shape
+    assert (found["plain"] == found["frame"]).mean() > 0.999
+    assert (found["plain"] == found["scaled"]).mean() > 0.999
+
+
+@pytest.mark.parametrize(("axes", "sides", "turn"), [("LIA", (1.0, 1.0, 1.0), 0.2), ("RAS", (1.0, 1.0, 3.0), 0.0)])
+def test_labels_come_back_from_the_grid_as_they_went(axes: str, sides: tuple[float, float, float], turn: float) -> None:
+    """To a grid of 1 mm and back: Dice of at least 0.97 for every structure of more than 5 ml."""
+    affine, shape = affine_for(axes, sides, turn)
+    ids = sample(affine, shape)[1]
+    classes = np.vectorize(lambda id_: ID_TO_INDEX.get(int(id_), 0))(ids).astype(np.uint8)
+    grid = Grid((150, 150, 150), 1.0, (-74.7, -74.6, -74.8))
+    there = sample_labels(classes, affine, grid)
+    present = sorted(set(classes.ravel().tolist()))
+    chances = torch.stack([(there == index).float() for index in present])
+    back, _ = to_native(chances, grid.affine, np.eye(4), affine, np.ones(shape, bool))
+    for place, index in enumerate(present):
+        if index and (classes == index).sum() * np.prod(sides) > 5000:
+            assert dice(back == place, classes == index) >= 0.97, index
+
+
+def test_tables_say_what_the_label_map_holds(tmp_path: Path) -> None:
+    """Volumes are voxels times their size; confidence is a probability; the table of all scans agrees."""
+    model = make_model(tmp_path / "model")
+    scan = write_scan(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz", sides=(2.0, 3.0, 3.0))
+    done, _ = segment_all(scans_at([tmp_path / "sub-01"]), model, tmp_path / "out", QUICK, CPU)
+    assert done[0].path == tmp_path / "out" / "sub-01_desc-sst_dseg.nii.gz" or done[0].path.exists()
+    with done[0].path.with_name(done[0].path.name.replace("dseg.nii.gz", "volumes.tsv")).open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file, delimiter="\t")}
+    ids = np.asarray(nib.load(done[0].path).dataobj)
+    left = rows["Left-Lateral-Vent"]
+    assert int(left["voxels"]) == (ids == LEFT).sum()
+    assert float(left["volume_ml"]) == pytest.approx((ids == LEFT).sum() * 18 / 1000, abs=1e-3)
+    assert 0.3 < float(left["confidence"]) <= 1
+    assert rows["Right-Amygdala"]["confidence"] == "n/a"
+    with (tmp_path / "out" / "volumes.tsv").open() as file:
+        whole = next(csv.DictReader(file, delimiter="\t"))
+    assert whole["Left-Lateral-Vent"] == left["volume_ml"]
+    about = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert about["DatasetType"] == "derivative" and model.digest in about["GeneratedBy"][0]["Description"]
+    assert scan.exists()
+
+
+def test_bids_names_go_where_bids_has_them(tmp_path: Path) -> None:
+    """A session's scan lies in its session; a loose file in the folder itself."""
+    assert home_of("sub-01_ses-2_run-1", tmp_path) == tmp_path / "sub-01" / "ses-2" / "anat"
+    assert home_of("mri_0004", tmp_path) == tmp_path
+
+
+def test_a_scan_unlike_the_training_style_is_told(tmp_path: Path) -> None:
+    """Another contrast is segmented, and the sidecar says that it is far off."""
+    model = make_model(tmp_path / "model")
+    affine, shape = affine_for("RAS", (3.0, 3.0, 3.0))
+    image, ids = sample(affine, shape)
+    negative = np.where(ids > 0, 1100 - image, 0).astype(np.float32)
+    nib.save(nib.Nifti1Image(negative, affine), tmp_path / "t2.nii.gz")
+    write_scan(tmp_path / "t1.nii.gz")
+    scans = scans_at([tmp_path / "t1.nii.gz", tmp_path / "t2.nii.gz"])
+    done, _ = segment_all(scans, model, tmp_path / "o", QUICK, CPU)
+    concerns = {one.scan.case: one.concerns for one in done}
+    assert not concerns["t1"]
+    assert any("T1" in concern for concern in concerns["t2"])
+    told = json.loads((tmp_path / "o" / "t2_desc-sst_dseg.json").read_text())
+    assert told["Concerns"] == list(concerns["t2"])
+
+
+def test_a_broken_scan_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """The reason is in a table beside the results."""
+    model = make_model(tmp_path / "model")
+    write_scan(tmp_path / "in" / "good.nii.gz")
+    (tmp_path / "in" / "bad ü.nii.gz").write_bytes(b"no image")
+    done, aside = segment_all(scans_at([tmp_path / "in"]), model, tmp_path / "out", QUICK, CPU)
+    assert [one.scan.case for one in done] == ["good"]
+    assert aside[0].code == "unreadable"
+    assert "bad ü" in (tmp_path / "out" / "set_aside.tsv").read_text(encoding="utf-8")
+
+
+def test_the_largest_piece_is_kept_and_the_rest_becomes_its_neighbour() -> None:
+    """A stray voxel inside another structure is given to that structure; one in the background to the background."""
+    labels = np.zeros((12, 12, 12), np.uint8)
+    labels[1:6, 1:11, 1:11], labels[6:11, 1:11, 1:11] = 1, 2
+    labels[8, 5, 5] = 1
+    cleaned = keep_largest(labels)
+    assert cleaned[8, 5, 5] == 2
+    assert (cleaned == 1).sum() == 500
+    assert keep_largest(cleaned) is cleaned
+
+
+def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Their results would overwrite each other."""
+    paths = [write_scan(tmp_path / place / "scan.nii.gz") for place in ("a", "b")]
+    with pytest.raises(DataError, match="two scans are called scan"):
+        scans_at(paths)
+
+
+def test_the_mask_pattern_finds_masks(tmp_path: Path) -> None:
+    """A mask where the pattern says; a scan without one keeps none."""
+    write_scan(tmp_path / "a.nii.gz")
+    write_scan(tmp_path / "b.nii.gz")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a_brain.nii.gz").touch()
+    a, b = scans_at([tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"], "masks/{stem}_brain.nii.gz")
+    assert (a.mask, b.mask) == (tmp_path / "masks" / "a_brain.nii.gz", None)
+    assert isinstance(a, Scan)
+    assert egg(np.zeros((1, 3)))[0] == 2
