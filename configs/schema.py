@@ -7,6 +7,7 @@ changes. `load` reads a preset by name or path, `to_json` and `from_json` carry 
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -215,8 +216,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.toml")))
 
 
-def load(preset: str) -> Experiment:
+def load(preset: str, changes: Sequence[str] = ()) -> Experiment:
     """Read a preset by its name, or from a TOML file by its path.
+
+    Args:
+        preset: name or path.
+        changes: what is to be different, as "table.key=value" with the value as TOML has it; a plain word is a text.
 
     Raises:
         ConfigError: no such preset, not TOML, an unknown key, a wrong type, or a value out of range.
@@ -230,7 +235,25 @@ def load(preset: str) -> Experiment:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not valid TOML: {error}") from error
+    for change in changes:
+        _change(values, change)
     return from_dict({"name": path.stem, **values}, path.name)
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not (key.strip() and equals and text.strip()):
+        raise ConfigError(f"'{change}' is no change of a preset; give table.key=value, e.g. registration.ascent=0")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, last = (part.strip() for part in key.split("."))
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"'{change}': '{table}' is no table of a preset")
+    values[last] = value
 
 
 def from_json(text: str) -> Experiment:

@@ -56,6 +56,10 @@ def simulate_command(
     seed: Seed = None,
     device: Device = "auto",
     style: Style = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting instead of the preset's: registration.ascent=0."),
+    ] = None,
 ) -> None:
     """Play the federation of two sites on this machine, in both directions, and compare what each would get."""
     sites = parse_sites(site)
@@ -63,7 +67,7 @@ def simulate_command(
     chosen = parse_arms(arms)
     check_choices(engine, device, style)
     check_files(out, splits)
-    check_preset(preset)
+    check_preset(preset, set_ or ())
 
     from simulation.progress import RichProgress
     from simulation.simulate import Options, simulate
@@ -79,6 +83,7 @@ def simulate_command(
         seed=seed,
         device=device,
         style=style,
+        changes=tuple(set_ or ()),
     )
     with RichProgress() as progress:
         results = simulate(options, progress)
@@ -227,15 +232,15 @@ def check_choice(option: str, word: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{option}: there is no '{word}'; did you mean '{near}'? (one of: {', '.join(known)})")
 
 
-def check_preset(preset: str) -> "schema.Experiment":
-    """Load a preset, so that one that cannot be used is refused early.
+def check_preset(preset: str, changes: Sequence[str] = ()) -> "schema.Experiment":
+    """Load a preset with its changes, so that one that cannot be used is refused early.
 
     Raises:
         ConfigError: there is none, or it has an unknown or ill-typed key.
     """
     from configs.schema import load
 
-    return load(preset)
+    return load(preset, changes)
 
 
 def check_files(out: Path, splits: Path | None = None) -> None:

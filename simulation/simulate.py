@@ -57,6 +57,7 @@ class Options:
     seed: int | None
     device: str
     style: str | None = None
+    changes: tuple[str, ...] = ()  # of the preset, as `configs.schema.load` takes them
     data: str = ""  # what kind of data it is, for the report
 
 
@@ -92,7 +93,7 @@ def simulate(options: Options, progress: Progress) -> Results:
 
 def experiment_of(options: Options) -> Experiment:
     """Read the preset and apply what the command line overrides."""
-    experiment = load(options.preset)
+    experiment = load(options.preset, options.changes)
     if options.seed is not None:
         experiment = replace(experiment, seed=options.seed)
     if options.style == "statistics":

@@ -36,3 +36,20 @@ def test_a_preset_that_does_not_exist_lists_those_that_do() -> None:
     """A misspelt preset is answered with the names to choose from."""
     with pytest.raises(ConfigError, match="tiny"):
         load("tyni")
+
+
+def test_a_preset_can_be_changed_key_by_key() -> None:
+    """Values are TOML's; words need no quotes; a mistake is told as in a file."""
+    changes = ("registration.ascent=3", "segmenter.normalise=minmax", "segmenter.widths=[4, 8]", "seed=7")
+    changed = load("real-cpu", changes)
+    assert (changed.registration.ascent, changed.segmenter.normalise, changed.seed) == (3, "minmax", 7)
+    assert changed.segmenter.widths == (4, 8)
+    assert load("real-cpu", ()) == load("real-cpu")
+    for change, said in (
+        ("registration.ascnt=3", "did you mean 'registration.ascent'"),
+        ("registration.ascent", "is no change of a preset"),
+        ("seed.x=3", "is no table"),
+        ("registration.ascent=deep", "key 'registration.ascent'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load("tiny", ("seed=1", change))
