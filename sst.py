@@ -4,6 +4,7 @@ A hospital needs neither the hub's commands nor the simulation's, so each part b
 module and this file mounts those that it finds.
 """
 
+import errno
 import shlex
 import sys
 import tempfile
@@ -21,6 +22,9 @@ from configs.errors import SstError
 
 # Module with a Typer `app` -> the name of its command group; None puts its commands at the top.
 PARTS: dict[str, str | None] = {"simulation.cli": None, "client.cli": None, "server.cli": "hub"}
+
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
+"""What the system says when a disk is full, or may not be written."""
 
 BROKEN, USER_ERROR, STOPPED = 1, 2, 130  # exit codes; 130 is the shell's own for Ctrl-C
 
@@ -44,6 +48,11 @@ def run(arguments: list[str]) -> int:
         return _usage(error)
     except (KeyboardInterrupt, click.Abort):
         code = STOPPED
+    except OSError as error:
+        if error.errno not in DISK:
+            return _fail(f"{type(error).__name__}: {error} (a fault of ours; details are in {_log()})", BROKEN)
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"cannot write: {error.strerror}{where}; make room, or give another folder", USER_ERROR)
     except Exception as error:  # the last line of defence: a user never sees a stack trace
         return _fail(f"{type(error).__name__}: {error} (a fault of ours; details are in {_log()})", BROKEN)
     if code == STOPPED:

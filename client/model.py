@@ -110,6 +110,21 @@ def write_model(
     """
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
+    try:
+        _fill(part, arrays, frame, experiment, about)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(
+    part: Path, arrays: Mapping[str, Arrays], frame: AtlasFrame, experiment: Experiment, about: Mapping[str, object]
+) -> None:
     weights.save(_tensors(arrays["segmenter"]), part / SEGMENTER)
     labels = torch.from_numpy(np.array(arrays["atlas"]["labels"], dtype=np.uint8))
     affine = torch.tensor(frame.affine, dtype=torch.float64)
@@ -131,12 +146,6 @@ def write_model(
         "digests": {path.name: _digest(path) for path in sorted(part.iterdir())},
     }
     write_json(card, part / CARD, indent=2)
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def open_model(folder: Path) -> Model:

@@ -113,5 +113,8 @@ def save_nifti(image: nib.Nifti1Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     end = ".nii.gz" if path.name.endswith(".gz") else ".nii"
     part = path.with_name(f".{path.name}.{os.getpid()}{end}")
-    nib.save(image, part)
-    os.replace(part, path)
+    try:
+        nib.save(image, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

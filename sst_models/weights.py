@@ -44,10 +44,12 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
-    save_file(
-        {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}, name
-    )
-    os.replace(name, path)
+    whole = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+    try:
+        save_file(whole, name)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Tensor]:

@@ -80,3 +80,32 @@ def test_several_at_a_time_give_the_same_bytes(tmp_path: Path) -> None:
         assert [item.code for item in done.set_aside] == ["unreadable"]
     assert _digests(tmp_path / "one") == _digests(tmp_path / "two")
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)] * 2
+
+
+SMALL_DISK = """
+import resource, signal, sys
+import sst
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write beyond the limit is an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.exit(sst.run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("command", "room"), [("prepare", 50_000), ("segment", 4_000), ("generate", 20_000)])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path, command: str, room: int) -> None:
+    """Exit code 2, what to do, and no part of a file under any name."""
+    make_model(tmp_path / "model")
+    scan = write_scan(tmp_path / "in" / "s.nii.gz")
+    words = {
+        "prepare": ["prepare", scan.parent, "--atlas", tmp_path / "model", "--jobs", "1"],
+        "segment": ["segment", scan, "--model", tmp_path / "model"],
+        "generate": ["generate", "--model", tmp_path / "model", "-n", "1"],
+    }[command]
+    line = [sys.executable, "-c", SMALL_DISK, str(room), *map(str, words), "-o", str(tmp_path / "out")]
+    done = subprocess.run(line, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: cannot write")
+    assert "make room" in done.stderr and "Traceback" not in done.stderr
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path.name for path in left if path.name.startswith(".")]
+    assert not [path.name for path in left if path.suffix in (".gz", ".safetensors")]
