@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from configs.errors import DataError
+from configs.errors import DataError, RunError
 from sst_models.exchange import Arrays
 
 
@@ -40,7 +40,11 @@ def load_parameters(net: nn.Module, arrays: Arrays, part: str = "the network") -
 
 
 def save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors to `path` as safetensors, whole or not at all."""
+    """Write tensors to `path` as safetensors, whole or not at all.
+
+    Raises:
+        RunError: the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -48,6 +52,8 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file(whole, name)
         os.replace(name, path)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise RunError(f"cannot write {path}; make room, or give another folder") from error
     finally:
         Path(name).unlink(missing_ok=True)
 
