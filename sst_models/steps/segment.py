@@ -11,6 +11,7 @@ from configs.schema import Experiment, Segment
 from sst_models.device import half
 from sst_models.learner import Losses, adam, freeze
 from sst_models.losses.overlap import dice_ce
+from sst_models.muon import Muon
 from sst_models.networks.appearance import brain
 from sst_models.networks.segmenter import Segmenter
 from sst_models.seeds import generator
@@ -69,7 +70,9 @@ class SegmentLearner:
     def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, pairs: Pairs, phase: Segment) -> None:
         self.nets = nets
         self.settings, self.phase, self.pairs = experiment.segmenter, phase, pairs
-        self.optimisers: dict[str, torch.optim.Optimizer] = {"segmenter": adam(nets["segmenter"], self.phase.rate)}
+        net = nets["segmenter"]
+        optimiser = Muon(net.parameters(), phase.rate) if phase.optimiser == "muon" else adam(net, phase.rate)
+        self.optimisers: dict[str, torch.optim.Optimizer] = {"segmenter": optimiser}
         self.mean = copy.deepcopy(nets["segmenter"])
         freeze([self.mean])
         self.steps = torch.zeros((), dtype=torch.int64)

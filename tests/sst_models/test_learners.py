@@ -9,6 +9,7 @@ from material import Blobs, blob
 from sst_models import weights
 from sst_models.build import build
 from sst_models.learner import Learner, Span, memory, recall, train
+from sst_models.muon import SHARE, Muon, even
 from sst_models.phases import ADAPT, SITE_PHASES, Material, SitePhase
 from sst_models.steps.segment import SegmentLearner, move, normalise, vary
 from sst_models.steps.style import Contrast, StyleMoments, prior
@@ -179,3 +180,30 @@ def test_the_rate_falls_over_the_last_steps_of_all_rounds() -> None:
 def _ball(draws: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     image = blob(int(torch.randint(9, (1,), generator=draws)))
     return image, (image[0] > 0.5).long()
+
+
+def test_muon_steps_evenly_and_by_a_share_of_the_weight() -> None:
+    """Whatever the gradient's spectrum, a step's directions are about as strong; its length is the rate's share."""
+    draws = torch.Generator().manual_seed(1)
+    skewed = torch.randn(6, 40, generator=draws) * torch.logspace(0, -1.5, 6)[:, None]
+    values = torch.linalg.svdvals(even(skewed))
+    assert float(values.min()) > 0.3 and float(values.max()) < 1.3
+    assert even(skewed.T).shape == (40, 6)
+    weight = nn.Parameter(torch.randn(4, 3, 3, 3, 3, generator=draws))
+    before, weight.grad = weight.detach().clone(), torch.randn(4, 3, 3, 3, 3, generator=draws)
+    Muon([weight], 1e-2).step()
+    assert float((weight.detach() - before).norm() / before.norm()) == pytest.approx(SHARE * 1e-2, rel=1e-4)
+
+
+def test_muon_leaves_to_adam_what_is_no_hidden_convolution() -> None:
+    """Biases and a last layer of single voxels move as under torch's Adam, step by step."""
+    ours, theirs = (nn.Conv3d(3, 5, 1) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    one, other = Muon(ours.parameters(), 1e-2), torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for number in range(3):
+        x = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(number))
+        for net, optimiser in ((ours, one), (theirs, other)):
+            optimiser.zero_grad()
+            net(x).square().sum().backward()
+            optimiser.step()
+    torch.testing.assert_close(weights_of(ours), weights_of(theirs))
