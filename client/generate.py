@@ -13,7 +13,7 @@ import torch
 
 from client.bids import describe
 from client.model import Model
-from client.native import save_nifti
+from client.native import IDS, save_nifti
 from configs.errors import DataError
 from configs.structures import STRUCTURES
 from sst_models.files import write_json
@@ -25,8 +25,6 @@ LAYOUTS = ("nifti", "bids", "nnunet")
 
 DATASET = "Dataset501_SST"
 """Name of the nnU-Net dataset; nnU-Net wants a number, and leaves those from 500 on to its users."""
-
-_IDS = np.array([0, *(structure.id for structure in STRUCTURES)], dtype=np.uint8)
 
 
 def make(recipe: Recipe, generating: Generator, model: Model) -> GeneratedPair:
@@ -127,7 +125,7 @@ def _paths(folder: Path, layout: str, number: int) -> tuple[Path, Path, Path]:
 def _write(pair: GeneratedPair, model: Model, paths: tuple[Path, Path], layout: str) -> None:
     affine = np.array(model.frame.affine)
     classes = pair.labels.cpu().numpy().astype(np.uint8)
-    labels = classes if layout == "nnunet" else _IDS[classes]  # nnU-Net wants 0, 1, 2, ...
+    labels = classes if layout == "nnunet" else IDS[classes]  # nnU-Net wants 0, 1, 2, ...
     save_nifti(nib.Nifti1Image(pair.image[0].cpu().numpy().astype(np.float32), affine), paths[0])
     save_nifti(nib.Nifti1Image(labels, affine), paths[1])
 

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -194,7 +194,16 @@ def find_scans(folders: Sequence[Path]) -> list[Scan]:
     Raises:
         DataError: a folder is missing or holds no scan, or two scans have one case name.
     """
-    scans = sorted((scan for folder in folders for scan in _scans_of(Path(folder))), key=lambda scan: scan.case)
+    return in_order(scan for folder in folders for scan in _scans_of(Path(folder)))
+
+
+def in_order(found: Iterable[Scan]) -> list[Scan]:
+    """Sort scans by their case names.
+
+    Raises:
+        DataError: two have one name.
+    """
+    scans = sorted(found, key=lambda scan: scan.case)
     for before, after in zip(scans, scans[1:], strict=False):
         if before.case == after.case:
             raise DataError(f"two scans are called {before.case}: {before.image} and {after.image}; keep one of them")

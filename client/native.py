@@ -20,7 +20,8 @@ from sst_models.grid import Affine
 SLAB = 8
 """Planes of the scan at a time: all classes of a slab of 1 mm are about 40 MB."""
 
-_IDS = np.array([0, *(structure.id for structure in STRUCTURES)], dtype=np.uint8)
+IDS = np.array([0, *(structure.id for structure in STRUCTURES)], dtype=np.uint8)
+"""FreeSurfer's id of each class index."""
 _LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 
 
@@ -92,14 +93,14 @@ def write_labels(labels: np.ndarray, like: Path, path: Path) -> None:
         path: `.nii` or `.nii.gz`.
     """
     source: Any = open_image(like)
-    image = nib.Nifti1Image(_IDS[labels], source.affine)
+    image = nib.Nifti1Image(IDS[labels], source.affine)
     if isinstance(source, nib.Nifti1Pair):
         header = nib.Nifti1Header.from_header(source.header)
         header.set_data_dtype(np.uint8)
         header["scl_slope"], header["scl_inter"] = 1, 0
         header["cal_min"] = header["cal_max"] = 0
         header["descrip"] = b"sst: FreeSurfer ids"
-        image = nib.Nifti1Image(_IDS[labels], None, header)
+        image = nib.Nifti1Image(IDS[labels], None, header)
         sform, code = source.get_sform(coded=True)
         image.set_sform(sform, int(code))
         qform, code = source.get_qform(coded=True)

@@ -77,6 +77,11 @@ class SetAside:
     code: str  # one word, e.g. "unreadable"
     reason: str
 
+    @staticmethod
+    def of(scan: Scan, error: DataError) -> "SetAside":
+        """Set a scan aside for an error whose message begins with its code."""
+        return SetAside(scan.image.name, str(error).split(":")[0], str(error))
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -277,7 +282,7 @@ def _one(work: Work) -> Path | SetAside:
         _check_inside(scan, roots)
         return prepare(scan, atlas, store, how)
     except DataError as error:
-        return SetAside(scan.image.name, str(error).split(":")[0], str(error))
+        return SetAside.of(scan, error)
 
 
 def _check_inside(scan: Scan, roots: tuple[Path, ...]) -> None:

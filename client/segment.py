@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from client.bids import describe
-from client.layouts import Scan, find_scans, with_masks
+from client.layouts import Scan, find_scans, in_order, with_masks
 from client.model import Model
 from client.native import keep_largest, to_native, write_labels
 from client.nifti import affine_of, array_of, read_image
@@ -71,11 +71,7 @@ def scans_at(sources: Sequence[Path], mask: str = "") -> list[Scan]:
     """
     loose = [Scan(_stem(path), _stem(path), path, None) for path in sources if _is_image(path)]
     folders = [path for path in sources if not _is_image(path)]
-    scans = sorted([*loose, *(find_scans(folders) if folders else [])], key=lambda scan: scan.case)
-    for before, after in zip(scans, scans[1:], strict=False):
-        if before.case == after.case:
-            raise DataError(f"two scans are called {before.case}: {before.image} and {after.image}; keep one of them")
-    return with_masks(scans, mask)
+    return with_masks(in_order([*loose, *(find_scans(folders) if folders else [])]), mask)
 
 
 def segment_scan(
@@ -135,7 +131,7 @@ def segment_all(
         try:
             found = segment_scan(scan, model, net, how, device, largest=largest)
         except DataError as error:
-            aside.append(SetAside(scan.image.name, str(error).split(":")[0], str(error)))
+            aside.append(SetAside.of(scan, error))
         else:
             done.append(_keep(scan, found, model, folder))
         if watch is not None:
