@@ -5,8 +5,8 @@ It also never lets an exception out: Flower would put its text, and with it perh
 the hub, and a handler that returns nothing would block the site's node for ever (FLOWER.md, finding 10).
 
 A site says who it is in its node's config: `site-name`, `data-path` (one folder or several, separated as in PATH),
-`state-dir`; it may add `policy` (a policy.toml), `splits` (a splits.tsv), `device`, and `mask-pattern` and `strip` as
-`sst prepare` takes them. Flower's simulation gives a site
+`state-dir`; it may add `policy` (a policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as
+`sst prepare` takes them, and `bias`, "no" for scans whose bias field is out already. Flower's simulation gives a site
 nothing but its number; then the JSON file named by the environment variable SST_SITES lists `{"name", "data": [...],
 "state"}` and the same three by that number.
 """
@@ -47,7 +47,7 @@ CODES: dict[type[Exception], str] = {
 }
 """What the hub hears in place of an exception; anything else is "internal"."""
 
-OPTIONS = ("policy", "splits", "device", "mask-pattern", "strip")
+OPTIONS = ("policy", "splits", "device", "mask-pattern", "strip", "bias")
 """What a node's config may say beside the site's name and folders."""
 
 CODE_FOLDERS = ("client", "configs", "sst_models")
@@ -148,9 +148,18 @@ def _site(given: Mapping[str, Any]) -> Site:
         splits=splits,
         device=str(given.get("device", "auto")),
         preparation=Preparation(
-            mask=str(given.get("mask-pattern", "")), stripping=Stripping(str(given.get("strip", "")))
+            bias=_yes("bias", given),
+            mask=str(given.get("mask-pattern", "")),
+            stripping=Stripping(str(given.get("strip", ""))),
         ),
     )
+
+
+def _yes(key: str, given: Mapping[str, Any]) -> bool:
+    word = given.get(key, "yes")
+    if word not in ("yes", "no"):
+        raise ConfigError(f"the node's config says {key}={word!r}; give \"yes\" or \"no\"")
+    return bool(word == "yes")
 
 
 def _listed(number: object) -> dict[str, Any]:

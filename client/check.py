@@ -38,10 +38,10 @@ def rows(cases: Sequence[PreparedCase], atlas: AtlasFrame) -> list[Row]:
         DataError: a prepared file is damaged.
     """
     brain = torch.from_numpy(atlas.image)
-    usually = usual([histogram(weights.load(case.path)["image"]) for case in cases])
+    files = [weights.load(case.path) for case in cases]  # mapped, not read: a page of a thousand scans is no burden
+    usually = usual([histogram(tensors["image"]) for tensors in files])
     made = []
-    for case in cases:
-        tensors = weights.load(case.path)
+    for case, tensors in zip(cases, files, strict=True):
         found = assess(tensors["image"], brain, usually)
         size = float(torch.linalg.det(tensors["atlas_to_scan"][:3, :3]))
         made.append((found, _row(case.case, found, size, tensors["image"].numpy(), atlas.image)))

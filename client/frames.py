@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from client.model import CARD, open_model
 from client.nifti import affine_of, array_of, read_image
@@ -55,8 +54,6 @@ def _kept(folder: Path) -> AtlasFrame:
         facts = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
         given = facts["affine"] if "affine" in facts else tensors["affine"].tolist()
         affine = np.array(given, dtype=np.float64).reshape(4, 4)
-        image = tensors["image"].to(torch.float32)[0]
-        rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in affine)
-        return AtlasFrame(image.numpy(), (*image.shape,), rows[0][0], rows, str(facts["digest"]))
+        return AtlasFrame.of(tensors["image"], affine.tolist(), str(facts["digest"]))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"the atlas in {folder} is damaged; copy the folder again") from error

@@ -169,19 +169,13 @@ def open_model(folder: Path) -> Model:
     try:
         experiment = from_json(json.dumps(card["experiment"]))
         usually = torch.tensor(card["histogram"], dtype=torch.float32)
-        frame = _frame(folder, card)
+        atlas = weights.load(folder / ATLAS)
+        frame = AtlasFrame.of(atlas["image"], atlas["affine"].tolist(), str(card["atlas"]))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"the card of the model {folder} is incomplete; copy the folder again") from error
     if usually.shape != (QUANTILES,) or frame.shape != experiment.grid.shape:
         raise DataError(f"the model {folder} is for another grid or version than its card says; copy it again")
     return Model(folder, card, experiment, frame, usually)
-
-
-def _frame(folder: Path, card: Mapping[str, Any]) -> AtlasFrame:
-    atlas = weights.load(folder / ATLAS)
-    rows = tuple(tuple(float(x) for x in row) for row in atlas["affine"])
-    d, h, w = atlas["labels"].shape
-    return AtlasFrame(atlas["image"][0].numpy(), (d, h, w), rows[0][0], rows, str(card["atlas"]))  # type: ignore[arg-type]
 
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:

@@ -52,6 +52,13 @@ class AtlasFrame:
     affine: Affine  # voxel to RAS mm
     digest: str  # sha256 of the atlas, from the hub
 
+    @staticmethod
+    def of(volume: Tensor, affine: Sequence[Sequence[float]], digest: str) -> "AtlasFrame":
+        """Make one of a volume (1, D, H, W) on a grid of equal spacing and its affine, voxel to RAS mm, (4, 4) rows."""
+        rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in affine)
+        depth, height, width = volume.shape[1:]
+        return AtlasFrame(volume[0].float().numpy(), (depth, height, width), rows[0][0], rows, digest)
+
     @property
     def grid(self) -> Grid:
         """The run's grid."""
@@ -243,7 +250,7 @@ def prepare_site(
         RunError: a prepared file cannot be written.
     """
     scans = with_masks(find_scans(folders), how.mask)
-    roots = tuple(Path(folder).resolve() for folder in folders if Path(folder).is_dir())
+    roots = tuple(Path(folder).absolute() for folder in folders if Path(folder).is_dir())
     clean(Path(store))
     work = [(scan, atlas, Path(store), how, roots) for scan in scans]
     cases, aside = [], []
@@ -279,16 +286,20 @@ def _each(work: Sequence[Work], jobs: int) -> Iterator[Path | SetAside]:
 def _one(work: Work) -> Path | SetAside:
     scan, atlas, store, how, roots = work
     try:
-        _check_inside(scan, roots)
+        _check_inside((scan.image, scan.labels, None if how.mask else scan.mask), roots)
         return prepare(scan, atlas, store, how)
     except DataError as error:
         return SetAside.of(scan, error)
 
 
-def _check_inside(scan: Scan, roots: tuple[Path, ...]) -> None:
-    """Refuse a link that leads out of the site's folders: what is used is what the site said."""
-    for path in (scan.image, scan.labels, scan.mask) if roots else ():
-        if path is not None and path.is_symlink() and not any(path.resolve().is_relative_to(root) for root in roots):
+def _check_inside(files: Sequence[Path | None], roots: tuple[Path, ...]) -> None:
+    """Refuse a link, of a file or of a folder above it, that leads out of the site's folders.
+
+    What is used is what the site said: a scan that a table names, or a mask that a pattern names, may lie anywhere.
+    """
+    for path in filter(None, files):
+        found = any(path.absolute().is_relative_to(root) for root in roots)
+        if found and not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
             raise DataError(
-                f"outside: {path} is a link out of the site's folder; copy the file, or name its folder too"
+                f"outside: {path} is reached by a link out of the site's folder; copy the file, or name its folder too"
             )

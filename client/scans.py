@@ -45,10 +45,7 @@ def frame(folder: Path) -> AtlasFrame:
     """
     tensors = weights.load(folder / ATLAS)
     digest = json.loads((folder / "atlas.json").read_text())["digest"]
-    image = tensors["image"][0]
-    affine = tuple(tuple(float(x) for x in row) for row in tensors["affine"].double())
-    shape = (image.shape[0], image.shape[1], image.shape[2])
-    return AtlasFrame(image.numpy(), shape, affine[0][0], affine, digest)  # type: ignore[arg-type]
+    return AtlasFrame.of(tensors["image"], tensors["affine"].double().tolist(), digest)
 
 
 def prepare_scans(

@@ -83,6 +83,7 @@ class Appearance:
     stem: Literal[1, 2] = 1  # resolution at which the image is read: full or half
     weight: Weight = 5.0  # lambda_1 of eq. 11; 0 trains F without A (Table 2, "w/o L_app")
     spread: Weight = 0.0  # weight of the distance of intensity quantiles, restyled source to target; not in the paper
+    tissue: Weight = 0.0  # voxels over which tissues' intensities are matched once labels lie on a scan; 0: not at all
 
 
 @dataclass(frozen=True, config=_STRICT)

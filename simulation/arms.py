@@ -90,7 +90,7 @@ def registration(stage: Stage, state: RunState, part: str, site: str, experiment
                 flow = nets["T"](atlas[None], image[None])
             flow = finish(atlas[None], image[None], flow, experiment.registration)
         else:
-            _, flow = align_atlas(nets, atlas, image[None], experiment)
+            _, flow = align_atlas(nets, atlas, image[None], experiment, labels)
         return Predicted(warp_labels(labels[None], flow)[0], 100 * float(folded_fraction(flow)))
 
     return predict

@@ -23,7 +23,7 @@ STYLES = ("weights", "statistics")
 
 CORE_ARMS = ("affine", "T", "F", "U-Net w/o adaptation", "U-Net w/ adaptation")
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
-DEMO_SCANS = 14  # a site
+DEMO_SPLIT = {"train": 9, "val": 1, "test": 8}  # people a site; one of those who train becomes the atlas
 DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and finer ones would take minutes
 
 app = typer.Typer()
@@ -60,6 +60,9 @@ def simulate_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting instead of the preset's: registration.ascent=0."),
     ] = None,
+    bias: Annotated[
+        bool, typer.Option("--bias/--no-bias", help="Take the scanners' bias fields out (N4), as `sst prepare` does.")
+    ] = True,
 ) -> None:
     """Play the federation of two sites on this machine, in both directions, and compare what each would get."""
     sites = parse_sites(site)
@@ -84,6 +87,7 @@ def simulate_command(
         device=device,
         style=style,
         changes=tuple(set_ or ()),
+        bias=bias,
     )
     with RichProgress() as progress:
         results = simulate(options, progress)
@@ -108,17 +112,19 @@ def demo_command(
     from simulation.simulate import Options, simulate
 
     with RichProgress() as progress:
+        sites, splits = write_demo_sites(out / "sites", people, progress)
         options = Options(
             preset=preset,
-            sites=write_demo_sites(out / "sites", people, progress),
+            sites=sites,
             out=out,
             engine=engine,
             arms=DEMO_ARMS,
             atlases={},
-            splits=None,
+            splits=splits,
             seed=seed,
             device=device,
             style=style,
+            bias=False,  # N4 would take a third of the time, and leave less of what the scanners differ by
             data="simulated scans of simulated people",
         )
         results = simulate(options, progress)
@@ -134,11 +140,15 @@ def _show(results: Results, out: Path) -> None:
     typer.echo(f"report: {out / 'report.html'}")
 
 
-def write_demo_sites(folder: Path, seed: int, progress: "Progress") -> tuple[tuple[str, Path], ...]:
-    """Write the two sites of the demo below `folder`, as far as they are not there; give their names and folders.
+def write_demo_sites(folder: Path, seed: int, progress: "Progress") -> tuple[tuple[tuple[str, Path], ...], Path]:
+    """Write the two sites of the demo below `folder`, as far as they are not there.
 
     Another `seed` gives other people at both sites, and no two seeds share a person.
+
+    Returns:
+        Names and folders of the sites, and the table that says who trains and who is tested.
     """
+    from simulation.atlases import write_splits
     from simulation.scanner import CANDI, OASIS
     from simulation.sites import write_site
 
@@ -150,10 +160,14 @@ def write_demo_sites(folder: Path, seed: int, progress: "Progress") -> tuple[tup
         progress.advance(len(written), person=person)
 
     sites = tuple((name, folder / name / "scans") for name in scanners)  # beside the state of the site, not in it
-    progress.stage("make the sites", DEMO_SCANS * len(scanners))
+    roles = [split for split, people in DEMO_SPLIT.items() for _ in range(people)]
+    progress.stage("make the sites", len(roles) * len(scanners))
+    splits = {}
     for number, (name, site) in enumerate(sites):
-        write_site(site, scanners[name], DEMO_SCANS, len(sites) * seed + number, DEMO_SPACING, done=report)
-    return sites
+        write_site(site, scanners[name], len(roles), len(sites) * seed + number, DEMO_SPACING, done=report)
+        splits[name] = dict(zip(sorted(person.name for person in site.glob("sub-*")), roles, strict=True))
+    write_splits(splits, folder / "splits.tsv")
+    return sites, folder / "splits.tsv"
 
 
 def parse_sites(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:

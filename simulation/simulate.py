@@ -58,6 +58,7 @@ class Options:
     device: str
     style: str | None = None
     changes: tuple[str, ...] = ()  # of the preset, as `configs.schema.load` takes them
+    bias: bool = True  # the sites take their scanners' bias fields out
     data: str = ""  # what kind of data it is, for the report
 
 
@@ -116,7 +117,7 @@ def claim(options: Options, experiment: Experiment) -> None:
         "sites": {name: str(folder.resolve()) for name, folder in options.sites},
         "atlases": dict(options.atlases),
         "splits": str(options.splits.resolve()) if options.splits else "",
-    }
+    } | ({} if options.bias else {"bias": False})
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         odd = [key for key in asked if kept.get(key) != asked[key]]
@@ -149,7 +150,8 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
         pooled = {case: split for rows in splits.values() for case, split in rows.items()}
         write_splits({**splits, POOLED: pooled}, options.out / "splits" / f"{direction.name}.tsv")
         atlas: Atlas = chosen[source].atlas
-        stages.append(Stage(options.out, direction, experiment, atlas, dict(options.sites), options.engine, device))
+        data = dict(options.sites)
+        stages.append(Stage(options.out, direction, experiment, atlas, data, options.engine, device, options.bias))
     return stages
 
 

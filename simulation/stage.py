@@ -10,6 +10,7 @@ import torch
 from client import scans
 from client.cases import Cases
 from client.policy import Policy
+from client.preparation import Preparation
 from client.site import Site
 from configs.schema import Experiment
 from server.atlas import Atlas, save_atlas
@@ -32,6 +33,7 @@ class Stage:
     data: dict[str, Path]  # site -> folder of scans
     engine: str
     device: torch.device
+    bias: bool = True  # the sites take their scanners' bias fields out
 
     @property
     def where(self) -> str:
@@ -42,7 +44,7 @@ class Stage:
         """Give a simulated site: a folder of NIfTI and one for its state, as a real one has."""
         folders = tuple(self.data.values()) if name == POOLED else (self.data[name],)
         splits = self.folder / "splits" / f"{self.direction.name}.tsv"
-        return SiteFolder(name, folders, self.folder / "sites" / name, None, splits, self.device.type)
+        return SiteFolder(name, folders, self.folder / "sites" / name, None, splits, self.device.type, self.bias)
 
     def cases(self, site: str, split: str) -> Cases:
         """Give a site's prepared scans of one split, aligned to this direction's atlas."""
@@ -61,7 +63,8 @@ def prepare(stage: Stage, name: str) -> None:
     """Prepare one site's scans for a direction, with the client's own code; federations then find them prepared."""
     torch.set_num_threads(1)
     folder = stage.site(name)
-    site = Site(name, folder.data, folder.state, Policy(), folder.splits, folder.device)
+    how = Preparation(bias=folder.bias)
+    site = Site(name, folder.data, folder.state, Policy(), folder.splits, folder.device, how)
     run = f"{stage.direction.name}-prepared"
     affine = torch.tensor(stage.atlas.affine, dtype=torch.float64).numpy()
     scans.keep_atlas({"image": stage.atlas.image.numpy(), "affine": affine}, stage.atlas.digest, site.folder(run))

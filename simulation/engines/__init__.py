@@ -37,11 +37,13 @@ class SiteFolder:
     policy: Path | None = None
     splits: Path | None = None
     device: str = "auto"
+    bias: bool = True  # take the scanner's bias field out of its scans
 
     def options(self) -> dict[str, str]:
         """Give what the site's node is told beside its name and folders."""
         paths = {"policy": self.policy, "splits": self.splits}
-        return {"device": self.device} | {key: str(path.resolve()) for key, path in paths.items() if path}
+        given = {"device": self.device} | ({} if self.bias else {"bias": "no"})
+        return given | {key: str(path.resolve()) for key, path in paths.items() if path}
 
 
 def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:

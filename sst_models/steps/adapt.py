@@ -67,5 +67,5 @@ class AdaptLearner:
     def _align(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give of a scan: F's flow from the atlas (1, 3, D, H, W), the labels by it, the atlas in its style."""
         target = self.scans.image(index)[None].to(self.atlas)
-        styled, flow = align_atlas(self.used, self.atlas, target, self.experiment)
+        styled, flow = align_atlas(self.used, self.atlas, target, self.experiment, self.labels)
         return flow.half(), warp_labels(self.labels[None], flow)[0].to(torch.uint8), styled.half()

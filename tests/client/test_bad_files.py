@@ -179,6 +179,30 @@ def test_links_out_of_the_folder_are_set_aside(tmp_path: Path) -> None:
     assert [item.code for item in done.set_aside] == ["outside"]
 
 
+def test_a_folder_that_is_a_link_out_is_no_way_round(tmp_path: Path) -> None:
+    """A participant's folder may be a link as well as a file; a site's own folder may itself be reached by one."""
+    frame = make_model(tmp_path / "model").frame
+    write_scan(tmp_path / "elsewhere" / "anat" / "sub-1_T1w.nii.gz")
+    write_scan(tmp_path / "real" / "sub-2" / "anat" / "sub-2_T1w.nii.gz")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "real" / "sub-1")
+    os.symlink(tmp_path / "real", tmp_path / "in")
+    done = prepare_site([tmp_path / "in"], frame, tmp_path / "store", how=Preparation(bias=False))
+    assert [case.case for case in done.cases] == ["sub-2"]
+    assert [item.code for item in done.set_aside] == ["outside"]
+
+
+def test_a_mask_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
+    """Strippers are often run elsewhere, and their masks linked in."""
+    frame = make_model(tmp_path / "model").frame
+    write_scan(tmp_path / "in" / "x.nii.gz")
+    write_scan(tmp_path / "masks" / "m.nii.gz")
+    os.symlink(tmp_path / "masks" / "m.nii.gz", tmp_path / "in" / "x_mask.nii.gz")
+    how = Preparation(bias=False, mask="{stem}_mask.nii.gz")
+    done = prepare_site([tmp_path / "in"], frame, tmp_path / "store", how=how)
+    assert "outside" not in [item.code for item in done.set_aside]
+    assert "x" in [case.case for case in done.cases]
+
+
 def test_odd_names_are_names(tmp_path: Path) -> None:
     """Spaces and letters of other alphabets, in folders and in files; two files of one scan are an error."""
     frame = make_model(tmp_path / "model").frame

@@ -1,0 +1,68 @@
+"""Tissues of the atlas take the intensities that they have in a scan."""
+
+import torch
+from torch import Tensor
+
+from configs.structures import STRUCTURES
+from sst_models.contrast import DOUBT, match_tissues
+
+SIDE = 24
+WHITE, THALAMUS, CAUDATE = (
+    next(s.index for s in STRUCTURES if s.name == name)
+    for name in ("Left-Cerebral-WM", "Left-Thalamus-Proper", "Left-Caudate")
+)
+
+
+def labels(shift: int = 0) -> Tensor:
+    """White matter with two nuclei in it, in a border of background."""
+    made = torch.zeros(SIDE, SIDE, SIDE, dtype=torch.int64)
+    made[2:-2, 2:-2, 2:-2] = WHITE
+    made[5 + shift : 11 + shift, 5:11, 5:11] = THALAMUS
+    made[13:19, 13:19, 13:19] = CAUDATE
+    return made
+
+
+def painted(where: Tensor, white: float, thalamus: float, caudate: float) -> Tensor:
+    """Paint each tissue in one intensity."""
+    table = torch.zeros(64)
+    table[WHITE], table[THALAMUS], table[CAUDATE] = white, thalamus, caudate
+    return table[where][None, None]
+
+
+def test_an_order_of_tissues_that_no_curve_can_make_is_matched() -> None:
+    """The nuclei change places about white matter, and the result is the scan's order, to the margin of doubt."""
+    atlas, scan = painted(labels(), 0.6, 0.4, 0.8), painted(labels(), 0.6, 0.8, 0.3)
+    found = match_tissues(atlas, labels(), scan, labels(), 3.0)[0, 0]
+    for place, expected in (((8, 8, 8), 0.8 - DOUBT), ((16, 16, 16), 0.3 + DOUBT), ((3, 20, 3), 0.6)):
+        assert abs(float(found[place]) - expected) < 0.02, place
+    assert bool((found[labels() == 0] == 0).all())
+
+
+def test_a_scan_of_the_same_contrast_changes_nothing() -> None:
+    """Differences within the margin of doubt are taken for errors of the alignment."""
+    atlas, scan = painted(labels(), 0.6, 0.4, 0.8), painted(labels(), 0.63, 0.42, 0.77)
+    assert torch.allclose(match_tissues(atlas, labels(), scan, labels(), 3.0), atlas, atol=1e-6)
+
+
+def test_an_alignment_that_is_off_by_a_voxel_does_no_harm() -> None:
+    """Edges do not count, so that a nucleus that lies beside its label still has its own intensity."""
+    atlas, scan = painted(labels(), 0.6, 0.4, 0.8), painted(labels(1), 0.6, 0.8, 0.8)
+    found = match_tissues(atlas, labels(), scan, labels(), 3.0)[0, 0]
+    assert abs(float(found[8, 8, 8]) - (0.8 - DOUBT)) < 0.06
+
+
+def test_a_bias_field_is_followed() -> None:
+    """White matter that is brighter on one side of the scan becomes so in the atlas."""
+    slope = torch.linspace(0.4, 0.8, SIDE)[:, None, None].expand(SIDE, SIDE, SIDE)
+    where = torch.where(labels() > 0, WHITE, 0)
+    atlas, scan = painted(where, 0.6, 0, 0), (slope * (where > 0))[None, None]
+    found = match_tissues(atlas, where, scan, where, 2.0)[0, 0]
+    assert float(found[4, 12, 12]) < 0.55 < 0.65 < float(found[19, 12, 12])
+
+
+def test_a_tissue_that_the_scan_lacks_stays() -> None:
+    """Nothing is known of it, so nothing is changed."""
+    carried = torch.where(labels() == CAUDATE, WHITE, labels())
+    atlas = painted(labels(), 0.6, 0.4, 0.8)
+    found = match_tissues(atlas, labels(), painted(carried, 0.6, 0.4, 0), carried, 3.0)[0, 0]
+    assert abs(float(found[16, 16, 16]) - 0.8) < 0.02
