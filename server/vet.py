@@ -1,0 +1,59 @@
+"""What a reply must be before it counts: the hub folds in what was asked for, whole and finite, and nothing else.
+
+A site checks its own reply before it leaves (`client.release`); the hub checks again, as a site may be broken, old or
+hostile. What fails is left out under one word, and the round goes on with the others.
+"""
+
+import math
+
+import numpy as np
+
+from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.phases import SitePhase
+
+MOMENTS = ("mean", "std")
+
+
+def fault(reply: SiteReply, request: PhaseRequest, phase: SitePhase, code: int) -> str:
+    """Say what is wrong with a reply, in one word; "" where nothing is.
+
+    Args:
+        reply: what a site answered, without an error.
+        request: what it was asked; a part comes back with the names and shapes that it was sent with.
+        phase: which parts it trains, and whether moments may come along.
+        code: length of a style code.
+
+    Returns:
+        "count", "undeclared", "missing", "names", "shape", "type" or "not-finite".
+    """
+    if reply.count < 1:
+        return "count"
+    allowed = {*phase.learns, *(("moments",) if phase.moments else ())}
+    if not set(reply.arrays) <= allowed:
+        return "undeclared"
+    if not set(phase.learns) <= set(reply.arrays):
+        return "missing"
+    for part, arrays in sorted(reply.arrays.items()):
+        asked = _moments(code) if part == "moments" else {n: a.shape for n, a in request.arrays[part].items()}
+        if word := _fault(arrays, asked):
+            return word
+    if not all(math.isfinite(value) for values in reply.series.values() for value in values):
+        return "not-finite"
+    return ""
+
+
+def _moments(code: int) -> dict[str, tuple[int, ...]]:
+    return dict.fromkeys(MOMENTS, (code,))
+
+
+def _fault(arrays: Arrays, asked: dict[str, tuple[int, ...]]) -> str:
+    if set(arrays) != set(asked):
+        return "names"
+    for name, array in arrays.items():
+        if array.shape != asked[name]:
+            return "shape"
+        if array.dtype != np.float32:
+            return "type"
+        if not np.isfinite(array).all():
+            return "not-finite"
+    return ""
