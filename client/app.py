@@ -158,7 +158,7 @@ def _site(given: Mapping[str, Any]) -> Site:
 def _yes(key: str, given: Mapping[str, Any]) -> bool:
     word = given.get(key, "yes")
     if word not in ("yes", "no"):
-        raise ConfigError(f"the node's config says {key}={word!r}; give \"yes\" or \"no\"")
+        raise ConfigError(f'the node\'s config says {key}={word!r}; give "yes" or "no"')
     return bool(word == "yes")
 
 

@@ -44,6 +44,7 @@ class Federation:
     foreign_negatives: Natural = 0  # style codes drawn from the other sites' moments, per step, as extra negatives
     deadline: Rate = 3600.0  # seconds that a site has for one request
     quorum: Share = 1.0  # share of the sites whose reply a round needs
+    mean: Literal["mean", "trimmed", "median"] = "mean"  # weighted by scans; the others count sites alike, and outvote
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,15 @@ import torch
 
 from configs.errors import FederationError, RunError
 from configs.schema import Experiment, from_json
-from server import segmenters
-from server.aggregate import RunningMean
+from server import segmenters, vet
 from server.atlas import Atlas, read_atlas
 from server.federation import Federation
+from server.fold import Fold
 from server.state import MOMENTS, OWN, RunState, Store, fresh_parts, schedule
+from server.vet import Strikes
 from sst_models import weights
 from sst_models.device import choose
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.exchange import Arrays, PhaseRequest
 from sst_models.files import write_json
 from sst_models.phases import ADAPT, SitePhase
 
@@ -135,11 +136,17 @@ def run_round(hub: Hub, state: RunState, phase: SitePhase, number: int) -> RunSt
     log.info("round started phase=%s round=%d sites=%d", phase.name, number, len(hub.sites))
     if number == 1:
         state = RunState(state.done, {**state.parts, **fresh_parts(phase, state, hub.experiment)})
-    requests = [hub.request(phase.name, number, site, _arrays(hub, state, phase, site)) for site in hub.sites]
-    fold = Fold(phase, own_appearance=hub.experiment.federation.style == "weights")
-    for reply in hub.federation.ask(requests):
+    strikes = Strikes(hub.folder / "strikes.json")
+    sites = [site for site in hub.sites if site not in strikes.out]
+    requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site)) for site in sites}
+    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool")
+    for reply in hub.federation.ask(list(requests.values())):
         fold.add(reply)
-    fold.check(hub.experiment.federation.quorum, len(hub.sites))
+    parts = fold.close(hub.experiment.federation.quorum, len(hub.sites))
+    for site in sorted(fold.bad):
+        if strikes.add(site):
+            log.warning("quarantined site=%s phase=%s why=%s", site, phase.name, fold.failed[site])
+            hub.tell("site.quarantined", site=site, phase=phase.name, why=fold.failed[site])
     hub.tell(
         "round.finished",
         phase=phase.name,
@@ -148,48 +155,7 @@ def run_round(hub: Hub, state: RunState, phase: SitePhase, number: int) -> RunSt
         failed=fold.failed,
         traffic=_traffic(hub, phase.name, number),
     )
-    return state.with_parts(fold.parts())
-
-
-@dataclass
-class Fold:
-    """The replies of one round, folded: memory holds one mean and what is the sites' own, never all replies."""
-
-    phase: SitePhase
-    own_appearance: bool  # keep each site's A in the library, instead of the mean
-    means: dict[str, RunningMean] = field(default_factory=dict)
-    own: dict[str, Arrays] = field(default_factory=dict)
-    series: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)  # by site
-    failed: dict[str, str] = field(default_factory=dict)  # site -> code
-
-    def add(self, reply: SiteReply) -> None:
-        """Take one reply in."""
-        if reply.error:
-            self.failed[reply.site] = reply.error
-            return
-        self.series[reply.site] = dict(reply.series)
-        for part, arrays in reply.arrays.items():
-            if part == MOMENTS or (part == OWN and self.own_appearance):
-                self.own[f"{part}.{reply.site}"] = arrays
-            else:
-                self.means.setdefault(part, RunningMean()).add(arrays, reply.count)
-
-    def check(self, quorum: float, sites: int) -> None:
-        """See that enough sites answered, each with all parts that its phase has to give.
-
-        Raises:
-            FederationError: fewer than the quorum.
-        """
-        if len(self.series) < max(1.0, quorum * sites):
-            why = ", ".join(f"{site}: {code}" for site, code in sorted(self.failed.items()))
-            raise FederationError(
-                f"phase {self.phase.name}: {len(self.series)} of {sites} sites answered ({why}); "
-                "see site.log at those sites, then start the run again"
-            )
-
-    def parts(self) -> dict[str, Arrays]:
-        """Give what the round brought."""
-        return {**{part: mean.arrays() for part, mean in self.means.items()}, **self.own}
+    return state.with_parts(parts)
 
 
 def _arrays(hub: Hub, state: RunState, phase: SitePhase, site: str) -> dict[str, Arrays]:
@@ -251,9 +217,11 @@ def adapt(hub: Hub, state: RunState, number: int) -> None:
         arrays |= {part: found for part in ADAPT.uses if (found := state.of(part, site)) is not None}
         requests.append(hub.request(ADAPT.name, number, site, arrays))
     failed, series = {}, {}
+    asked = {request.site: request for request in requests}
     for reply in hub.federation.ask(requests):
-        if reply.error:
-            failed[reply.site] = reply.error
+        word = reply.error or vet.fault(reply, asked[reply.site], ADAPT, hub.experiment.style.code)
+        if word:
+            failed[reply.site] = word
             continue
         series[reply.site] = dict(reply.series)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in reply.arrays["segmenter"].items()}

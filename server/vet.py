@@ -4,14 +4,43 @@ A site checks its own reply before it leaves (`client.release`); the hub checks 
 hostile. What fails is left out under one word, and the round goes on with the others.
 """
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 
 from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.files import write_json
 from sst_models.phases import SitePhase
 
 MOMENTS = ("mean", "std")
+
+MOST = 3
+"""Replies of a site that may fail a check before it is not asked any more."""
+
+
+class Strikes:
+    """How often each site's reply failed a check of the hub, kept in the hub's folder over restarts.
+
+    An operator lets a site back in by taking it out of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the file, if there is one."""
+        self._path = path
+        self._counts: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @property
+    def out(self) -> set[str]:
+        """The sites that are in quarantine."""
+        return {site for site, count in self._counts.items() if count >= MOST}
+
+    def add(self, site: str) -> bool:
+        """Count one more; say whether this puts the site into quarantine."""
+        self._counts[site] = self._counts.get(site, 0) + 1
+        write_json(self._counts, self._path)
+        return self._counts[site] == MOST
 
 
 def fault(reply: SiteReply, request: PhaseRequest, phase: SitePhase, code: int) -> str:

@@ -58,9 +58,9 @@ OASIS = Scanner(
 )  # fmt: skip
 
 # Children on an older SPGR sequence: unripe white matter is close to grey, and deep grey without iron is as bright as
-# white matter or brighter. That is no matter of the coil alone, which N4 would take away: after N4, the second real scanner
-# that we measured has its thalamus, putamen and pallidum at 1.04, 1.0 and 1.08 of white matter, where OASIS has 0.87,
-# 0.87 and 1.02 (medians of training scans; an exponent of 0.7 brings the figures below to such ratios).
+# white matter or brighter. That is no matter of the coil alone, which N4 would take away: after N4, the second real
+# scanner that we measured has its thalamus, putamen and pallidum at 1.04, 1.0 and 1.08 of white matter, where OASIS has
+# 0.87, 0.87 and 1.02 (medians of training scans; an exponent of 0.7 brings the figures below to such ratios).
 CANDI = Scanner(
     name="CANDI",
     ages=(4.0, 17.0),

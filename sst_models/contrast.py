@@ -24,7 +24,7 @@ DOUBT = 0.05
 """Intensity by which a difference is made smaller before it counts, as no first alignment is right everywhere."""
 
 FEW = 0.01
-"""Share of a neighbourhood that a tissue must fill for its mean there to count as much as its mean in the whole brain."""
+"""Share of a neighbourhood that a tissue must fill for its mean there to count as much as its mean in the brain."""
 
 
 def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, carried: Tensor, reach: float) -> Tensor:

@@ -1,0 +1,141 @@
+"""A round's replies: what counts, what is left out, and what comes of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.errors import FederationError
+from configs.schema import Experiment, load
+from server.fold import Fold
+from server.vet import MOST, Strikes
+from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.phases import BY_NAME
+
+SITES = ("a", "b", "c", "d")
+TINY = load("tiny")
+SENT = {part: {"w": np.zeros((2, 3), np.float32)} for part in ("E", "D_style")}
+
+
+def request(site: str) -> PhaseRequest:
+    """What the style phase asks a site, with weights of zero."""
+    return PhaseRequest("run", "style", 1, site, TINY.to_json(), SENT)
+
+
+def reply(site: str, value: float, count: int = 1, **more: Arrays) -> SiteReply:
+    """A reply whose weights are all `value`."""
+    parts = {part: {"w": np.full((2, 3), value, np.float32)} for part in SENT}
+    return SiteReply(site, "style", 1, count, {**parts, **more}, series={"total": (1.0,)})
+
+
+def fold(folder: Path, *replies: SiteReply, experiment: Experiment = TINY) -> Fold:
+    """A round of the style phase with these replies."""
+    made = Fold(BY_NAME["style"], experiment, {site: request(site) for site in SITES}, folder / "spool")
+    for one in replies:
+        made.add(one)
+    return made
+
+
+def value(parts: dict[str, Arrays]) -> float:
+    """The one value of E's weights."""
+    assert len(set(parts["E"]["w"].ravel().tolist())) == 1
+    return float(parts["E"]["w"][0, 0])
+
+
+def test_replies_count_by_their_scans_and_leave_no_file(tmp_path: Path) -> None:
+    """(1 x 1 + 3 x 2) / 4, with each site's moments kept as its own."""
+    code = TINY.style.code
+    moments = {"mean": np.ones(code, np.float32), "std": np.ones(code, np.float32)}
+    made = fold(tmp_path, reply("a", 1.0), reply("b", 2.0, 3, moments=moments))
+    parts = made.close(0.5, len(SITES))
+    assert value(parts) == 1.75
+    assert set(parts) == {"E", "D_style", "moments.b"}
+    assert not (tmp_path / "spool").exists()
+
+
+def wrong() -> dict[str, SiteReply]:
+    """Replies that are wrong in one way each, by the word that the hub has for it."""
+    good, whole = reply("a", 1.0), {"w": np.ones((2, 3), np.float32)}
+    arrays = {
+        "undeclared": {**good.arrays, "A": whole},
+        "missing": {"E": whole},
+        "names": {**good.arrays, "E": {"v": whole["w"]}},
+        "shape": {**good.arrays, "E": {"w": np.ones((3, 2), np.float32)}},
+        "type": {**good.arrays, "E": {"w": np.ones((2, 3), np.float64)}},
+        "not-finite": {**good.arrays, "E": {"w": np.full((2, 3), np.nan, np.float32)}},
+    }
+    return {word: replace(good, arrays=parts) for word, parts in arrays.items()} | {"count": replace(good, count=0)}
+
+
+@pytest.mark.parametrize("word", wrong())
+def test_a_wrong_reply_is_left_out_and_named(word: str, tmp_path: Path) -> None:
+    """The round goes on with the others."""
+    made = fold(tmp_path, wrong()[word], reply("b", 2.0))
+    assert value(made.close(0.25, len(SITES))) == 2.0
+    assert made.failed == {"a": word}
+    assert made.bad == {"a"}
+
+
+def test_a_reply_far_from_the_others_is_left_out(tmp_path: Path) -> None:
+    """Eleven times as far as the others' median is too far; among two nobody can tell."""
+    made = fold(tmp_path, reply("a", 11.0), reply("b", 1.0), reply("c", 1.0), reply("d", 1.0))
+    assert value(made.close(0.5, len(SITES))) == 1.0
+    assert made.failed == {"a": "far"}
+    two = fold(tmp_path, reply("a", 11.0), reply("b", 1.0))
+    assert value(two.close(0.5, len(SITES))) == 6.0
+
+
+@pytest.mark.parametrize(("mean", "expected"), [("mean", 3.5), ("median", 2.5), ("trimmed", 3.5)])
+def test_the_median_outvotes_one_site(mean: str, expected: float, tmp_path: Path) -> None:
+    """Four sites cannot be trimmed by a fifth at either end, so their trimmed mean is the mean."""
+    federation = replace(TINY.federation, mean=mean)  # type: ignore[arg-type]
+    replies = [reply(site, number) for site, number in zip(SITES, (1.0, 2.0, 3.0, 8.0), strict=True)]
+    made = fold(tmp_path, *replies, experiment=replace(TINY, federation=federation))
+    assert value(made.close(1.0, len(SITES))) == expected
+
+
+def test_too_few_replies_end_the_round_with_the_reasons(tmp_path: Path) -> None:
+    """The message names each site that failed and its word."""
+    made = fold(tmp_path, reply("a", 1.0), SiteReply("b", "style", 1, 0, error="deadline"))
+    with pytest.raises(FederationError, match=r"style: 1 of 4 sites answered \(b: deadline\)"):
+        made.close(0.5, len(SITES))
+
+
+def test_an_error_is_no_strike(tmp_path: Path) -> None:
+    """A site that was away did nothing wrong."""
+    made = fold(tmp_path, reply("a", 1.0), SiteReply("b", "style", 1, 0, error="unavailable"))
+    made.close(0.25, len(SITES))
+    assert not made.bad
+
+
+def test_three_strikes_put_a_site_out_over_restarts(tmp_path: Path) -> None:
+    """The count is on disk, and only the last strike says so."""
+    said = [Strikes(tmp_path / "strikes.json").add("a") for _ in range(MOST)]
+    assert said == [False, False, True]
+    Strikes(tmp_path / "strikes.json").add("b")
+    assert Strikes(tmp_path / "strikes.json").out == {"a"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    part=st.sampled_from(["E", "D_style", "A", "T", "atlas", "moments", "queue"]),
+    name=st.sampled_from(["w", "v", "mean", ""]),
+    shape=st.lists(st.integers(0, 4), max_size=5),
+    kind=st.sampled_from(["float32", "float16", "int64", "uint8"]),
+    count=st.integers(-1, 3),
+)
+def test_random_replies_never_get_in(
+    tmp_path_factory: pytest.TempPathFactory, part: str, name: str, shape: list[int], kind: str, count: int
+) -> None:
+    """Whatever one site sends, the round's result is either the others' or has the names and shapes that were sent."""
+    odd = replace(reply("a", 1.0), arrays={**reply("a", 1.0).arrays, part: {name: np.ones(shape, kind)}}, count=count)
+    made = fold(tmp_path_factory.mktemp("round"), odd, reply("b", 2.0), reply("c", 2.0))
+    parts = made.close(0.25, len(SITES))
+    assert {p: {n: a.shape for n, a in own.items()} for p, own in parts.items() if "." not in p} == {
+        p: {n: a.shape for n, a in own.items()} for p, own in SENT.items()
+    }
+    if "a" in made.failed:
+        assert value(parts) == 2.0
