@@ -21,7 +21,12 @@ import typer
 from configs.errors import SstError
 
 # Module with a Typer `app` -> the name of its command group; None puts its commands at the top.
-PARTS: dict[str, str | None] = {"simulation.cli": None, "client.cli": None, "server.cli": "hub"}
+PARTS: dict[str, str | None] = {
+    "simulation.cli": None,
+    "client.cli": None,
+    "client.site_cli": "site",
+    "server.cli": "hub",
+}
 
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 """What the system says when a disk is full, or may not be written."""

@@ -1,25 +1,24 @@
 """The real thing on loopback: a SuperLink, one SuperNode per site, and `flwr run`.
 
-Every process is started in its own group and killed at the end, whatever the end is. Without TLS the SuperNodes have
+Without TLS the SuperNodes have
 no registered names (Flower wants TLS for its keys), so the hub asks them.
 """
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from configs.errors import FederationError
+from configs.processes import Processes
 from simulation.engines import SiteFolder, environment, failure
 from simulation.engines.inprocess import node_config
 
@@ -27,57 +26,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 CONNECTION = "loopback"
 EMPTY: Mapping[str, str] = MappingProxyType({})
 START = 90.0  # seconds for a SuperLink to answer; 1.6 to 2.6 s on an idle 2-core machine, imports from a cold disk more
-STOP = 5.0  # seconds between SIGTERM and SIGKILL
-
-
-@dataclass
-class Processes:
-    """Processes that end with the block, each with a log of its own in `logs`."""
-
-    variables: Mapping[str, str]
-    logs: Path
-    folder: Path  # where they start: empty, because Flower's simulation imports from there first
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def __enter__(self) -> "Processes":
-        self.logs.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for process in reversed(self.running.values()):
-            _signal(process, signal.SIGTERM)
-        end = time.monotonic() + STOP
-        for process in self.running.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, end - time.monotonic()))
-            _signal(process, signal.SIGKILL)  # also for what the process left behind in its group
-            process.wait()
-
-    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start one of Flower's commands of this Python installation, output to `NAME.log`."""
-        tool = Path(sys.executable).parent / command[0]
-        with (self.logs / f"{name}.log").open("wb") as log:
-            self.running[name] = subprocess.Popen(
-                [str(tool), *command[1:]],
-                cwd=self.folder,
-                env=self.variables,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return self.running[name]
-
-    def check(self, *but: str) -> None:
-        """See that all still run, except those in `but`.
-
-        Raises:
-            FederationError: one ended; the message names its log.
-        """
-        for name, process in self.running.items():
-            if name not in but and process.poll() is not None:
-                raise FederationError(f"{name} ended with code {process.returncode}: see {self.logs / name}.log")
 
 
 def play(hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:
@@ -179,8 +127,3 @@ def _status(processes: Processes) -> str:
         return str(json.loads(done.stdout)["runs"][0]["status"])
     except (ValueError, LookupError, TypeError):
         return "not started"
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)  # its own group: the process leads a session

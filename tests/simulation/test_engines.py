@@ -21,11 +21,12 @@ import server.app
 from client.ledger import verify
 from client.model import open_model
 from configs.errors import ConfigError, FederationError
+from configs.processes import Processes
 from configs.schema import Experiment, Grid, from_dict
 from server.atlas import load_atlas, save_atlas
 from simulation.engines import SiteFolder, failure, run_federation
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
-from simulation.engines.superlink import Processes, free_port
+from simulation.engines.superlink import free_port
 from sst_models.exchange import PhaseRequest, SiteReply
 from sst_models.generation import Recipe
 

@@ -1,0 +1,112 @@
+"""Running a site: one SuperNode, kept going, that runs the approved app and no other."""
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from client import guard
+from client.bundle import fault
+from client.home import Home
+from configs.errors import RunError
+from configs.processes import Processes
+from sst_models.files import replace_file
+
+QUIET: Mapping[str, str] = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+"""Environment under which Flower leaves the network alone (FLOWER.md, 2.5)."""
+
+PAUSE = 15.0
+"""Seconds before a SuperNode that ended is started again: Flower lets a crashed one back after up to 60 s, and each try
+in between ends with its code 2004 (FLOWER.md, 2.4)."""
+
+
+def command(home: Home) -> list[str]:
+    """Give the command of the site's SuperNode."""
+    settings = home.settings
+    config = {
+        "site-name": settings.name,
+        "data-path": settings.data,
+        "state-dir": str(home.state.resolve()),
+        "policy": str(home.policy.resolve()),
+        "device": settings.device,
+        "splits": settings.splits,
+        "mask-pattern": settings.mask_pattern,
+        "strip": settings.strip,
+        "bias": settings.bias,
+    }
+    words = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in config.items() if value)
+    return [
+        "flower-supernode", "--superlink", settings.address, "--root-certificates", str(home.authority.resolve()),
+        "--auth-supernode-private-key", str(home.key.resolve()), "--host", "127.0.0.1", "--port", str(settings.port),
+        "--node-config", words,
+    ]  # fmt: skip
+
+
+def variables(home: Home) -> dict[str, str]:
+    """Give what the SuperNode and its parts find in their environment beside the machine's own."""
+    return {
+        **QUIET,
+        "FLWR_HOME": str(home.flower.resolve()),
+        "SST_APPROVED": str(home.approved.resolve()),
+        "SST_REFUSED": str((home.folder / "refused.log").resolve()),
+        "PYTHONDONTWRITEBYTECODE": "1",  # the app's folder is read-only, and holds what was approved and nothing else
+        "NO_PROXY": "127.0.0.1",
+        "NO_COLOR": "1",
+    }
+
+
+def printed(home: Home) -> str:
+    """Give the command as a person, or a service manager, would type it."""
+    own = {**variables(home), "PATH": _path(home)}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in own.items()]
+    return "\n".join([*lines, shlex.join([str(Path(sys.executable).parent / "flower-supernode"), *command(home)[1:]])])
+
+
+def start(home: Home, say: Callable[[str], None]) -> None:
+    """Run the site until it is stopped.
+
+    Raises:
+        RunError: the app is not approved, was changed since, or there is no policy.
+    """
+    if why := fault(home):
+        raise RunError(why)
+    if not home.policy.exists():
+        raise RunError(f"{home.policy} is missing, so nothing may leave: sst site approve {home.folder} writes one")
+    write_tools(home)
+    home.state.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **variables(home), "PATH": _path(home)}
+    with Processes(environment, home.folder / "logs", home.folder / "empty") as processes:
+        processes.start("supernode", command(home))
+        say(f"the site {home.settings.name} is up, and asks {home.settings.address} for work; Ctrl-C stops it")
+        while True:
+            time.sleep(2.0)
+            if processes.mend(PAUSE):
+                say(f"the SuperNode had ended and was started again; why is in {processes.logs / 'supernode.log'}")
+
+
+def write_tools(home: Home) -> Path:
+    """Write the folder from which Flower's SuperNode takes the commands that it starts.
+
+    It comes first in PATH, and the folder of Flower's own commands is not in it: without the guard nothing runs.
+    """
+    tools, python = home.folder.resolve() / "bin", shlex.quote(sys.executable)
+    checked = f'#!/bin/sh\nexec {python} -P {shlex.quote(str(Path(guard.__file__).resolve()))} "$@"\n'
+    plain = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
+    started = f'#!/bin/sh\nexec {python} -P -c {shlex.quote(plain)} "$@"\n'
+    for name, text in (("flwr-clientapp", checked), ("flower-superexec", started)):
+        replace_file(tools / name, text)
+        (tools / name).chmod(0o755)
+    return tools
+
+
+def _path(home: Home) -> str:
+    own = Path(sys.executable).parent
+    others = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place and Path(place) != own]
+    return os.pathsep.join([str(home.folder.resolve() / "bin"), *others])

@@ -1,0 +1,175 @@
+"""The commands of a hospital: `sst site join`, `approve`, `check`, `start`, `ledger`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from configs.errors import RunError
+
+if TYPE_CHECKING:
+    from client.bundle import Bundle
+    from client.home import Home
+
+app = typer.Typer(help="A hospital's side of a federation.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="SITE", help="The site's folder.")]
+
+LEAVES = {
+    "join": "digest of the atlas, versions, number of scans",
+    "register": "weights of the registration network",
+    "style": "weights of the style encoder; mean and spread of style codes, if moments = true",
+    "joint": "weights of encoder and flow network; of the appearance model, if appearance = true",
+    "flow_codes": "weights of the flow autoencoder",
+    "adapt": "weights of the site's segmenter",
+    "evaluate": "mean Dice of each structure group, and how many scans are behind it",
+    "deliver": "nothing; the site keeps its model",
+}
+
+
+@app.command()
+def join(
+    kit: Annotated[Path, typer.Argument(metavar="KIT", help="The zip from the hub's operator.")],
+    data: Annotated[list[Path], typer.Option("--data", metavar="DIR", help="A folder of scans; may be given again.")],
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="The site's folder; its name, here, if not given.")
+    ] = None,
+) -> None:
+    """Make this site's folder and key from a start-up kit."""
+    from client import home
+
+    own, public, certificate = home.join(kit, folder, tuple(data))
+    typer.echo(f"SHA-256 of the kit's certificate: {certificate}")
+    typer.echo("compare it with the hub operator's, by telephone say")
+    typer.echo(f"{own.folder} is made; send {public} to the hub's operator")
+    typer.echo(f"then: sst site approve {own.folder}")
+
+
+@app.command()
+def approve(
+    site: Folder,
+    kit: Annotated[Path | None, typer.Option("--kit", metavar="KIT", help="A new kit, for a new version.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking; for scripts.")] = False,
+) -> None:
+    """Show the code that the hub would run here and what may leave, and approve both."""
+    from client import bundle, home
+    from sst_models.files import replace_file
+
+    own = home.Home(site)
+    _ = own.settings
+    if kit is not None:
+        for name, text in home.read_kit(kit).items():
+            replace_file(own.folder / name, text)
+    found = bundle.read_bundle(own.bundle)
+    _show(own, found)
+    if not (yes or typer.confirm("Approve this app, and let the above leave?")):
+        raise RunError("not approved; nothing runs here")
+    folder = bundle.approve(own, found)
+    if not own.policy.exists():
+        replace_file(own.policy, _policy())
+    typer.echo(f"approved: {folder} (read-only), {own.policy}")
+
+
+def _show(own: "Home", found: "Bundle") -> None:
+    from client.bundle import approved_files, changes
+
+    before = approved_files(own)
+    differ = changes(found.files, before)
+    typer.echo(f"app {found.folder}, SHA-256 {found.digest}: {len(found.files)} files, {found.lines} lines of Python")
+    if not before:
+        for name, digest in found.files.items():
+            typer.echo(f"  {digest[:12]}  {name}")
+    else:
+        for word, names in (("new", differ.added), ("changed", differ.changed), ("gone", differ.removed)):
+            for name in names:
+                typer.echo(f"  {word:8s} {name}")
+        if before == found.files:
+            typer.echo("  nothing changed since the last approval")
+    typer.echo(f"what may leave ({own.policy}; phases that are not in it are refused):")
+    if own.policy.exists():
+        from client.policy import read_policy
+
+        phases: tuple[str, ...] = read_policy(own.policy).phases
+    else:
+        phases = tuple(LEAVES)
+    for phase in phases:
+        typer.echo(f"  {phase:11s} {LEAVES[phase]}")
+
+
+def _policy() -> str:
+    phases = "\n".join(f'    "{phase}",  # {what}' for phase, what in LEAVES.items())
+    return (
+        "# What may leave this site. It wins over whatever the hub asks for; what is not here is refused.\n"
+        f"phases = [\n{phases}\n]\n"
+        "moments = true  # mean and spread of the style codes\n"
+        "appearance = true  # weights of the appearance model, which carry the scanner's look\n"
+        "most_bytes = 50_000_000  # of one reply\n"
+        "min_cases = 5  # fewest scans behind moments\n"
+    )
+
+
+@app.command()
+def check(site: Folder) -> None:
+    """Look at everything that has to be right before the site starts; exit code 2 if something is not."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from client.home import Home
+    from client.preflight import check as look
+
+    console, wrong = Console(highlight=False), 0
+    for line in look(Home(site)):
+        mark = "[green]  ok[/]" if line.fine else "[red]STOP[/]"
+        console.print(f"{mark}  {line.name}: {escape(line.found)}" + ("" if line.fine else f" -> {escape(line.do)}"))
+        wrong += not line.fine
+    if wrong:
+        raise RunError(f"{wrong} of the lines above are red; mend them, then check again")
+
+
+@app.command()
+def start(
+    site: Folder,
+    print_command: Annotated[bool, typer.Option("--print-command", help="Show what would be run, and end.")] = False,
+) -> None:
+    """Run the site until Ctrl-C."""
+    from client import launch
+    from client.home import Home
+
+    own = Home(site)
+    if print_command:
+        typer.echo(launch.printed(own))
+        return
+    launch.start(own, typer.echo)
+
+
+@app.command()
+def ledger(site: Folder) -> None:
+    """Show what left the site, and verify that nothing was changed or taken out."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from client.home import Home
+    from client.ledger import NAME, verify
+
+    path = Home(site).state / NAME
+    if not path.exists():
+        typer.echo("nothing has left this site")
+        return
+    count = verify(path)
+    table = Table("time", "run", "phase", "round", "parts", "bytes", "error")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        parts = ", ".join(entry["parts"])
+        table.add_row(
+            entry["time"],
+            entry["run"],
+            entry["phase"],
+            str(entry["round"]),
+            parts,
+            f"{entry['bytes']:,}",
+            entry["error"],
+        )
+    Console().print(table)
+    typer.echo(f"{count} entries, each following from the one before it")

@@ -1,0 +1,106 @@
+"""Processes of Flower's that hub, site and simulation start, watch and end: each in its own group, with its own log."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from configs.errors import FederationError
+
+STOP = 5.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+
+@dataclass
+class _Kept:
+    command: Sequence[str]
+    process: subprocess.Popen[bytes]
+    ended: float | None = None  # time.monotonic() at which it was seen to have ended
+    starts: int = 1
+
+
+@dataclass
+class Processes:
+    """Processes that end with the block, each with a log of its own in `logs`.
+
+    Args:
+        variables: the environment of all of them.
+        logs: folder for `NAME.log`.
+        folder: where they start: empty, because Flower's simulation imports from there first.
+    """
+
+    variables: Mapping[str, str]
+    logs: Path
+    folder: Path
+    running: dict[str, _Kept] = field(default_factory=dict)
+
+    def __enter__(self) -> "Processes":
+        """Make the folders."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """End all, the last started first."""
+        for kept in reversed(self.running.values()):
+            _signal(kept.process, signal.SIGTERM)
+        end = time.monotonic() + STOP
+        for kept in self.running.values():
+            with suppress(subprocess.TimeoutExpired):
+                kept.process.wait(max(0.0, end - time.monotonic()))
+            _signal(kept.process, signal.SIGKILL)  # also for what the process left behind in its group
+            kept.process.wait()
+
+    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a command, Flower's own ones from this Python's installation; its output goes on in `NAME.log`."""
+        process = self._open(name, command)
+        self.running[name] = _Kept(command, process)
+        return process
+
+    def check(self, *but: str) -> None:
+        """See that all still run, except those in `but`.
+
+        Raises:
+            FederationError: one ended; the message names its log.
+        """
+        for name, kept in self.running.items():
+            if name not in but and kept.process.poll() is not None:
+                raise FederationError(f"{name} ended with code {kept.process.returncode}: see {self.logs / name}.log")
+
+    def mend(self, pause: float) -> list[str]:
+        """Start again what ended at least `pause` seconds ago; give the names of those that were started."""
+        started = []
+        for name, kept in self.running.items():
+            if kept.process.poll() is None:
+                continue
+            now = time.monotonic()
+            kept.ended = kept.ended or now
+            if now - kept.ended >= pause:
+                _signal(kept.process, signal.SIGKILL)  # what it left behind in its group
+                kept.process, kept.ended, kept.starts = self._open(name, kept.command), None, kept.starts + 1
+                started.append(name)
+        return started
+
+    def _open(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        own = Path(sys.executable).parent / command[0]
+        with (self.logs / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [str(own) if own.exists() else command[0], *command[1:]],
+                cwd=self.folder,
+                env=self.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)  # its own group: the process leads a session

@@ -1,0 +1,131 @@
+"""Inviting a site and letting it in: a start-up kit goes out, a public key comes back, and no secret travels."""
+
+import hashlib
+import io
+import json
+import platform
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from configs.errors import DataError
+from configs.schema import from_json
+from server.office import Office, check_name
+from sst_models.files import replace_file
+
+README = """\
+{federation}: start-up kit of the site "{site}"
+
+Nothing in this kit is secret. Take it over a way on which you can ask the hub's operator whether it arrived as it was
+sent; the first line that "sst site join" prints is for that:
+
+    SHA-256 of the kit's certificate: {certificate}
+
+On the machine that holds the scans, with the same version of this software as the hub ({versions}):
+
+    sst site join {site}.zip --data DIR     makes the site's key, which never leaves it, and {site}.pub
+    send {site}.pub to the hub's operator, by mail if you like: it is a public key
+    sst site approve {site}                 shows the code that the hub would run here, and what may leave; asks you
+    sst site check {site}                   each line green or red, with what to do
+    sst site start {site}                   runs until you stop it; what it was doing goes on at the next start
+
+The machine opens one connection, to {address}, and listens on nothing but its own loopback.
+What left is in {site}/state/ledger.jsonl; "sst site ledger {site}" shows and verifies it.
+"""
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What was written for one site."""
+
+    site: str
+    path: Path
+    certificate: str  # SHA-256 of the authority's certificate file
+
+
+def versions() -> dict[str, str]:
+    """Give the versions that hub and sites must share."""
+    return {
+        "python": platform.python_version(),
+        "flwr": version("flwr"),
+        "torch": version("torch").split("+")[0],
+        "sst-federation": version("sst-federation"),
+    }
+
+
+def invite(office: Office, site: str) -> Kit:
+    """Write a site's kit; the same hub and site give the same bytes.
+
+    Raises:
+        ConfigError: the name cannot be used, or hub.toml is not as it should be.
+        RunError: the folder is no hub's.
+    """
+    check_name(site, "site")
+    settings = office.settings
+    authority = (office.tls / "ca.crt").read_bytes()
+    experiment = from_json((office.folder / "experiment.json").read_text(encoding="utf-8"))
+    bundle = office.bundle.read_bytes()
+    certificate = hashlib.sha256(authority).hexdigest()
+    about = {
+        "federation": settings.name,
+        "site": site,
+        "address": settings.address,
+        "bundle": hashlib.sha256(bundle).hexdigest(),
+        "preset": experiment.name,
+        "experiment": hashlib.sha256(experiment.to_json().encode()).hexdigest(),
+        "versions": versions(),
+    }
+    told = ", ".join(f"{name} {number}" for name, number in versions().items())
+    readme = README.format(
+        federation=settings.name, site=site, certificate=certificate, versions=told, address=settings.address
+    )
+    content = {
+        "README.txt": readme.encode(),
+        "app.fab": bundle,
+        "ca.crt": authority,
+        "experiment.json": experiment.to_json().encode(),
+        "kit.json": json.dumps(about, indent=2, sort_keys=True).encode(),
+    }
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # dated 1980: the same bytes each time
+    replace_file(office.kit(site), memory.getvalue())
+    return Kit(site, office.kit(site), certificate)
+
+
+def admit(office: Office, key: Path) -> str:
+    """Take in the public key that a site sent back; its name is that of the file.
+
+    Raises:
+        ConfigError: the file's name is no site's.
+        DataError: it is no public key of a site, the site was never invited, or it has another key already.
+    """
+    site = check_name(key.stem, str(key))
+    if not office.kit(site).exists():
+        raise DataError(f"{key}: no site '{site}' was invited; sst hub invite {site}, or ask whose key this is")
+    try:
+        text = key.read_bytes()
+        public = serialization.load_ssh_public_key(text)
+    except OSError as error:
+        raise DataError(f"{key} cannot be read: {error.strerror}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise DataError(f"{key} is no public key of a site; it must be the .pub that sst site join wrote") from error
+    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp384r1":
+        raise DataError(f"{key} is a key of another kind than sst site join makes; ask the site for its .pub")
+    others = {path.read_bytes(): path.stem for path in (office.folder / "sites").glob("*.pub")}
+    if others.get(text, site) != site:
+        raise DataError(f"{key} is the key of the site '{others[text]}'; every site has its own")
+    kept = office.key(site)
+    if kept.exists() and kept.read_bytes() != text:
+        raise DataError(
+            f"the site '{site}' has another key already; if its machine is new, remove {kept} first, and "
+            "ask the site by a way that you trust"
+        )
+    replace_file(kept, text)
+    return site

@@ -1,0 +1,247 @@
+"""Running a hub: the SuperLink, the process that starts its ServerApps, the proxy, and the run itself, kept going.
+
+What ends is started again; a run whose ServerApp died is submitted again, and goes on from its last finished round.
+"""
+
+import json
+import os
+import shlex
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
+
+from configs.errors import FederationError, RunError
+from configs.processes import Processes
+from server.office import Office
+from server.setup import PROJECT, QUIET, build_bundle
+from sst_models.files import replace_file, write_json
+
+CONNECTION = "hub"
+HEALTHY = 90.0
+"""Seconds for a SuperLink to answer; 2 to 3 on an idle machine of two cores, imports from a cold disk more."""
+
+PAUSE = 3.0
+"""Seconds before a process that ended is started again."""
+
+LOOK = 5.0
+"""Seconds between two looks at processes and run: each starts one of Flower's commands."""
+
+Say = Callable[[str], None]
+
+
+def commands(office: Office) -> dict[str, list[str]]:
+    """Give the command of each of the hub's processes, by its name."""
+    settings, tls = office.settings, office.tls.resolve()
+    inner, secret = f"127.0.0.1:{settings.inner}", str(office.secret.resolve())
+    return {
+        "superlink": [
+            "flower-superlink", "--host", "127.0.0.1", "--port", str(settings.inner),
+            "--ssl-ca-certfile", str(tls / "ca.crt"), "--ssl-certfile", str(tls / "server.crt"),
+            "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
+            "--database", str(office.flower.resolve() / "state.db"), "--disable-runtime-dependency-installation",
+            "--isolation", "process", "--superexec-auth-secret-file", secret,
+        ],
+        "superexec": [
+            "flower-superexec", "--runtime-api-address", inner, "--root-certificates", str(tls / "ca.crt"),
+            "--superexec-auth-secret-file", secret,
+        ],
+        "proxy": ["nginx", "-c", str(office.folder.resolve() / "nginx" / "nginx.conf")],
+    }  # fmt: skip
+
+
+def variables(office: Office) -> dict[str, str]:
+    """Give what the hub's processes find in their environment beside the machine's own."""
+    settings = office.settings
+    return {
+        **QUIET,
+        "FLWR_HOME": str(office.flower.resolve()),
+        "SST_HUB": str(office.folder.resolve()),
+        "SST_SITES_EXPECTED": str(settings.sites),
+        "SST_SITES_WAIT": str(settings.wait),
+        "NO_PROXY": "127.0.0.1",
+        "NO_COLOR": "1",
+    }
+
+
+def printed(office: Office) -> str:
+    """Give the commands as a person, or a service manager, would type them."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables(office).items()]
+    return "\n".join([*lines, *(shlex.join(command) for command in commands(office).values())])
+
+
+def serve(office: Office, say: Say, proxy: bool = True) -> None:
+    """Run the hub until its run is finished; go on with one that was stopped.
+
+    Args:
+        office: the hub's folder.
+        say: told what happens, a line at a time.
+        proxy: start the proxy, too; without it the sites cannot come, unless another one is there.
+
+    Raises:
+        RunError: the folder is no hub's, or its sources are not those that the sites approved.
+        FederationError: a process does not start, or the run failed for a reason that a person must mend.
+    """
+    check_bundle(office)
+    settings = office.settings
+    office.flower.mkdir(parents=True, exist_ok=True)
+    _write_connection(office)
+    tools = str(Path(sys.executable).parent)
+    path = os.pathsep.join((tools, os.environ.get("PATH", ""), "/usr/sbin"))
+    environment = {**os.environ, **variables(office), "PATH": path}
+    with Processes(environment, office.logs, office.folder / "empty") as processes:
+        wanted = commands(office)
+        processes.start("superlink", wanted["superlink"])
+        _await_health(office, processes)
+        processes.start("superexec", wanted["superexec"])
+        if proxy:
+            processes.start("proxy", wanted["proxy"])
+        flower = Flower(office, environment)
+        say(f"the hub of {settings.name} is up; sites reach it at {settings.address}")
+        _watch(office, processes, flower, say)
+
+
+def check_bundle(office: Office) -> None:
+    """See that the sources are those of the bundle that the sites approve.
+
+    Raises:
+        RunError: they are not.
+    """
+    if build_bundle() != office.bundle.read_bytes():
+        raise RunError(
+            f"the sources in {PROJECT} are not those of {office.bundle}, which the sites approve: check out the "
+            "version that the hub was made with, or take the new one by sst hub renew, which every site must approve"
+        )
+
+
+class Flower:
+    """Flower's own commands to this hub's SuperLink."""
+
+    def __init__(self, office: Office, environment: Mapping[str, str]) -> None:
+        """Use the connection in the hub's folder."""
+        self._office, self._environment = office, environment
+
+    def register(self, say: Say) -> None:
+        """Register the keys of all admitted sites that are not yet."""
+        path = self._office.flower / "registered.json"  # Flower lists nodes without their names
+        known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for site in self._office.admitted:
+            key = self._office.key(site).read_text(encoding="ascii")
+            if known.get(site) == key:
+                continue
+            where = str(self._office.key(site).resolve())
+            done = self._call("supernode", "register", where, CONNECTION, "--name", site, "--format", "json")
+            told = done.stdout + done.stderr
+            if done.returncode and "already" not in told:
+                raise FederationError(f"the key of the site '{site}' cannot be registered: {_last(told)}")
+            known[site] = key
+            write_json(known, path)
+            say(f"site {site} may come in")
+
+    def submit(self) -> None:
+        """Submit the run.
+
+        Raises:
+            FederationError: the SuperLink did not take it.
+        """
+        done = self._call("run", str(PROJECT), CONNECTION)
+        if done.returncode:
+            raise FederationError(f"the SuperLink did not take the run: {_last(done.stdout + done.stderr)}")
+
+    def status(self) -> str:
+        """Give the status of the last run, e.g. "running" or "finished:failed"; "" where there is none."""
+        runs = self._json("list").get("runs", [])
+        return str(runs[0]["status"]) if runs else ""
+
+    def _json(self, *words: str) -> dict[str, list[dict[str, object]]]:
+        done = self._call(*words, CONNECTION, "--format", "json")
+        try:
+            found = json.loads(done.stdout)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        tool = str(Path(sys.executable).with_name("flwr"))
+        where = self._office.folder / "empty"
+        return subprocess.run(
+            [tool, *words],
+            cwd=where,
+            env=dict(self._environment),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def _watch(office: Office, processes: Processes, flower: Flower, say: Say) -> None:
+    while not finished(office):
+        for name in processes.mend(PAUSE):
+            say(f"{name} had ended and was started again; why is in {processes.logs / name}.log")
+        try:
+            flower.register(say)
+            status = flower.status()
+            if status in ("", "finished:completed", "finished:failed", "finished:stopped"):
+                _raise_if_failed(office)
+                if not finished(office):
+                    flower.submit()
+                    say("the run goes on" if status else "the run has begun")
+        except subprocess.TimeoutExpired:
+            say("the SuperLink does not answer; it is asked again")
+        time.sleep(LOOK)
+    say(f"the run is finished: {office.folder / 'cross-site.json'} has what each site's model reaches")
+
+
+def finished(office: Office) -> bool:
+    """Whether the run has come to its end."""
+    try:
+        lines = (office.folder / "events.jsonl").read_bytes().splitlines()
+        return bool(lines) and json.loads(lines[-1]).get("event") == "run.finished"
+    except (OSError, ValueError):
+        return False
+
+
+def _raise_if_failed(office: Office) -> None:
+    """A run that ended for a reason which a person must mend is not begun again by itself."""
+    path = office.folder / "failed.json"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    path.rename(path.with_name("failed-last.json"))
+    raise FederationError(f"{told['message']}; sst hub resume goes on once it is mended")
+
+
+def _write_connection(office: Office) -> None:
+    lines = (
+        "[superlink]", f'default = "{CONNECTION}"', f"[superlink.{CONNECTION}]",
+        f'address = "127.0.0.1:{office.settings.inner}"', 
+        f"root-certificates = {json.dumps(str(office.tls.resolve() / 'ca.crt'))}",
+    )  # fmt: skip
+    replace_file(office.flower / "config.toml", "\n".join(lines) + "\n")
+
+
+def _await_health(office: Office, processes: Processes) -> None:
+    context = ssl.create_default_context(cafile=str(office.tls / "ca.crt"))
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
+    end = time.monotonic() + HEALTHY
+    while time.monotonic() < end:
+        processes.check()
+        try:
+            opener.open(f"https://127.0.0.1:{office.settings.inner}/health", timeout=2.0).close()
+            return
+        except (URLError, OSError):
+            time.sleep(0.3)
+    raise FederationError(
+        f"the SuperLink did not answer within {HEALTHY:.0f} s: see {processes.logs / 'superlink.log'}"
+    )
+
+
+def _last(text: str) -> str:
+    lines: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,93 @@
+"""Making a hub: its folder, authority, certificate, the app that sites will approve, and the proxy's configuration."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from configs.errors import ConfigError, RunError
+from configs.schema import load
+from server.atlas import load_atlas, save_atlas
+from server.authority import issue_server, make_authority, make_secret
+from server.office import SETTINGS, Office, Settings, check_name, write_settings
+from sst_models.files import replace_file, write_json
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+QUIET: Mapping[str, str] = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+"""Environment under which Flower leaves the network alone (FLOWER.md, 2.5)."""
+
+
+def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels: Path) -> Office:
+    """Make a hub's folder; it is whole when `hub.toml` is there, which is written last.
+
+    Args:
+        folder: new or empty.
+        settings: what hub.toml says.
+        preset: of the run; its name or path.
+        image: the labelled scan, skull-stripped.
+        labels: its label map.
+
+    Raises:
+        RunError: the folder holds something else.
+        ConfigError: the preset or a setting cannot be used.
+        DataError: the atlas cannot be used.
+    """
+    check_name(settings.name, "--name")
+    office = Office(folder)
+    if (folder / SETTINGS).exists():
+        raise RunError(f"{folder} is a hub's folder already; give another one, or change its {SETTINGS}")
+    experiment = load(preset)
+    atlas = load_atlas(image, labels, experiment.grid.shape, experiment.grid.spacing)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_atlas(atlas, folder)
+    replace_file(folder / "experiment.json", experiment.to_json())
+    write_json({"run": settings.name, "segment": None, "device": "auto"}, folder / "plan.json")
+    make_authority(office.tls, settings.name)
+    issue_server(office.tls, settings.host)
+    make_secret(office.secret)
+    replace_file(office.bundle, build_bundle())
+    replace_file(folder / "nginx" / "nginx.conf", proxy(office, settings))
+    replace_file(folder / SETTINGS, write_settings(settings))
+    return office
+
+
+def build_bundle() -> bytes:
+    """Build the app as Flower ships it; the same sources give the same bytes.
+
+    Raises:
+        RunError: this installation has no sources, or Flower cannot build them.
+    """
+    if not (PROJECT / "pyproject.toml").is_file():
+        raise RunError(f"{PROJECT} is not the project's source folder: a hub is run from a source tree")
+    # A process of its own: Flower's command imports packages and prints as it likes.
+    code = (
+        "import sys; from pathlib import Path; from flwr.cli.build import build_fab_from_disk; "
+        "sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(PROJECT)], capture_output=True, check=False, timeout=120)
+    if done.returncode:
+        why = done.stderr.decode(errors="replace").strip().splitlines()
+        raise RunError(f"Flower cannot build the app in {PROJECT}: {why[-1] if why else 'no reason given'}")
+    return done.stdout
+
+
+def proxy(office: Office, settings: Settings) -> str:
+    """Give the proxy's configuration: `deploy/nginx.conf` with this hub's names.
+
+    Raises:
+        ConfigError: the folder's path cannot stand in such a file.
+    """
+    where = str(office.folder.resolve())
+    if any(mark in where for mark in " ;{}\"'$\\"):
+        raise ConfigError(
+            f"the hub's folder {where} has a character that nginx cannot have in a path; use a plain name"
+        )
+    text = (PROJECT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+    for word, value in (("FOLDER", where), ("PORT", str(settings.port)), ("INNER", str(settings.inner))):
+        text = text.replace(word, value)
+    return text

@@ -1,0 +1,136 @@
+"""How a run stands, from what the hub wrote: for `sst hub status`, while the hub runs or after."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from server.office import Office
+
+
+@dataclass(frozen=True)
+class SiteStatus:
+    """What is known of one site."""
+
+    name: str
+    state: str  # invited, admitted, taking part, quarantined
+    seen: float | None  # time.time() of its last reply
+    rounds: int  # in which its reply counted
+    last: str  # word of its last failure, or ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run is."""
+
+    state: str  # not begun, running, finished, failed
+    phase: str
+    round: int
+    since: float | None  # time.time() at which that began
+    left: float | None  # seconds to the end, as far as can be told
+    sites: tuple[SiteStatus, ...]
+    message: str = ""  # why it failed
+
+    def json(self) -> str:
+        """Give it as one line of JSON."""
+        return json.dumps(asdict(self))
+
+
+def status(office: Office) -> Status:
+    """Read the hub's folder.
+
+    Raises:
+        RunError: the folder is no hub's.
+    """
+    _ = office.settings
+    events = _events(office.folder / "events.jsonl")
+    begun = [event for event in events if event["event"] == "round.started"]
+    last = begun[-1] if begun else None
+    state, message = _state(office, events)
+    names = sorted({*office.admitted, *(path.stem for path in (office.folder / "kits").glob("*.zip"))})
+    return Status(
+        state=state,
+        phase=str(last["phase"]) if last else "",
+        round=int(last["round"]) if last else 0,
+        since=float(last["time"]) if last else None,
+        left=_left(office, events) if state == "running" else None,
+        sites=tuple(_site(name, office, events) for name in names),
+        message=message,
+    )
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(dict(json.loads(line)))
+        except ValueError:
+            continue  # the last line of a hub that was killed
+    return found
+
+
+def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
+    if events and events[-1]["event"] == "run.finished":
+        return "finished", ""
+    for name in ("failed.json", "failed-last.json"):
+        path = office.folder / name
+        if path.exists() and (not events or path.stat().st_mtime > float(events[-1]["time"])):
+            return "failed", str(json.loads(path.read_text(encoding="utf-8"))["message"])
+    return ("running", "") if events else ("not begun", "")
+
+
+def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus:
+    seen, rounds, word, state = None, 0, "", "admitted" if name in office.admitted else "invited"
+    for event in events:
+        if event["event"] == "site.quarantined" and event["site"] == name:
+            state = "quarantined"
+        if event["event"] != "round.finished":
+            continue
+        if name in event.get("series", {}) or name in event.get("sites", {}):
+            seen, rounds, word = float(event["time"]), rounds + 1, ""
+            state = "taking part" if state == "admitted" else state
+        word = str(event.get("failed", {}).get(name, word))
+    return SiteStatus(name, state, seen, rounds, word)
+
+
+def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
+    """Guess the time left from how long rounds of each phase took: a phase without one yet counts as the mean."""
+    from configs.schema import from_json
+
+    experiment = from_json((office.folder / "experiment.json").read_text(encoding="utf-8"))
+    planned = {name: getattr(experiment.phases, name).rounds for name in ("register", "style", "joint", "flow_codes")}
+    planned |= {"segment": max(1, len(office.admitted)), "adapt": experiment.phases.adapt.rounds}
+    took: dict[str, list[float]] = {}
+    began: dict[tuple[str, int], float] = {}
+    for event in events:
+        key = (str(event.get("phase")), int(event.get("round", 0)))
+        if event["event"] == "round.started":
+            began[key] = float(event["time"])
+        elif event["event"] == "round.finished" and key in began:
+            took.setdefault(key[0], []).append(float(event["time"]) - began[key])
+    all_ = [seconds for phase in planned for seconds in took.get(phase, [])]
+    if not all_:
+        return None
+    usual = sum(all_) / len(all_)
+    left = 0.0
+    for phase, rounds in planned.items():
+        done = took.get(phase, [])
+        left += max(0, rounds - len(done)) * (sum(done) / len(done) if done else usual)
+    return left
+
+
+def ago(moment: float | None) -> str:
+    """Say how long ago a time was."""
+    if moment is None:
+        return "never"
+    return lasting(time.time() - moment) + " ago"
+
+
+def lasting(seconds: float) -> str:
+    """Say a time in seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,264 @@
+"""From the hub's kit to an approved app at a site, and what is refused on the way."""
+
+import json
+import os
+import shutil
+import ssl
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from client import bundle, guard, home
+from configs.errors import ConfigError, DataError, RunError
+from configs.schema import load
+from server.authority import issue_server, make_authority
+from server.kit import admit, invite
+from server.office import Office, Settings, check_address, write_settings
+from server.setup import build_bundle, proxy
+from server.status import status
+
+
+@pytest.fixture(scope="module")
+def app() -> bytes:
+    """The project's own bundle."""
+    return build_bundle()
+
+
+@pytest.fixture
+def office(tmp_path: Path, app: bytes, monkeypatch: pytest.MonkeyPatch) -> Office:
+    """A hub's folder without an atlas."""
+    monkeypatch.setattr("server.kit.versions", lambda: {"flwr": "1.41.0"})
+    made = Office(tmp_path / "hub")
+    make_authority(made.tls, "trial")
+    issue_server(made.tls, "hub.example.org")
+    (made.folder / "hub.toml").write_text(write_settings(Settings("trial", "hub.example.org", 8443)))
+    (made.folder / "experiment.json").write_text(load("tiny").to_json())
+    made.bundle.write_bytes(app)
+    return made
+
+
+@pytest.fixture
+def site(office: Office, tmp_path: Path) -> home.Home:
+    """A site that joined."""
+    (tmp_path / "scans").mkdir()
+    return home.join(invite(office, "north").path, tmp_path / "north", (tmp_path / "scans",))[0]
+
+
+def approved(site: home.Home) -> Path:
+    """Approve the site's bundle; give its unpacked folder."""
+    return bundle.approve(site, bundle.read_bundle(site.bundle))
+
+
+def test_certificates_hold_for_the_public_name_and_loopback(office: Office) -> None:
+    """And the authority signs nothing but what it is asked to: it can make no authority under it."""
+    authority = x509.load_pem_x509_certificate((office.tls / "ca.crt").read_bytes())
+    server = x509.load_pem_x509_certificate((office.tls / "server.crt").read_bytes())
+    server.verify_directly_issued_by(authority)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["hub.example.org", "localhost"]
+    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    assert authority.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+    assert ssl.create_default_context(cafile=str(office.tls / "ca.crt")).get_ca_certs()
+
+
+def test_private_files_are_for_their_owner_alone(office: Office, site: home.Home) -> None:
+    """Keys of the authority, the hub and the site."""
+    for path in (office.tls / "ca.key", office.tls / "server.key", site.key):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_a_kit_holds_no_secret_and_is_the_same_each_time(office: Office) -> None:
+    """No private key of any kind, and the same bytes for the same hub and site."""
+    kit = invite(office, "north")
+    first = kit.path.read_bytes()
+    with zipfile.ZipFile(kit.path) as archive:
+        assert sorted(archive.namelist()) == ["README.txt", "app.fab", "ca.crt", "experiment.json", "kit.json"]
+        assert not any(b"PRIVATE KEY-----" in archive.read(name) for name in archive.namelist() if name != "app.fab")
+        assert kit.certificate.encode() in archive.read("README.txt")
+    assert invite(office, "north").path.read_bytes() == first
+
+
+def test_only_the_public_key_goes_back(office: Office, site: home.Home) -> None:
+    """The hub takes it, twice without harm."""
+    public = site.folder / "north.pub"
+    assert serialization.load_ssh_public_key(public.read_bytes())
+    assert [admit(office, public), admit(office, public)] == ["north", "north"]
+    assert office.admitted == ("north",)
+
+
+def test_the_hub_refuses_keys_that_are_not_what_they_should_be(office: Office, site: home.Home, tmp_path: Path) -> None:
+    """No key, an uninvited site, another site's key, and a second key for a name."""
+    public = site.folder / "north.pub"
+    with pytest.raises(DataError, match="no site 'south' was invited"):
+        admit(office, Path(shutil.copy(public, tmp_path / "south.pub")))
+    admit(office, public)
+    invite(office, "south")
+    with pytest.raises(DataError, match="is the key of the site 'north'"):
+        admit(office, tmp_path / "south.pub")
+    (tmp_path / "south.pub").write_text("ssh-rsa nothing")
+    with pytest.raises(DataError, match="no public key of a site"):
+        admit(office, tmp_path / "south.pub")
+    other = home.join(invite(office, "north").path, tmp_path / "again", ())[1]
+    with pytest.raises(DataError, match="has another key already"):
+        admit(office, other)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "é", "x" * 33])
+def test_names_that_cannot_be_files_are_refused(name: str, office: Office) -> None:
+    """A site's name becomes a path at the hub."""
+    with pytest.raises(ConfigError):
+        invite(office, name)
+
+
+@pytest.mark.parametrize("address", ["hub", "hub:", ":8443", "hub:x", "hub:0", "hub:70000"])
+def test_an_address_is_host_and_port(address: str) -> None:
+    """One line with an example."""
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        check_address(address)
+
+
+def test_a_kit_that_was_changed_is_refused(office: Office, tmp_path: Path) -> None:
+    """Another app than the one that it names; a torn file; a file that is no zip."""
+    kit = invite(office, "north").path
+    with zipfile.ZipFile(kit) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data + b" " if name == "app.fab" else data)
+    with pytest.raises(DataError, match="is not the one that the kit names"):
+        home.read_kit(tmp_path / "bad.zip")
+    for data in (kit.read_bytes()[:1000], b"no zip", b""):
+        (tmp_path / "torn.zip").write_bytes(data)
+        with pytest.raises(DataError, match="damaged or no start-up kit"):
+            home.read_kit(tmp_path / "torn.zip")
+
+
+def test_a_join_does_not_write_over_a_site(site: home.Home, office: Office, tmp_path: Path) -> None:
+    """Nor into a folder of something else."""
+    with pytest.raises(RunError, match="has joined already"):
+        home.join(office.kit("north"), site.folder, ())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds something else"):
+        home.join(office.kit("north"), tmp_path / "full", ())
+
+
+def test_the_approved_app_runs_and_no_other(site: home.Home, app: bytes) -> None:
+    """The bundle itself, byte for byte: a hub that sends another is refused, whatever it calls it."""
+    assert "no app is approved" in bundle.fault(site)
+    approved(site)
+    assert bundle.fault(site) == ""
+    assert guard.fault(app, site.approved, site.flower) == ""
+    assert "not the approved one" in guard.fault(app + b"x", site.approved, site.flower)
+    assert guard.fault(app, site.folder / "nothing.json", site.flower) == "no app is approved"
+
+
+@pytest.mark.parametrize("how", ["edited", "added", "compiled", "removed"])
+def test_an_unpacked_app_that_was_tampered_with_is_refused(how: str, site: home.Home, app: bytes) -> None:
+    """Flower takes a folder that is there as it is, so each file is looked at, and none may be added."""
+    folder = approved(site)
+    bundle._writable(folder)
+    victim = folder / "client" / "app.py"
+    victim.chmod(0o644)
+    if how == "edited":
+        victim.write_text(victim.read_text() + "\nimport os\n")
+    elif how == "added":
+        (folder / "torch.py").write_text("evil = True\n")
+    elif how == "compiled":
+        (folder / "client" / "__pycache__").mkdir()
+        (folder / "client" / "__pycache__" / "app.cpython-311.pyc").write_bytes(b"")
+    else:
+        victim.unlink()
+    assert "differs from what was approved" in guard.fault(app, site.approved, site.flower)
+    assert "differs from what was approved" in bundle.fault(site)
+
+
+def test_a_second_app_beside_the_approved_one_is_found(site: home.Home) -> None:
+    """As is a new kit's app before it is approved, and approving it takes the old one away."""
+    folder = approved(site)
+    bundle._writable(folder.parent)
+    (folder.parent / "other.app.1.0.0.01234567").mkdir()
+    assert "holds another app" in bundle.fault(site)
+    approved(site)
+    assert bundle.fault(site) == ""
+    with zipfile.ZipFile(site.bundle, "a") as archive:
+        archive.writestr("client/new.py", "x = 1\n")
+    assert "not approved yet" in bundle.fault(site)
+    before = bundle.approved_files(site)
+    found = bundle.read_bundle(site.bundle)
+    assert bundle.changes(found.files, before) == bundle.Changes(("client/new.py",), (), ())
+    approved(site)
+    assert [path.name for path in (site.flower / "apps").iterdir()] == [found.folder]
+
+
+def test_the_unpacked_app_cannot_be_written_by_its_user(site: home.Home) -> None:
+    """Folders and files alike."""
+    folder = approved(site)
+    modes = {stat.S_IMODE(path.stat().st_mode) & 0o222 for path in (folder.parent, folder, *folder.rglob("*"))}
+    assert modes == {0}
+
+
+def test_a_bundle_that_leads_out_of_its_folder_is_refused(site: home.Home, tmp_path: Path) -> None:
+    """Before anything is unpacked."""
+    shutil.copy(site.bundle, tmp_path / "odd.fab")
+    with zipfile.ZipFile(tmp_path / "odd.fab", "a") as archive:
+        archive.writestr("../../evil.py", "x = 1\n")
+    with pytest.raises(DataError, match="leads out of its folder"):
+        bundle.read_bundle(tmp_path / "odd.fab")
+
+
+def test_the_proxy_passes_the_fleet_path_alone(office: Office) -> None:
+    """All names are filled in, and every location but one is refused."""
+    text = proxy(office, office.settings)
+    assert not any(word in text.split("http {")[1] for word in ("FOLDER", "PORT", "INNER"))
+    assert [line.split()[1] for line in text.splitlines() if line.strip().startswith("location")] == ["/v1/fleet/", "/"]
+    assert "location / { return 403; }" in text
+    with pytest.raises(ConfigError, match="nginx"):
+        proxy(Office(office.folder / "a b"), office.settings)
+
+
+def test_settings_name_the_key_that_is_wrong(office: Office, site: home.Home) -> None:
+    """In hub.toml and site.toml alike."""
+    for path, read in (
+        (office.folder / "hub.toml", lambda: office.settings),
+        (site.folder / "site.toml", lambda: site.settings),
+    ):
+        whole = path.read_text()
+        assert read().name in ("trial", "north")
+        path.write_text(whole + "prot = 1\n")
+        with pytest.raises(ConfigError, match="unknown key 'prot'"):
+            read()
+        path.write_text(whole.replace("port = ", 'port = "x" # '))
+        with pytest.raises(ConfigError, match="'port' is 'x'"):
+            read()
+
+
+def test_the_status_is_read_from_what_the_hub_wrote(office: Office, site: home.Home) -> None:
+    """Phase, round, sites and their last failures; a torn last line is no error."""
+    admit(office, site.folder / "north.pub")
+    assert status(office).state == "not begun"
+    events = [
+        {"time": 1.0, "event": "round.started", "phase": "register", "round": 1},
+        {
+            "time": 3.0,
+            "event": "round.finished",
+            "phase": "register",
+            "round": 1,
+            "series": {"north": {}},
+            "failed": {},
+        },
+        {"time": 4.0, "event": "round.started", "phase": "register", "round": 2},
+    ]
+    lines = "\n".join(json.dumps(event) for event in events)
+    (office.folder / "events.jsonl").write_text(lines + '\n{"time": 5')
+    found = status(office)
+    assert (found.state, found.phase, found.round) == ("running", "register", 2)
+    assert found.left is not None
+    assert (found.sites[0].name, found.sites[0].state, found.sites[0].rounds) == ("north", "taking part", 1)
+    (office.folder / "failed.json").write_text(json.dumps({"code": "x", "message": "no quorum"}))
+    os.utime(office.folder / "failed.json")
+    assert (status(office).state, status(office).message) == ("failed", "no quorum")
