@@ -12,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help install demo test kills check bench clean
+.PHONY: help install demo test kills chaos intruders link check bench federation clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -28,11 +28,23 @@ test: $(STAMP) ## run all tests
 kills: $(STAMP) ## kill the preparation of scans at 20 random moments, and compare
 	SST_KILLS=20 $(BIN)/python -m pytest -q tests/client/test_killed.py
 
+chaos: $(STAMP) ## kill processes of real federations at 30 random moments, and compare; an hour
+	SST_CHAOS=30 $(BIN)/python -m pytest -q -s tests/live/test_chaos.py
+
+intruders: $(STAMP) ## let strangers, thieves and liars at a real federation, with 10,000 random messages
+	SST_INTRUDERS=10000 $(BIN)/python -m pytest -q -s tests/live/test_intruders.py
+
+link: $(STAMP) ## run a real federation whose sites are behind bad lines, one of them cut for a minute
+	SST_LINK=1 $(BIN)/python -m pytest -q -s tests/live/test_link.py
+
 check: $(STAMP) ## check format, lint and types
 	scripts/check
 
 bench: $(STAMP) ## compare the speed of the parts with straightforward versions
 	$(BIN)/python benchmarks/speed.py
+
+federation: $(STAMP) ## measure what federating costs: the hub's memory, and time beside the same steps without it
+	$(BIN)/python benchmarks/federation.py
 
 clean: ## remove the virtual environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

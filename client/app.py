@@ -11,10 +11,12 @@ nothing but its number; then the JSON file named by the environment variable SST
 "state"}` and the same three by that number.
 """
 
+import errno
 import json
 import logging
 import os
 import platform
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,16 +25,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import ledger, release, replies
-from client.messages import decode_request, encode_reply
+from client.kept import Kept
+from client.messages import decode_parcel, decode_request, encode_reply, return_nonce, size
 from client.policy import read_policy
 from client.preparation import Preparation, Stripping
 from client.site import LEARNING, Site, answer
+from configs import logs
 from configs.errors import ConfigError, DataError, FederationError, ReleaseError, RunError, SstError
-from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models import payload
+from sst_models.exchange import Arrays, PhaseRequest, SiteReply
 
 Answer = Callable[[PhaseRequest, Site], SiteReply]
 
@@ -40,36 +45,48 @@ CODES: dict[type[Exception], str] = {
     ConfigError: "config",
     DataError: "data",
     ReleaseError: "release",
+    payload.MissingBase: "base",
+    payload.WrongDigest: "digest",
     FederationError: "mismatch",
     RunError: "state",
     SstError: "site",
     MemoryError: "memory",
 }
-"""What the hub hears in place of an exception; anything else is "internal"."""
+"""What the hub hears in place of an exception; anything else is "internal". At "base" it sends all of a part."""
 
 OPTIONS = ("policy", "splits", "device", "mask-pattern", "strip", "bias")
 """What a node's config may say beside the site's name and folders."""
+
+LOG = "log.jsonl"
+"""In the site's state folder: start and end of each request; what went wrong is told in full in `site.log`."""
 
 CODE_FOLDERS = ("client", "configs", "sst_models")
 """The packages that run at a site."""
 
 
 def respond(message: Message, context: Context, answer: Answer) -> Message:
-    """Answer one message: from the reply cache or by `answer`, then release check, ledger entry, reply.
+    """Answer one message: from the reply cache or by `answer`, then release check, coding, ledger entry, reply.
 
     Returns:
         A message, always: on any failure one with a code word, while the site's own log gets the whole story.
     """
     request = PhaseRequest(run="", phase="", round=0, site="", experiment="")
     state: Path | None = None
+    code = ""
+    began = time.monotonic()
     try:
         request = decode_request(message.content)
         site = site_of(context)
         state = site.state
-        content = encode_reply(_release(request, site, answer))
+        _log(state, "request started", request)
+        content = _release(message.content, request, site, answer)
     except Exception as error:
         _record(state, request, error)
-        content = encode_reply(SiteReply(request.site, request.phase, request.round, count=0, error=_code(error)))
+        code = _code(error)
+        content = encode_reply(SiteReply(request.site, request.phase, request.round, count=0, error=code))
+    return_nonce(message.content, content)
+    took, down, up = round(time.monotonic() - began, 3), size(message.content), size(content)
+    _log(state, "request finished", request, seconds=took, down=down, up=up, code=code)
     return Message(content, reply_to=message)
 
 
@@ -111,16 +128,30 @@ def code_digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def _release(request: PhaseRequest, site: Site, answer: Answer) -> SiteReply:
+def _release(content: RecordDict, request: PhaseRequest, site: Site, answer: Answer) -> RecordDict:
     release.permit(request, site.policy)
+    held = Kept(site.folder(request.run) / "parts")
+    request = replace(request, arrays=_received(content, held))
     folder, key = site.state / "replies", replies.key_of(request)
     kept = replies.recall(folder, key)
     reply = kept or replace(_answer(request, site, answer), site=request.site)
     release.check(reply, request, site.policy)
     if kept is None and request.phase != "hello" and not reply.error:
         replies.remember(folder, key, reply)
-    ledger.append(site.state / ledger.NAME, request, reply)
-    return reply
+    parcel, led = payload.answer(reply.arrays, request)
+    for digest, arrays in led.items():
+        held.remember(digest, arrays)
+    ledger.append(site.state / ledger.NAME, request, reply, parcel)
+    return encode_reply(reply, parcel)
+
+
+def _received(content: RecordDict, held: Kept) -> dict[str, Arrays]:
+    """Unpack the request's parts, and keep those that the hub will come back to."""
+    parcel = decode_parcel(content)
+    parts = payload.unpack(parcel, held.recall)
+    for part in {*parcel.whole, *parcel.steps} & set(parcel.digests):
+        held.remember(parcel.digests[part], parts[part])
+    return parts
 
 
 def _answer(request: PhaseRequest, site: Site, answer: Answer) -> SiteReply:
@@ -174,7 +205,15 @@ def _listed(number: object) -> dict[str, Any]:
 
 
 def _code(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk"
     return next((word for kind, word in CODES.items() if isinstance(error, kind)), "internal")
+
+
+def _log(state: Path | None, event: str, request: PhaseRequest, **fields: object) -> None:
+    if state is not None:
+        level = logging.WARNING if fields.get("code") else logging.INFO
+        logs.note(state / LOG, event, level, run=request.run, phase=request.phase, round=request.round, **fields)
 
 
 def _record(state: Path | None, request: PhaseRequest, error: Exception) -> None:

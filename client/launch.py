@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from client import guard
 from client.bundle import fault
 from client.home import Home
+from configs import guard
 from configs.errors import RunError
 from configs.processes import Processes
 from sst_models.files import replace_file
@@ -53,6 +53,7 @@ def variables(home: Home) -> dict[str, str]:
     """Give what the SuperNode and its parts find in their environment beside the machine's own."""
     return {
         **QUIET,
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; a second otherwise, at each message
         "FLWR_HOME": str(home.flower.resolve()),
         "SST_APPROVED": str(home.approved.resolve()),
         "SST_REFUSED": str((home.folder / "refused.log").resolve()),
@@ -97,7 +98,7 @@ def write_tools(home: Home) -> Path:
     It comes first in PATH, and the folder of Flower's own commands is not in it: without the guard nothing runs.
     """
     tools, python = home.folder.resolve() / "bin", shlex.quote(sys.executable)
-    checked = f'#!/bin/sh\nexec {python} -P {shlex.quote(str(Path(guard.__file__).resolve()))} "$@"\n'
+    checked = guard.wrapper("flwr-clientapp", sys.executable)
     plain = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
     started = f'#!/bin/sh\nexec {python} -P -c {shlex.quote(plain)} "$@"\n'
     for name, text in (("flwr-clientapp", checked), ("flower-superexec", started)):

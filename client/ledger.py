@@ -15,13 +15,14 @@ import numpy as np
 
 from configs.errors import RunError
 from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.payload import Parcel
 
 NAME = "ledger.jsonl"
 _START = "0" * 64
 
 
-def append(path: Path, request: PhaseRequest, reply: SiteReply) -> str:
-    """Write the entry of one release to stable storage and give its hash.
+def append(path: Path, request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> str:
+    """Write the entry of one release to stable storage and give its hash; `parcel` is the reply's parts as they travel.
 
     Raises:
         OSError: the entry could not be written; then the reply must not be sent.
@@ -29,7 +30,7 @@ def append(path: Path, request: PhaseRequest, reply: SiteReply) -> str:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     previous = _cut_torn_tail(path)
-    entry = {**describe(request, reply), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    entry = {**describe(request, reply, parcel), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     entry["previous"] = previous
     entry["hash"] = _hash(entry)
     with path.open("ab") as file:
@@ -39,16 +40,18 @@ def append(path: Path, request: PhaseRequest, reply: SiteReply) -> str:
     return str(entry["hash"])
 
 
-def describe(request: PhaseRequest, reply: SiteReply) -> dict[str, Any]:
-    """Say what a reply holds, without a value: part by part names, shapes, bytes and SHA-256."""
+def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> dict[str, Any]:
+    """Say what a reply holds, without a value: part by part names and shapes; form, bytes, SHA-256 of what travels."""
+    sent = {part: ("whole", arrays) for part, arrays in parcel.whole.items()}
+    sent |= {part: ("difference", step.arrays) for part, step in parcel.steps.items()}
     return {
         "run": request.run,
         "phase": request.phase,
         "round": request.round,
         "site": request.site,
         "count": reply.count,
-        "bytes": reply.bytes,
-        "parts": {part: _describe_part(arrays) for part, arrays in sorted(reply.arrays.items())},
+        "bytes": parcel.bytes,
+        "parts": {part: _describe_part(arrays, *sent[part]) for part, arrays in sorted(reply.arrays.items())},
         "metrics": sorted(reply.metrics),
         "series": {key: len(values) for key, values in sorted(reply.series.items())},
         "settings": sorted(reply.settings),
@@ -72,14 +75,15 @@ def verify(path: Path) -> int:
     return len(lines)
 
 
-def _describe_part(arrays: Arrays) -> dict[str, Any]:
+def _describe_part(arrays: Arrays, form: str, sent: Arrays) -> dict[str, Any]:
     digest = sha256()
-    for name, array in sorted(arrays.items()):
+    for name, array in sorted(sent.items()):
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return {
         "arrays": {name: list(array.shape) for name, array in sorted(arrays.items())},
-        "bytes": sum(array.nbytes for array in arrays.values()),
+        "form": form,
+        "bytes": sum(array.nbytes for array in sent.values()),
         "sha256": digest.hexdigest(),
     }
 

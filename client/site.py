@@ -1,5 +1,6 @@
 """One site: from a request of the hub to the reply, without any transport."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from sst_models.exchange import PhaseRequest, SiteReply
 
 LEARNING = ("register", "style", "joint", "flow_codes", "adapt")
 """The phases in which a site trains."""
+
+
+RUN = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,64}")
+"""What a run may be called: it names a folder at each site."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,13 @@ class Site:
     preparation: Preparation = Preparation()
 
     def folder(self, run: str) -> Path:
-        """Give the folder of one run's state at this site."""
+        """Give the folder of one run's state at this site.
+
+        Raises:
+            FederationError: the run's name, which the hub chose, could lead out of the state folder.
+        """
+        if not RUN.fullmatch(run):
+            raise FederationError("the hub's name for the run is none: letters, digits, dots, - and _, at most 64")
         return self.state / "runs" / run
 
 

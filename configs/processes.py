@@ -1,5 +1,6 @@
 """Processes of Flower's that hub, site and simulation start, watch and end: each in its own group, with its own log."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -98,7 +99,14 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
+
+
+def _end_with_parent() -> None:
+    """Let a process end when the one that started it is killed, which then cannot end it; on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -45,6 +45,7 @@ class Federation:
     deadline: Rate = 3600.0  # seconds that a site has for one request
     quorum: Share = 1.0  # share of the sites whose reply a round needs
     mean: Literal["mean", "trimmed", "median"] = "mean"  # weighted by scans; the others count sites alike, and outvote
+    payload: Literal["half", "full"] = "half"  # what changed, as half-precision differences; or all, as float32
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -57,6 +58,7 @@ class Registration:
     pulls: Natural = 0  # demons steps at each level of a pyramid, before its learnt residual
     polish: Natural = 0  # demons steps at full resolution that end a flow where it is used; learning goes without
     ascent: Natural = 0  # steps up the gradient of LNCC after those
+    likelihood: Weight = 0.0  # of a scan's intensities where carried labels are refined by them; 0: not at all
     integration: Natural = 0  # squarings of a stationary velocity; 0: the network's output is the displacement
     smoothness: Weight = 0.1  # lambda_reg of eq. 9
     lncc: Weight = 0.0  # weight of 1 - LNCC beside the image loss of eq. 8
@@ -119,6 +121,7 @@ class Phase:
     batch: Positive = 1
     rate: Rate = 2e-4  # Adam
     critic_rate: Rate = 2e-4  # Adam of the critic, betas (0.5, 0.999)
+    deadline: Rate | None = None  # seconds that a site has for one round; None: as federation.deadline
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -1,22 +1,29 @@
 """The hub's Flower ServerApp: wait for the sites, run the experiment of the hub's folder, say how it ended.
 
 The process that starts ServerApps gets three environment variables: SST_HUB, the hub's folder (`experiment.json`, the
-atlas, the state of the run); SST_SITES_EXPECTED, how many sites must be there before the run starts (1); and
-SST_SITES_WAIT, for how many seconds to wait for them (600). They are not run config, which every site could read.
+atlas, the state of the run); SST_SITES_EXPECTED, how many sites must be there before the run starts (1);
+SST_SITES_WAIT, for how many seconds to wait for them (600); and SST_QUORUM_WAIT, for how many seconds a round waits for
+its quorum (0). They are not run config, which every site could read.
 """
 
+import errno
+import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from configs import logs
 from configs.errors import ConfigError, RunError, SstError
-from configs.schema import from_json
+from configs.schema import Experiment, from_json
 from server.federation import Federation, GridFederation
+from sst_models.files import replace_file
 
 FAILED = "failed.json"
 """In the hub's folder after a run that failed: `{"code", "message"}`. A run that starts removes an old one."""
@@ -27,25 +34,64 @@ Run = Callable[[Path, Federation], object]
 
 
 def serve(grid: Grid, run: Run) -> None:
-    """Run the experiment of SST_HUB over `grid`.
+    """Run the experiment of SST_HUB over `grid`; one run at a time works in a hub's folder.
 
     Raises:
         SstError: why the run cannot go on; its line is also in the hub's folder.
     """
     hub = Path(_variable("SST_HUB", ""))
-    (hub / FAILED).unlink(missing_ok=True)
+    with _alone(hub), logs.kept(hub / "logs" / "hub.jsonl", "server"):
+        (hub / FAILED).unlink(missing_ok=True)
+        try:
+            experiment = from_json(_read(hub / "experiment.json"))
+            federation = GridFederation(grid, experiment.federation.deadline, deadlines=_deadlines(experiment))
+            if not (hub / "members.json").exists():  # else the run goes on, and each round waits for whom it needs
+                federation.wait(_number("SST_SITES_EXPECTED", "1"), _number("SST_SITES_WAIT", "600"))
+            run(hub, federation)
+        except Exception as error:
+            told = _full(error, hub)
+            known = isinstance(told, SstError)
+            message = str(told) if known else f"{type(told).__name__}: {told}"
+            log.error("run failed: %s", message)
+            code = type(told).__name__ if known else "internal"
+            with suppress(OSError):  # a full disk must not hide why
+                replace_file(hub / FAILED, json.dumps({"code": code, "message": message}))
+            if told is error:
+                raise
+            raise told from error
+
+
+@contextmanager
+def _alone(hub: Path) -> Iterator[None]:
+    """Keep a second run out of the hub's folder, which somebody on the hub's machine may have submitted.
+
+    Raises:
+        RunError: another run works there.
+    """
+    if not hub.is_dir():
+        raise RunError(f"{hub} is no folder: SST_HUB must name a hub's folder")
+    folder = os.open(hub, os.O_RDONLY)  # the lock is on the folder itself, and ends with the process
     try:
-        experiment = from_json(_read(hub / "experiment.json"))
-        federation = GridFederation(grid, deadline_s=experiment.federation.deadline)
-        federation.wait(_number("SST_SITES_EXPECTED", "1"), _number("SST_SITES_WAIT", "600"))
-        run(hub, federation)
-    except Exception as error:
-        known = isinstance(error, SstError)
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        log.error("run failed: %s", message)
-        code = type(error).__name__ if known else "internal"
-        (hub / FAILED).write_text(json.dumps({"code": code, "message": message}), encoding="utf-8")
-        raise
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another run works in {hub}; stop it, or wait for it") from error
+        yield
+    finally:
+        os.close(folder)
+
+
+def _full(error: Exception, hub: Path) -> Exception:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            f"the disk of {hub} is full: make room, then sst hub resume; nothing of a finished round is lost"
+        )
+    return error
+
+
+def _deadlines(experiment: Experiment) -> dict[str, float]:
+    phases = {item.name: getattr(experiment.phases, item.name).deadline for item in fields(experiment.phases)}
+    return {name: seconds for name, seconds in phases.items() if seconds is not None}
 
 
 def _read(path: Path) -> str:
@@ -77,4 +123,5 @@ def main(grid: Grid, context: Context) -> None:
     """Run the experiment of the hub's folder."""
     from server.run import run
 
-    serve(grid, run)
+    patience, least = _number("SST_QUORUM_WAIT", "0"), _number("SST_SITES_EXPECTED", "1")
+    serve(grid, lambda hub, federation: run(hub, federation, patience, least))

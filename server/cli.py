@@ -1,4 +1,4 @@
-"""The commands of the hub's operator: `sst hub init`, `invite`, `admit`, `start`, `resume`, `status`."""
+"""The commands of the hub's operator: `sst hub init`, `invite`, `admit`, `dismiss`, `renew`, `start`, `status`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -57,6 +57,19 @@ def admit(
 
     for one in key:
         typer.echo(f"{take(Office(hub), one)} is admitted; a hub that is running lets it in by itself")
+
+
+@app.command()
+def dismiss(
+    hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE ...", help="Names of sites.")]
+) -> None:
+    """Let sites out: their keys are taken away, and the run goes on without them; admit lets them in again."""
+    from server.kit import dismiss as let_out
+    from server.office import Office
+
+    for one in site:
+        let_out(Office(hub), one)
+        typer.echo(f"{one} is dismissed; a hub that is running lets it out by itself")
 
 
 @app.command()

@@ -7,8 +7,9 @@ lacks: one reply in memory at a time, a deadline, and asking again where a messa
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from secrets import token_hex
 from types import MappingProxyType
 from typing import Protocol
 
@@ -17,8 +18,10 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from configs.errors import FederationError
-from server.messages import TYPES, decode_reply, encode_request
+from server.holdings import Holdings
+from server.messages import TYPES, decode_parcel, decode_reply, encode_request
 from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.payload import Parcel, WrongDigest
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ HELLO = 120.0  # seconds that a node has to say its name: process start and impo
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of arrays that one request sent down to a site (repeats counted) and brought up from it."""
+    """Bytes of arrays as they travelled: down to a site with one request (repeats counted), and up from it."""
 
     phase: str
     round: int
@@ -44,10 +47,20 @@ class Traffic:
     up: int
 
 
+@dataclass(frozen=True)
+class Late:
+    """A reply that came after its deadline."""
+
+    phase: str
+    round: int
+    site: str
+
+
 class Federation(Protocol):
     """What the hub's loop sees of its sites."""
 
     traffic: list[Traffic]
+    late: list[Late]  # replies that came after their deadline and do not count, until somebody takes them out
 
     def sites(self) -> tuple[str, ...]:
         """Give the names of the sites that are there, sorted."""
@@ -68,17 +81,29 @@ class _Open:
 
     request: PhaseRequest
     asked: float  # time.monotonic() of the last push
+    nonce: str = field(default_factory=lambda: token_hex(16))  # a reply must bring it: nobody else's, no older one does
     node: int = 0
     activated: str = ""  # the node's last_activated_at at the last push
     messages: list[str] = field(default_factory=list)
     pushes: int = 0
+    whole: bool = False  # the site lacked what a difference starts from: send all
+    sent: Parcel = Parcel()
+    down: int = 0  # bytes
+    up: int = 0
     away_since: float | None = None
 
 
 class GridFederation:
     """A federation over Flower's `Grid`."""
 
-    def __init__(self, grid: Grid, deadline_s: float, retries: int = 3, patience_s: float = 180.0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        deadline_s: float,
+        retries: int = 3,
+        patience_s: float = 180.0,
+        deadlines: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Use `grid`.
 
         Args:
@@ -86,8 +111,13 @@ class GridFederation:
             deadline_s: seconds that a site has for one request; a repeated request starts anew.
             retries: how often a lost request is sent again.
             patience_s: seconds to wait for a node that went away; Flower lets a crashed one back after 60.
+            deadlines: seconds instead of `deadline_s`, by phase.
         """
         self.traffic: list[Traffic] = []
+        self.late: list[Late] = []
+        self._deadlines = deadlines
+        self._overdue: dict[str, PhaseRequest] = {}  # by message
+        self._holdings = Holdings()
         self._grid, self._deadline, self._retries, self._patience = grid, deadline_s, retries, patience_s
         self._called: dict[int, str] = {}  # names that unregistered nodes gave in their hello
         self._watched = 0.0
@@ -123,8 +153,8 @@ class GridFederation:
         while underway:
             one = underway[0]
             reply = self._wait_for(one, underway)
-            down = one.pushes * sum(a.nbytes for part in one.request.arrays.values() for a in part.values())
-            self.traffic.append(Traffic(reply.phase, reply.round, reply.site, down, reply.bytes))
+            self.traffic.append(Traffic(reply.phase, reply.round, reply.site, one.down, one.up))
+            _log(reply, time.monotonic() - one.asked, one)
             underway.pop(0)
             yield reply
             del reply  # else it would live while the next one is unpacked
@@ -135,12 +165,13 @@ class GridFederation:
             reply = self._poll(one)
             if reply is not None:
                 return reply
-            if time.monotonic() - one.asked > self._deadline:
+            if time.monotonic() - one.asked > self._seconds(one.request.phase):
+                self._overdue |= dict.fromkeys(one.messages, _bare(one.request))
                 return _failed(one.request, "deadline")
             if not one.messages and not self._ask_again(one):
                 return _failed(one.request, "unavailable")
             time.sleep(pause)
-            pause = min(2.0, pause * 1.5)
+            pause = min(0.5, pause * 1.5)
             self._watch(underway)
 
     def _poll(self, one: _Open) -> SiteReply | None:
@@ -148,7 +179,11 @@ class GridFederation:
         for message_id in list(one.messages):
             for message in self._grid.pull_messages([message_id]):
                 if message.has_content():
-                    return _decoded(message, one.request)
+                    reply = self._taken(message, one)
+                    if reply.error == "base" and not one.whole:
+                        self._send_whole(one)
+                        return None
+                    return reply
                 one.messages.remove(message_id)
                 code = message.error.code
                 if one.messages:
@@ -157,6 +192,23 @@ class GridFederation:
                     return _failed(one.request, CODES.get(code, "unknown"))
                 log.warning("ask again site=%s phase=%s code=%d", one.request.site, one.request.phase, code)
         return None
+
+    def _taken(self, message: Message, one: _Open) -> SiteReply:
+        """Read a reply; what it and its request brought, the site holds from now on."""
+        reply = _decoded(message, one.request, one.nonce)
+        if not reply.error:
+            parcel = decode_parcel(message.content)
+            one.up += parcel.bytes
+            self._holdings.note(one.request, [*one.sent.digests.values(), *parcel.digests.values()])
+        return reply
+
+    def _send_whole(self, one: _Open) -> None:
+        """Send a request again at once, with all of each part; this counts as no try."""
+        log.info("send whole site=%s phase=%s", one.request.site, one.request.phase)
+        self._holdings.forget(one.request)
+        one.whole, one.asked, one.pushes = True, time.monotonic(), one.pushes - 1
+        one.messages.clear()
+        self._ask_again(one)
 
     def _ask_again(self, one: _Open) -> bool:
         """Send a lost request to wherever its site is now; False once the site was away for too long."""
@@ -176,6 +228,7 @@ class GridFederation:
         if now - self._watched < 5.0:
             return
         self._watched = now
+        self._discard_late()
         activated = {node.node_id: node for node in self._grid.get_nodes()}
         for one in underway:
             node = activated.get(one.node)
@@ -183,30 +236,49 @@ class GridFederation:
                 log.warning("ask again site=%s phase=%s: node restarted", one.request.site, one.request.phase)
                 self._push([one], {one.request.site: node})
 
+    def _discard_late(self) -> None:
+        """Take replies that came after their deadline out of Flower's hands, and note them; nothing else is done."""
+        for message_id, request in list(self._overdue.items()):
+            for message in self._grid.pull_messages([message_id]):
+                del self._overdue[message_id]
+                if message.has_content():
+                    log.warning("late reply discarded site=%s phase=%s", request.site, request.phase)
+                    self.late.append(Late(request.phase, request.round, request.site))
+
+    def _seconds(self, phase: str) -> float:
+        return self._deadlines.get(phase, self._deadline)
+
     def _push(self, some: list[_Open], nodes: dict[str, NodeInfo]) -> None:
         if not some:
             return
         written: dict[int, ArrayRecord] = {}
-        messages = [self._message(one.request, nodes[one.request.site].node_id, written) for one in some]
+        digests: dict[int, str] = {}
+        for one in some:
+            one.sent = self._holdings.pack(one.request, digests, one.whole)
+        messages = [self._message(one, nodes[one.request.site].node_id, written) for one in some]
         ids = list(self._grid.push_messages(messages)) or [""] * len(messages)  # none: Flower found them too large
         for one, message_id in zip(some, ids, strict=True):
             node = nodes[one.request.site]
             one.node, one.activated, one.asked = node.node_id, node.last_activated_at, time.monotonic()
-            one.pushes += 1
+            one.pushes, one.down = one.pushes + 1, one.down + one.sent.bytes
             if message_id:
                 one.messages.append(message_id)
 
-    def _message(self, request: PhaseRequest, node: int, written: dict[int, ArrayRecord]) -> Message:
-        content = encode_request(request, written)
-        return Message(content, node, TYPES[request.phase], ttl=self._deadline + MARGIN, group_id=str(request.round))
+    def _message(self, one: _Open, node: int, written: dict[int, ArrayRecord]) -> Message:
+        request, content = one.request, encode_request(one.request, written, one.sent, one.nonce)
+        return Message(
+            content, node, TYPES[request.phase], ttl=self._seconds(request.phase) + MARGIN, group_id=str(request.round)
+        )
 
     def _nodes(self, wanted: set[str] | None = None) -> dict[str, NodeInfo]:
         """Map the name of each site that is there to its node; nodes without a registered name are asked."""
         there = list(self._grid.get_nodes())
-        names = {node.node_id: node.name or self._called.get(node.node_id, "") for node in there}
-        strangers = [node for node in there if not names[node.node_id]]
-        if strangers and not (wanted and wanted <= set(names.values())):
-            names |= self._greet(strangers)
+        names = {node.node_id: node.name for node in there}
+        if not any(names.values()):  # else keys are registered, and a node without a name has no business here
+            names |= {node: name for node, name in self._called.items() if node in names}
+            strangers = [node for node in there if not names[node.node_id]]
+            if strangers and not (wanted and wanted <= set(names.values())):
+                names |= self._greet(strangers)
         named = [(names[node.node_id], node) for node in there if names[node.node_id]]
         # A node that came back under a new id is listed twice for up to a minute: the last one counts.
         return dict(sorted(named, key=lambda pair: (pair[0], pair[1].last_activated_at)))
@@ -237,12 +309,26 @@ def _name_in(message: Message, greeting: PhaseRequest, node: NodeInfo) -> dict[i
     return {node.node_id: name}
 
 
-def _decoded(message: Message, request: PhaseRequest) -> SiteReply:
+def _decoded(message: Message, request: PhaseRequest, nonce: str = "") -> SiteReply:
     try:
-        return decode_reply(message.content, request)
-    except (KeyError, TypeError, ValueError) as error:
+        return decode_reply(message.content, request, nonce)
+    except WrongDigest as error:
+        log.warning("damaged reply site=%s phase=%s: %s", request.site, request.phase, error)
+        return _failed(request, "digest")
+    except Exception as error:  # a peer chose these bytes; numpy alone has half a dozen ways to refuse them
         log.warning("malformed reply site=%s phase=%s: %s", request.site, request.phase, error)
         return _failed(request, "malformed")
+
+
+def _bare(request: PhaseRequest) -> PhaseRequest:
+    """Give a request without its weights, to remember it by."""
+    return replace(request, arrays={})
+
+
+def _log(reply: SiteReply, seconds: float, one: _Open) -> None:
+    word = "reply site=%s phase=%s round=%d seconds=%.3f down=%d up=%d code=%s"
+    values = (reply.site, reply.phase, reply.round, seconds, one.down, one.up, reply.error)
+    log.log(logging.WARNING if reply.error else logging.INFO, word, *values)
 
 
 def _failed(request: PhaseRequest, error: str) -> SiteReply:

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from scipy.stats import trim_mean
 
-from configs.errors import FederationError
 from configs.schema import Experiment
 from server import vet
 from server.aggregate import RunningMean
-from server.state import MOMENTS, OWN
+from server.state import MOMENTS, OWN, store
 from sst_models import weights
 from sst_models.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.phases import SitePhase
@@ -41,9 +40,8 @@ class Fold:
     experiment: Experiment
     requests: Mapping[str, PhaseRequest]  # by site
     spool: Path  # folder for the replies of this round; emptied at both ends
+    library: Path  # folder for each site's own A, where it stays
     series: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)  # by site, of replies that count
-    failed: dict[str, str] = field(default_factory=dict)  # site -> code
-    bad: set[str] = field(default_factory=set)  # sites whose reply failed a check of the hub
     _counts: dict[str, int] = field(default_factory=dict)
     _moved: dict[str, float] = field(default_factory=dict)
 
@@ -51,46 +49,29 @@ class Fold:
         """Forget what an interrupted round left."""
         shutil.rmtree(self.spool, ignore_errors=True)
 
-    def add(self, reply: SiteReply) -> None:
-        """Take one reply in, or leave it out under its error or under what is wrong with it."""
-        if reply.error:
-            self.failed[reply.site] = reply.error
-            return
+    def add(self, reply: SiteReply) -> str:
+        """Take one reply in; give a word where it must be left out."""
         request = self.requests[reply.site]
         if word := vet.fault(reply, request, self.phase, self.experiment.style.code):
-            self._leave_out(reply.site, word)
-            return
+            return word
         tensors = {f"{p}/{n}": torch.from_numpy(np.array(a)) for p, own in reply.arrays.items() for n, a in own.items()}
         weights.save(tensors, self._path(reply.site))
         self._counts[reply.site], self.series[reply.site] = reply.count, dict(reply.series)
         self._moved[reply.site] = _distance(reply, request, self.phase)
+        return ""
 
-    def close(self, quorum: float, sites: int) -> dict[str, Arrays]:
-        """Fold the replies that count into what the round brought, by part.
+    def settle(self) -> dict[str, str]:
+        """Drop the replies that moved the weights much further than the others did; give a word for each, by site."""
+        far = self._far()
+        for site in far:
+            del self.series[site], self._counts[site], self._moved[site]
+        return dict.fromkeys(far, "far")
 
-        Args:
-            quorum: share of the sites whose reply the round needs.
-            sites: how many take part.
-
-        Raises:
-            FederationError: fewer than the quorum.
-        """
-        for site in self._far():
-            self._leave_out(site, "far")
-            del self.series[site], self._counts[site]
-        if len(self.series) < max(1.0, quorum * sites):
-            why = ", ".join(f"{site}: {code}" for site, code in sorted(self.failed.items()))
-            raise FederationError(
-                f"phase {self.phase.name}: {len(self.series)} of {sites} sites answered ({why}); "
-                "see site.log at those sites, then start the run again"
-            )
+    def close(self) -> dict[str, Arrays]:
+        """Fold the replies that count into what the round brought, by part; in the order of the sites' names."""
         parts = self._own() | (self._mean() if self.experiment.federation.mean == "mean" else self._robust())
         shutil.rmtree(self.spool, ignore_errors=True)
         return parts
-
-    def _leave_out(self, site: str, word: str) -> None:
-        self.failed[site] = word
-        self.bad.add(site)
 
     def _far(self) -> list[str]:
         found = []
@@ -104,8 +85,15 @@ class Fold:
         return part != MOMENTS and not (part == OWN and self.experiment.federation.style == "weights")
 
     def _own(self) -> dict[str, Arrays]:
-        kept = ((site, part, arrays) for site, parts in self._replies() for part, arrays in parts.items())
-        return {f"{part}.{site}": arrays for site, part, arrays in kept if not self._shared(part)}
+        own: dict[str, Arrays] = {}
+        for site, parts in self._replies():
+            for part, arrays in parts.items():
+                if part == OWN and not self._shared(part):
+                    own[f"{part}.{site}"] = store(arrays, self.library)
+                elif not self._shared(part):
+                    # A copy: what was loaded is a view of the file, which would stay mapped for as long as it is kept.
+                    own[f"{part}.{site}"] = {name: array.copy() for name, array in arrays.items()}
+        return own
 
     def _mean(self) -> dict[str, Arrays]:
         means: dict[str, RunningMean] = {}
@@ -123,13 +111,13 @@ class Fold:
             asked = next(iter(self.requests.values())).arrays[part]
             for name in asked:
                 key = f"{part}/{name}"
-                stack = np.stack([weights.load(self._path(site))[key].numpy() for site in self._counts])
+                stack = np.stack([weights.load(self._path(site))[key].numpy() for site in sorted(self._counts)])
                 middle = np.median(stack, axis=0) if how == "median" else trim_mean(stack, TRIM, axis=0)
                 found.setdefault(part, {})[name] = np.asarray(middle, dtype=np.float32)
         return dict(found)
 
     def _replies(self) -> Iterator[tuple[str, dict[str, Arrays]]]:
-        for site in self._counts:
+        for site in sorted(self._counts):
             parts: dict[str, dict[str, np.ndarray]] = {}
             for key, tensor in weights.load(self._path(site)).items():
                 part, name = key.split("/", 1)

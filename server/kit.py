@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from configs.errors import DataError
 from configs.schema import from_json
-from server.office import Office, check_name
-from sst_models.files import replace_file
+from server.office import LEFT, Office, check_name
+from sst_models.files import replace_file, write_json
 
 README = """\
 {federation}: start-up kit of the site "{site}"
@@ -128,4 +128,29 @@ def admit(office: Office, key: Path) -> str:
             "ask the site by a way that you trust"
         )
     replace_file(kept, text)
+    _write_left(office, dismissed(office) - {site})
     return site
+
+
+def dismiss(office: Office, site: str) -> None:
+    """Let a site out of the federation: its key is taken away, and no round waits for it. `admit` lets it in again.
+
+    Raises:
+        DataError: no such site was admitted.
+    """
+    key = office.key(site)
+    if site not in office.admitted:
+        raise DataError(f"no site '{site}' is admitted; those that are: {', '.join(office.admitted) or 'none'}")
+    _write_left(office, dismissed(office) | {site})
+    key.unlink()
+
+
+def dismissed(office: Office) -> set[str]:
+    """Give the names of the sites that were dismissed."""
+    path = office.folder / LEFT
+    return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
+
+
+def _write_left(office: Office, names: set[str]) -> None:
+    if names != dismissed(office):
+        write_json(sorted(names), office.folder / LEFT)

@@ -3,6 +3,7 @@
 What ends is started again; a run whose ServerApp died is submitted again, and goes on from its last finished round.
 """
 
+import hashlib
 import json
 import os
 import shlex
@@ -11,12 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
+from configs import guard
 from configs.errors import FederationError, RunError
 from configs.processes import Processes
+from server import events
 from server.office import Office
 from server.setup import PROJECT, QUIET, build_bundle
 from sst_models.files import replace_file, write_json
@@ -28,8 +33,14 @@ HEALTHY = 90.0
 PAUSE = 3.0
 """Seconds before a process that ended is started again."""
 
-LOOK = 5.0
-"""Seconds between two looks at processes and run: each starts one of Flower's commands."""
+LOOK = 15.0
+"""Seconds between two looks at the run, each of which starts one of Flower's commands (1.3 s of a core)."""
+
+TRIES = 3
+"""Times that the hub's app may fail by itself, as when the SuperLink goes away, without a round between."""
+
+PARTING = 15.0
+"""Seconds that the hub's app has to tell the SuperLink that it is done."""
 
 Say = Callable[[str], None]
 
@@ -59,10 +70,14 @@ def variables(office: Office) -> dict[str, str]:
     settings = office.settings
     return {
         **QUIET,
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; a second otherwise, at each message
         "FLWR_HOME": str(office.flower.resolve()),
         "SST_HUB": str(office.folder.resolve()),
         "SST_SITES_EXPECTED": str(settings.sites),
         "SST_SITES_WAIT": str(settings.wait),
+        "SST_QUORUM_WAIT": str(settings.wait),
+        "SST_APPROVED": str(office.approved.resolve()),
+        "SST_REFUSED": str(office.logs.resolve() / "refused.log"),
         "NO_PROXY": "127.0.0.1",
         "NO_COLOR": "1",
     }
@@ -70,7 +85,8 @@ def variables(office: Office) -> dict[str, str]:
 
 def printed(office: Office) -> str:
     """Give the commands as a person, or a service manager, would type them."""
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables(office).items()]
+    own = {**variables(office), "PATH": _path(office)}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in own.items()]
     return "\n".join([*lines, *(shlex.join(command) for command in commands(office).values())])
 
 
@@ -90,9 +106,8 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
     settings = office.settings
     office.flower.mkdir(parents=True, exist_ok=True)
     _write_connection(office)
-    tools = str(Path(sys.executable).parent)
-    path = os.pathsep.join((tools, os.environ.get("PATH", ""), "/usr/sbin"))
-    environment = {**os.environ, **variables(office), "PATH": path}
+    _write_tools(office)
+    environment = {**os.environ, **variables(office), "PATH": _path(office)}
     with Processes(environment, office.logs, office.folder / "empty") as processes:
         wanted = commands(office)
         processes.start("superlink", wanted["superlink"])
@@ -118,27 +133,46 @@ def check_bundle(office: Office) -> None:
         )
 
 
+class Unanswered(FederationError):
+    """The SuperLink did not do what it was asked: it may just be starting again."""
+
+
 class Flower:
     """Flower's own commands to this hub's SuperLink."""
 
     def __init__(self, office: Office, environment: Mapping[str, str]) -> None:
         """Use the connection in the hub's folder."""
         self._office, self._environment = office, environment
+        self.reached, self.stuck = -1, 0  # rounds at the app's last failure; failures without one between
+        self._digest = json.loads(office.approved.read_text(encoding="utf-8"))["digest"]
 
     def register(self, say: Say) -> None:
-        """Register the keys of all admitted sites that are not yet."""
+        """Register the keys of all admitted sites that are not yet, and unregister those of dismissed ones.
+
+        Raises:
+            Unanswered: the SuperLink did not take a key.
+        """
         path = self._office.flower / "registered.json"  # Flower lists nodes without their names
-        known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for site in sorted(set(known) - set(self._office.admitted)):
+            if node := known[site]["node"]:
+                done = self._call("supernode", "unregister", node, CONNECTION)
+                told = done.stdout + done.stderr
+                if done.returncode and "not found" not in told:
+                    raise Unanswered(f"the key of the site '{site}' cannot be unregistered: {_last(told)}")
+            del known[site]
+            write_json(known, path)
+            say(f"site {site} is out")
         for site in self._office.admitted:
             key = self._office.key(site).read_text(encoding="ascii")
-            if known.get(site) == key:
+            if known.get(site, {}).get("key") == key:
                 continue
             where = str(self._office.key(site).resolve())
             done = self._call("supernode", "register", where, CONNECTION, "--name", site, "--format", "json")
             told = done.stdout + done.stderr
             if done.returncode and "already" not in told:
-                raise FederationError(f"the key of the site '{site}' cannot be registered: {_last(told)}")
-            known[site] = key
+                raise Unanswered(f"the key of the site '{site}' cannot be registered: {_last(told)}")
+            known[site] = {"key": key, "node": str(_parsed(done.stdout).get("node-id", ""))}
             write_json(known, path)
             say(f"site {site} may come in")
 
@@ -146,24 +180,24 @@ class Flower:
         """Submit the run.
 
         Raises:
-            FederationError: the SuperLink did not take it.
+            Unanswered: the SuperLink did not take it.
         """
         done = self._call("run", str(PROJECT), CONNECTION)
         if done.returncode:
-            raise FederationError(f"the SuperLink did not take the run: {_last(done.stdout + done.stderr)}")
+            raise Unanswered(f"the SuperLink did not take the run: {_last(done.stdout + done.stderr)}")
 
     def status(self) -> str:
-        """Give the status of the last run, e.g. "running" or "finished:failed"; "" where there is none."""
-        runs = self._json("list").get("runs", [])
-        return str(runs[0]["status"]) if runs else ""
+        """Give the status of the last run of the hub's own app, e.g. "running"; "" where there is none.
 
-    def _json(self, *words: str) -> dict[str, list[dict[str, object]]]:
-        done = self._call(*words, CONNECTION, "--format", "json")
-        try:
-            found = json.loads(done.stdout)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        Raises:
+            Unanswered: the SuperLink did not say.
+        """
+        done = self._call("list", CONNECTION, "--format", "json")
+        listed = _parsed(done.stdout)
+        if done.returncode or "runs" not in listed:  # not the same as no run: a second one would be begun
+            raise Unanswered(f"the SuperLink does not list its runs: {_last(done.stdout + done.stderr)}")
+        runs = [run for run in listed["runs"] if run.get("fab-hash") == self._digest]
+        return str(runs[0]["status"]) if runs else ""
 
     def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
         tool = str(Path(sys.executable).with_name("flwr"))
@@ -180,21 +214,55 @@ class Flower:
 
 
 def _watch(office: Office, processes: Processes, flower: Flower, say: Say) -> None:
+    looked, answered = -LOOK, time.monotonic()
     while not finished(office):
         for name in processes.mend(PAUSE):
             say(f"{name} had ended and was started again; why is in {processes.logs / name}.log")
-        try:
-            flower.register(say)
-            status = flower.status()
-            if status in ("", "finished:completed", "finished:failed", "finished:stopped"):
-                _raise_if_failed(office)
-                if not finished(office):
-                    flower.submit()
-                    say("the run goes on" if status else "the run has begun")
-        except subprocess.TimeoutExpired:
-            say("the SuperLink does not answer; it is asked again")
-        time.sleep(LOOK)
+        if time.monotonic() - looked >= LOOK:
+            try:
+                _look(office, flower, say)
+                answered = time.monotonic()
+            except (Unanswered, subprocess.TimeoutExpired) as error:
+                if time.monotonic() - answered > HEALTHY:
+                    raise FederationError(f"{_brief(error)}; see {processes.logs / 'superlink.log'}") from error
+                say(f"{_brief(error)}; it is asked again")
+            looked = time.monotonic()
+        time.sleep(1.0)
+    end = time.monotonic() + PARTING
+    with suppress(Unanswered, subprocess.TimeoutExpired):
+        while flower.status() == "running" and time.monotonic() < end:
+            time.sleep(1.0)
     say(f"the run is finished: {office.folder / 'cross-site.json'} has what each site's model reaches")
+
+
+def _brief(error: Exception) -> str:
+    return str(error) if isinstance(error, Unanswered) else "the SuperLink does not answer"
+
+
+def _look(office: Office, flower: Flower, say: Say) -> None:
+    flower.register(say)
+    status = flower.status()
+    if status in ("", "finished:completed", "finished:failed", "finished:stopped"):
+        _raise_if_failed(office, flower, say)
+        if not finished(office):
+            flower.submit()
+            say("the run goes on" if status else "the run has begun")
+
+
+def _write_tools(office: Office) -> None:
+    """Write the app's digest, and the command that the process which starts ServerApps finds first: it runs no other.
+
+    Whoever reaches the SuperLink on loopback can submit a run, which would work in this hub's folder.
+    """
+    write_json({"digest": hashlib.sha256(office.bundle.read_bytes()).hexdigest()}, office.approved)
+    tool = office.folder / "bin" / "flwr-serverapp"
+    replace_file(tool, guard.wrapper(tool.name, sys.executable))
+    tool.chmod(0o755)
+
+
+def _path(office: Office) -> str:
+    tools = str(Path(sys.executable).parent)
+    return os.pathsep.join((str(office.folder.resolve() / "bin"), tools, os.environ.get("PATH", ""), "/usr/sbin"))
 
 
 def finished(office: Office) -> bool:
@@ -206,15 +274,20 @@ def finished(office: Office) -> bool:
         return False
 
 
-def _raise_if_failed(office: Office) -> None:
-    """A run that ended for a reason which a person must mend is not begun again by itself."""
+def _raise_if_failed(office: Office, flower: Flower, say: Say) -> None:
+    """A run that a person must mend is not begun again by itself, nor one that gets no further."""
     path = office.folder / "failed.json"
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     path.rename(path.with_name("failed-last.json"))
-    raise FederationError(f"{told['message']}; sst hub resume goes on once it is mended")
+    reached = [event["event"] for event in events.read(office.folder)].count("round.finished")
+    flower.stuck = flower.stuck + 1 if reached == flower.reached else 0
+    flower.reached = reached
+    if told["code"] != "internal" or flower.stuck >= TRIES:
+        raise FederationError(f"{told['message']}; sst hub resume goes on once it is mended")
+    say(f"the hub's app failed and is started again: {told['message']}")
 
 
 def _write_connection(office: Office) -> None:
@@ -231,7 +304,7 @@ def _await_health(office: Office, processes: Processes) -> None:
     opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
     end = time.monotonic() + HEALTHY
     while time.monotonic() < end:
-        processes.check()
+        processes.mend(PAUSE)  # its port may be held by one that is just ending
         try:
             opener.open(f"https://127.0.0.1:{office.settings.inner}/health", timeout=2.0).close()
             return
@@ -242,6 +315,16 @@ def _await_health(office: Office, processes: Processes) -> None:
     )
 
 
+def _parsed(text: str) -> dict[str, Any]:
+    """Read what one of Flower's commands printed; {} where that is no JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _last(text: str) -> str:
-    lines: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
+    """Give the last line with a word in it; Flower draws a frame around what went wrong."""
+    lines: Sequence[str] = [line.strip(" │") for line in text.splitlines() if any(map(str.isalnum, line))]
     return lines[-1] if lines else "no reason given"

@@ -12,6 +12,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 SETTINGS = "hub.toml"
 
+LEFT = "left.json"
+"""The names of the sites that the operator dismissed."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -50,6 +53,11 @@ class Office:
     def bundle(self) -> Path:
         """The app as sites approve it."""
         return self.folder / "app.fab"
+
+    @property
+    def approved(self) -> Path:
+        """The digest of the app, the only one that runs here."""
+        return self.folder / "approved.json"
 
     @property
     def flower(self) -> Path:

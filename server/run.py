@@ -6,7 +6,7 @@ Read `run` first; everything else is one step of it.
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,15 +15,15 @@ import torch
 
 from configs.errors import FederationError, RunError
 from configs.schema import Experiment, from_json
-from server import segmenters, vet
+from server import board, events, segmenters, vet
 from server.atlas import Atlas, read_atlas
 from server.federation import Federation
 from server.fold import Fold
-from server.state import MOMENTS, OWN, RunState, Store, fresh_parts, schedule
-from server.vet import Strikes
+from server.members import FIRST, Members
+from server.state import LIBRARY, MOMENTS, OWN, RunState, Store, fresh_parts, schedule
 from sst_models import weights
 from sst_models.device import choose
-from sst_models.exchange import Arrays, PhaseRequest
+from sst_models.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.files import write_json
 from sst_models.phases import ADAPT, SitePhase
 
@@ -48,54 +48,72 @@ class Hub:
     experiment: Experiment
     atlas: Atlas
     federation: Federation
-    sites: tuple[str, ...]
+    patience: float = 0.0  # seconds that a round waits for its quorum
 
     @property
-    def segment(self) -> tuple[str, ...]:
-        """List the sites that get a segmenter."""
-        return self.sites if self.plan.segment is None else self.plan.segment
+    def members(self) -> Members:
+        """The sites that take part."""
+        return Members(self.federation, self.folder, self.experiment.federation.quorum, self.patience, self.tell)
 
-    def request(self, phase: str, number: int, site: str, arrays: Mapping[str, Arrays]) -> PhaseRequest:
-        """Make one request of this run."""
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """List the sites that take part, there or away."""
+        return self.members.names
+
+    def segment(self, state: RunState) -> tuple[str, ...]:
+        """List the sites that get a segmenter: those of the plan, or all whose scanner's look the run learnt."""
+        if self.plan.segment is not None:
+            return self.plan.segment
+        own = {part.partition(".")[2] for part in state.parts if "." in part}
+        return tuple(site for site in self.sites if site in own or not own)
+
+    def request(
+        self, phase: str, number: int, site: str, arrays: Mapping[str, Arrays], state: RunState | None = None
+    ) -> PhaseRequest:
+        """Make one request of this run; with the state, what changed in it can travel as its last steps."""
         settings = {"atlas": self.atlas.digest}
-        return PhaseRequest(self.plan.run, phase, number, site, self.experiment.to_json(), arrays, settings)
+        asked = PhaseRequest(self.plan.run, phase, number, site, self.experiment.to_json(), arrays, settings)
+        return replace(asked, payload=self.experiment.federation.payload, steps=state.steps if state else {})
 
     def tell(self, event: str, **values: object) -> None:
-        """Append one event to `events.jsonl`, for displays and reports."""
-        line = json.dumps({"time": time.time(), "event": event, **values})
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Append one event to `events.jsonl`, for displays and reports; what a round brought becomes curves, too."""
+        events.tell(self.folder, event, self.plan.run, values)
+        if event == "round.finished":
+            board.update(self.folder)
 
 
-def run(folder: Path, federation: Federation) -> RunState:
+def run(folder: Path, federation: Federation, patience: float = 0.0, least: int = 1) -> RunState:
     """Run an experiment to its end, or go on from its last finished round.
 
     Args:
         folder: the hub's: `experiment.json`, the atlas, `plan.json`; the state is kept here.
         federation: the only way to the sites.
+        patience: seconds that a round waits for its quorum.
+        least: sites that must have joined before the first round.
 
     Raises:
         FederationError: no quorum, or sites that do not fit together.
         RunError: the folder is incomplete, or holds the state of another experiment.
     """
-    hub = open_hub(folder, federation)
+    hub = open_hub(folder, federation, patience)
     store = Store(folder / "state", hub.experiment)
     state = store.resume() or RunState()
-    join(hub)
+    gather(hub, least)
     for phase, number in schedule(hub.experiment)[state.done :]:
+        welcome(hub)
         state = run_round(hub, state, phase, number)
         store.save(state)
-    for number, site in enumerate(hub.segment, start=1):
+    for number, site in enumerate(hub.segment(state), start=1):
         make_segmenter(hub, state, site, number)
     for number in range(1, hub.experiment.phases.adapt.rounds + 1):
         adapt(hub, state, number)
-    evaluate(hub)
+    evaluate(hub, state)
     deliver(hub, state)
     hub.tell("run.finished")
     return state
 
 
-def open_hub(folder: Path, federation: Federation) -> Hub:
+def open_hub(folder: Path, federation: Federation, patience: float = 0.0) -> Hub:
     """Read the hub's folder.
 
     Raises:
@@ -108,54 +126,79 @@ def open_hub(folder: Path, federation: Federation) -> Hub:
         raise RunError(f"{folder} is not a hub's folder: {Path(error.filename).name} is missing") from error
     wanted = values.get("segment")
     plan = Plan(values["run"], None if wanted is None else tuple(wanted), values.get("device", "auto"))
-    return Hub(folder, plan, experiment, read_atlas(folder), federation, tuple(sorted(federation.sites())))
+    return Hub(folder, plan, experiment, read_atlas(folder), federation, patience)
 
 
-def join(hub: Hub) -> None:
-    """Phase 0: publish the atlas, and see that every site holds the same one.
+def gather(hub: Hub, least: int) -> None:
+    """Wait until `least` sites have joined; those that joined before need not be there, or take part, any more.
 
     Raises:
-        FederationError: a site cannot join, or answers another atlas's digest.
+        FederationError: a site that is there cannot join, and waiting for it to be mended took too long.
     """
+    members, end = hub.members, time.monotonic() + hub.patience
+    failed = join(hub, members.here())
+    while len(members.joined) < least:
+        if time.monotonic() + FIRST > end:
+            raise FederationError("; ".join(failed.values()) or f"{len(members.joined)} of {least} sites joined")
+        hub.tell("round.waiting", phase="join", round=1, missing=failed)
+        time.sleep(FIRST)
+        failed = join(hub, members.strangers())
+
+
+def join(hub: Hub, sites: Sequence[str]) -> dict[str, str]:
+    """Phase 0: publish the atlas, and see that every site holds the same one.
+
+    Returns:
+        For each site that cannot join, why. It is asked again before the next round.
+    """
+    if not sites:
+        return {}
     hub.tell("round.started", phase="join", round=1)
     arrays = {"image": hub.atlas.image.numpy(), "affine": np.array(hub.atlas.affine, dtype=np.float64)}
-    requests = [hub.request("join", 1, site, {"atlas": arrays}) for site in hub.sites]
-    counts = {}
+    requests = [hub.request("join", 1, site, {"atlas": arrays}) for site in sites]
+    counts, failed, why = {}, {}, {}
     for reply in hub.federation.ask(requests):
-        if reply.error:
-            raise FederationError(f"site {reply.site} could not join ({reply.error}); its own site.log says why")
-        if reply.settings.get("atlas") != hub.atlas.digest:
-            raise FederationError(f"site {reply.site} holds another atlas; start it with a fresh state folder")
+        if line := _cannot_join(reply, hub.atlas.digest):
+            log.warning("%s", line)
+            failed[reply.site], why[reply.site] = reply.error or "mismatch", line
+            continue
         counts[reply.site] = dict(reply.settings)
-    hub.tell("round.finished", phase="join", round=1, sites=counts, traffic=_traffic(hub, "join", 1))
+        hub.members.add(reply.site)
+    hub.tell("round.finished", phase="join", round=1, sites=counts, failed=failed, traffic=_traffic(hub, "join", 1))
+    return why
+
+
+def _cannot_join(reply: SiteReply, atlas: str) -> str:
+    if reply.error:
+        return f"site {reply.site} could not join ({reply.error}); its own site.log says why"
+    if reply.settings.get("atlas") != atlas:
+        return f"site {reply.site} holds another atlas; start it with a fresh state folder"
+    return ""
+
+
+def welcome(hub: Hub) -> None:
+    """Let sites that came since the last round join."""
+    join(hub, hub.members.strangers())
 
 
 def run_round(hub: Hub, state: RunState, phase: SitePhase, number: int) -> RunState:
-    """One round of one phase: ask all sites, fold their replies into the mean as they come."""
+    """One round of one phase: ask all sites, fold their replies into the mean as they come.
+
+    Raises:
+        FederationError: no quorum.
+    """
     hub.tell("round.started", phase=phase.name, round=number)
-    log.info("round started phase=%s round=%d sites=%d", phase.name, number, len(hub.sites))
+    sites = hub.sites
+    if not sites:
+        raise FederationError("no site takes part any more: look into strikes.json and left.json in the hub's folder")
     if number == 1:
-        state = RunState(state.done, {**state.parts, **fresh_parts(phase, state, hub.experiment)})
-    strikes = Strikes(hub.folder / "strikes.json")
-    sites = [site for site in hub.sites if site not in strikes.out]
-    requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site)) for site in sites}
-    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool")
-    for reply in hub.federation.ask(list(requests.values())):
-        fold.add(reply)
-    parts = fold.close(hub.experiment.federation.quorum, len(hub.sites))
-    for site in sorted(fold.bad):
-        if strikes.add(site):
-            log.warning("quarantined site=%s phase=%s why=%s", site, phase.name, fold.failed[site])
-            hub.tell("site.quarantined", site=site, phase=phase.name, why=fold.failed[site])
-    hub.tell(
-        "round.finished",
-        phase=phase.name,
-        round=number,
-        series=fold.series,
-        failed=fold.failed,
-        traffic=_traffic(hub, phase.name, number),
-    )
-    return state.with_parts(parts)
+        state = replace(state, parts={**state.parts, **fresh_parts(phase, state, hub.experiment)})
+    requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site), state) for site in sites}
+    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.folder / "state" / LIBRARY)
+    failed = hub.members.collect(requests, fold.add, fold.settle)
+    told = {"series": fold.series, "failed": failed, "traffic": _traffic(hub, phase.name, number)}
+    hub.tell("round.finished", phase=phase.name, round=number, **told)
+    return state.with_parts(fold.close(), coded=hub.experiment.federation.payload == "half")
 
 
 def _arrays(hub: Hub, state: RunState, phase: SitePhase, site: str) -> dict[str, Arrays]:
@@ -205,27 +248,29 @@ def make_segmenter(hub: Hub, state: RunState, site: str, number: int) -> None:
 
 def adapt(hub: Hub, state: RunState, number: int) -> None:
     """One round at the sites on their segmenters; a site that does not take part keeps what it has."""
-    sites = [site for site in hub.segment if site in hub.sites]
+    segment, members = hub.segment(state), hub.sites
+    sites = [site for site in segment if site in members]
     if not sites or all(len(segmenters.adapted(segmenter_folder(hub.folder, site))) >= number for site in sites):
         return
     hub.tell("round.started", phase=ADAPT.name, round=number)
     labels = {"labels": hub.atlas.labels.to(torch.uint8).numpy()}
-    own = _segmenters(hub)
-    requests = []
+    own = _segmenters(hub, segment)
+    requests = {}
     for site in sites:
         arrays: dict[str, Arrays] = {"segmenter": own[site], "atlas": labels}
         arrays |= {part: found for part in ADAPT.uses if (found := state.of(part, site)) is not None}
-        requests.append(hub.request(ADAPT.name, number, site, arrays))
-    failed, series = {}, {}
-    asked = {request.site: request for request in requests}
-    for reply in hub.federation.ask(requests):
-        word = reply.error or vet.fault(reply, asked[reply.site], ADAPT, hub.experiment.style.code)
-        if word:
-            failed[reply.site] = word
-            continue
+        requests[site] = hub.request(ADAPT.name, number, site, arrays, state)
+    series: dict[str, dict[str, tuple[float, ...]]] = {}
+
+    def take(reply: SiteReply) -> str:
+        if word := vet.fault(reply, requests[reply.site], ADAPT, hub.experiment.style.code):
+            return word
         series[reply.site] = dict(reply.series)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in reply.arrays["segmenter"].items()}
         weights.save(tensors, segmenter_folder(hub.folder, reply.site) / f"adapted-{number}.safetensors")
+        return ""
+
+    failed = hub.members.collect(requests, take, consent=True)
     told = {"series": series, "failed": failed, "traffic": _traffic(hub, ADAPT.name, number)}
     hub.tell("round.finished", phase=ADAPT.name, round=number, **told)
 
@@ -235,20 +280,26 @@ def segmenter_folder(hub: Path, site: str) -> Path:
     return hub / "segmenters" / site
 
 
-def _segmenters(hub: Hub) -> dict[str, Arrays]:
-    last = {site: segmenters.last(segmenter_folder(hub.folder, site)) for site in hub.segment}
+def _segmenters(hub: Hub, sites: Sequence[str]) -> dict[str, Arrays]:
+    last = {site: segmenters.last(segmenter_folder(hub.folder, site)) for site in sites}
     return {site: {n: t.numpy() for n, t in weights.load(path).items()} for site, path in last.items()}
 
 
-def evaluate(hub: Hub) -> None:
+def evaluate(hub: Hub, state: RunState) -> None:
     """Phase 6: test each segmenter at each site that has labels; means and counts make the cross-site table."""
-    table = []
-    for number, (style, arrays) in enumerate(sorted(_segmenters(hub).items()), start=1):
+    table: list[dict[str, object]] = []
+    for number, (style, arrays) in enumerate(sorted(_segmenters(hub, hub.segment(state)).items()), start=1):
         hub.tell("round.started", phase="evaluate", round=number)
-        requests = [hub.request("evaluate", number, site, {"segmenter": arrays}) for site in hub.sites]
-        for reply in hub.federation.ask(requests):
-            row = {"style": style, "site": reply.site, "scans": reply.count, "dice": dict(reply.metrics)}
-            table.append({**row, "error": reply.error})
+        requests = {site: hub.request("evaluate", number, site, {"segmenter": arrays}) for site in hub.sites}
+        rows: dict[str, dict[str, object]] = {}
+
+        def take(reply: SiteReply, rows: dict[str, dict[str, object]] = rows) -> str:
+            rows[reply.site] = {"scans": reply.count, "dice": dict(reply.metrics), "error": ""}
+            return ""
+
+        failed = hub.members.collect(requests, take, consent=True)
+        rows |= {site: {"scans": 0, "dice": {}, "error": word} for site, word in failed.items()}
+        table += [{"style": style, "site": site, **row} for site, row in sorted(rows.items())]
         hub.tell("round.finished", phase="evaluate", round=number, traffic=_traffic(hub, "evaluate", number))
     write_json(table, hub.folder / "cross-site.json")
 
@@ -260,10 +311,10 @@ def deliver(hub: Hub, state: RunState) -> None:
         FederationError: a site could not keep it.
     """
     labels = {"labels": hub.atlas.labels.to(torch.uint8).numpy()}
-    figures = _figures(hub)
-    requests = []
-    for site, arrays in sorted(_segmenters(hub).items()):
-        if site not in hub.sites:
+    figures, members = _figures(hub), hub.sites
+    requests = {}
+    for site, arrays in sorted(_segmenters(hub, hub.segment(state)).items()):
+        if site not in members:
             continue
         own = look(hub.experiment, state, site)
         parts: dict[str, Arrays] = {"segmenter": arrays, "atlas": labels}
@@ -271,12 +322,13 @@ def deliver(hub: Hub, state: RunState) -> None:
             parts |= {"A": own.appearance, "decoder": state.parts["decoder"]}
         if own.moments is not None:
             parts["moments"] = own.moments
-        request = hub.request("deliver", 1, site, parts)
-        told = {"sites": json.dumps(hub.sites), "figures": json.dumps(figures.get(site, {}))}
-        requests.append(replace(request, settings={**request.settings, **told}))
-    for reply in hub.federation.ask(requests):
-        if reply.error:
-            raise FederationError(f"site {reply.site} could not keep its segmenter ({reply.error}); see its site.log")
+        request = hub.request("deliver", 1, site, parts, state)
+        told = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, {}))}
+        requests[site] = replace(request, settings={**request.settings, **told})
+    if not requests:
+        return
+    for site, word in hub.members.collect(requests, lambda _: "", consent=True, quorum=1.0).items():
+        raise FederationError(f"site {site} could not keep its segmenter ({word}); see its site.log")
     hub.tell("round.finished", phase="deliver", round=1, traffic=_traffic(hub, "deliver", 1))
 
 

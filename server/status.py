@@ -3,9 +3,10 @@
 import json
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from server.events import read
+from server.kit import dismissed
 from server.office import Office
 
 
@@ -14,7 +15,7 @@ class SiteStatus:
     """What is known of one site."""
 
     name: str
-    state: str  # invited, admitted, taking part, quarantined
+    state: str  # invited, admitted, taking part, quarantined, dismissed
     seen: float | None  # time.time() of its last reply
     rounds: int  # in which its reply counted
     last: str  # word of its last failure, or ""
@@ -24,13 +25,13 @@ class SiteStatus:
 class Status:
     """Where a run is."""
 
-    state: str  # not begun, running, finished, failed
+    state: str  # not begun, running, waiting, finished, failed
     phase: str
     round: int
     since: float | None  # time.time() at which that began
     left: float | None  # seconds to the end, as far as can be told
     sites: tuple[SiteStatus, ...]
-    message: str = ""  # why it failed
+    message: str = ""  # why it failed, or whom it waits for
 
     def json(self) -> str:
         """Give it as one line of JSON."""
@@ -44,7 +45,7 @@ def status(office: Office) -> Status:
         RunError: the folder is no hub's.
     """
     _ = office.settings
-    events = _events(office.folder / "events.jsonl")
+    events = read(office.folder)
     begun = [event for event in events if event["event"] == "round.started"]
     last = begun[-1] if begun else None
     state, message = _state(office, events)
@@ -60,18 +61,6 @@ def status(office: Office) -> Status:
     )
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(dict(json.loads(line)))
-        except ValueError:
-            continue  # the last line of a hub that was killed
-    return found
-
-
 def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
     if events and events[-1]["event"] == "run.finished":
         return "finished", ""
@@ -79,10 +68,15 @@ def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
         path = office.folder / name
         if path.exists() and (not events or path.stat().st_mtime > float(events[-1]["time"])):
             return "failed", str(json.loads(path.read_text(encoding="utf-8"))["message"])
-    return ("running", "") if events else ("not begun", "")
+    if not events:
+        return "not begun", ""
+    if events[-1]["event"] == "round.waiting":
+        return "waiting", ", ".join(f"{site} ({word})" for site, word in events[-1]["missing"].items())
+    return "running", ""
 
 
 def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus:
+    gone = dismissed(office)
     seen, rounds, word, state = None, 0, "", "admitted" if name in office.admitted else "invited"
     for event in events:
         if event["event"] == "site.quarantined" and event["site"] == name:
@@ -93,7 +87,7 @@ def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus
             seen, rounds, word = float(event["time"]), rounds + 1, ""
             state = "taking part" if state == "admitted" else state
         word = str(event.get("failed", {}).get(name, word))
-    return SiteStatus(name, state, seen, rounds, word)
+    return SiteStatus(name, "dismissed" if name in gone else state, seen, rounds, word)
 
 
 def _left(office: Office, events: list[dict[str, Any]]) -> float | None:

@@ -22,6 +22,7 @@ from sst_models.device import place
 from sst_models.forces import finish
 from sst_models.losses.flow import folded_fraction
 from sst_models.metrics import dice_per_group, mean_hd95
+from sst_models.posterior import carry_labels
 from sst_models.seeds import below
 from sst_models.steps.flow_codes import align_atlas
 from sst_models.steps.segment import Pairs, segment
@@ -79,8 +80,9 @@ def affine(stage: Stage) -> Predict:
     return lambda image: Predicted(stage.atlas.labels.to(image.device))
 
 
-def registration(stage: Stage, state: RunState, part: str, site: str, experiment: Experiment) -> Predict:
+def registration(stage: Stage, state: RunState, arm: str, site: str, experiment: Experiment) -> Predict:
     """Predict the atlas's labels, warped by T or F; F sees the atlas in the scan's style, by the site's own A."""
+    part, refined = arm[0], arm == "F refined"
     nets = {name: _net(name, state, site, experiment, stage.device) for name in ("E", "A", "F", "T")}
     atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
 
@@ -91,7 +93,8 @@ def registration(stage: Stage, state: RunState, part: str, site: str, experiment
             flow = finish(atlas[None], image[None], flow, experiment.registration)
         else:
             _, flow = align_atlas(nets, atlas, image[None], experiment, labels)
-        return Predicted(warp_labels(labels[None], flow)[0], 100 * float(folded_fraction(flow)))
+        found = carry_labels(image[None], labels, flow, experiment) if refined else warp_labels(labels[None], flow)[0]
+        return Predicted(found, 100 * float(folded_fraction(flow)))
 
     return predict
 

@@ -21,6 +21,7 @@ _STYLES: dict[str, tuple[str, str]] = {  # arm -> colour, marker
     "affine": ("#8b919c", "s"),
     "T": ("#b58a00", "v"),
     "F": ("#009e73", "^"),
+    "F refined": ("#1b6b52", "p"),
     "F w/o appearance": ("#6aa58f", "<"),
     WITHOUT: ("#e07b00", "D"),
     WITH: ("#1f78d1", "o"),

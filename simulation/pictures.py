@@ -17,7 +17,7 @@ from sst_models.generation import Recipe
 STYLES, FLOWS = 3, 4
 """Rows and columns of the grid of generated images."""
 
-REGISTRATIONS = ("affine", "T", "F", "F w/o appearance")
+REGISTRATIONS = ("affine", "T", "F", "F refined", "F w/o appearance")
 
 
 def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[Panel]:

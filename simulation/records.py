@@ -1,10 +1,9 @@
 """What hubs and sites wrote down while they ran, as the report's values: loss curves, bytes, scans set aside."""
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
+from server import board
+from server.events import finished, read
 from simulation.measured import Curve, SetAside, Traffic
 from simulation.schemes import schemes_for
 from simulation.stage import Stage
@@ -14,7 +13,7 @@ def curves(stage: Stage, chosen: Sequence[str]) -> Iterator[Curve]:
     """Give the loss curves of a direction's federations: one a phase and site, over all rounds."""
     for scheme in schemes_for(chosen, stage.direction, stage.experiment):
         rows: dict[tuple[str, str], list[tuple[int, dict[str, list[float]]]]] = {}
-        for event in _finished(scheme.hub(stage.folder, stage.direction)):
+        for event in finished(read(scheme.hub(stage.folder, stage.direction))):
             for site, series in event.get("series", {}).items():
                 rows.setdefault((event["phase"], site), []).append((int(event["round"]), series))
         for (phase, site), rounds in rows.items():
@@ -31,7 +30,7 @@ def _join(
     losses: dict[str, list[float]] = {}
     for number, series in sorted(rounds, key=lambda item: item[0]):
         points = len(next(iter(series.values()), []))
-        at += [(number - 1) * steps + round((point + 1) * steps / points) for point in range(points)]
+        at += board.steps(number, steps, points)
         for name, values in series.items():
             losses.setdefault(name, []).extend(values)
     return tuple(at), {name: tuple(values) for name, values in losses.items() if len(values) == len(at)}
@@ -40,7 +39,7 @@ def _join(
 def traffic(stage: Stage, chosen: Sequence[str]) -> Iterator[Traffic]:
     """Give the bytes each way of every round of a direction's federations."""
     for scheme in schemes_for(chosen, stage.direction, stage.experiment):
-        for event in _finished(scheme.hub(stage.folder, stage.direction)):
+        for event in finished(read(scheme.hub(stage.folder, stage.direction))):
             for row in event.get("traffic", []):
                 name = f"{stage.where}, {scheme.name}"
                 yield Traffic(name, event["phase"], event["round"], row["site"], row["down"], row["up"])
@@ -50,13 +49,3 @@ def set_aside(stages: Sequence[Stage]) -> tuple[SetAside, ...]:
     """Give the scans that a site could not use, each once."""
     rows = {(site, file): reason for stage in stages for site in stage.data for file, reason in stage.set_aside(site)}
     return tuple(SetAside(site, file, reason) for (site, file), reason in sorted(rows.items()))
-
-
-def _finished(hub: Path) -> list[dict[str, Any]]:
-    """Give the last "round.finished" of each phase, round and site: a round may have been run again after a stop."""
-    last: dict[tuple[str, int, str], dict[str, Any]] = {}
-    for line in (hub / "events.jsonl").read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        if event["event"] == "round.finished" or event["event"] == "segmenter.learnt":
-            last[event["phase"], event["round"], event.get("site", "")] = event
-    return list(last.values())

@@ -61,7 +61,7 @@ def schemes_for(arms: Sequence[str], direction: Direction, experiment: Experimen
     plain = replace(experiment, appearance=replace(experiment.appearance, weight=0.0))
     both = (source, target)
     table = (
-        (Scheme(FEDERATED, experiment, both, segment), {"T", "F", *_OF_FEDERATED}),
+        (Scheme(FEDERATED, experiment, both, segment), {"T", "F", "F refined", *_OF_FEDERATED}),
         (Scheme(STATISTICS, shared, both, (target,)), {"U-Net w/ adaptation (statistics)"}),
         (Scheme(PLAIN, plain, both, ()), {"F w/o appearance"}),
         (Scheme(ALONE_SOURCE, experiment, (source,), (source,)), {"U-Net alone"}),

@@ -70,6 +70,8 @@ def simulate(options: Options, progress: Progress) -> Results:
     """
     began, started = time.monotonic(), datetime.now(UTC)
     experiment = experiment_of(options)
+    if not experiment.registration.likelihood:  # "F refined" would be F
+        options = replace(options, arms=tuple(arm for arm in options.arms if arm != "F refined"))
     claim(options, experiment)
     stages = set_up(options, experiment, progress)
     _announce(stages, options.arms, progress)
@@ -223,7 +225,7 @@ def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Foun
 EXTRA = ("U-Net alone", "control", "supervised across", "supervised")
 """Arms whose segmenter no federation makes; that of "U-Net alone" is the one that is tested at the target."""
 
-IN_SITE = ("affine", "T", "F", "F w/o appearance")
+IN_SITE = ("affine", "T", "F", "F refined", "F w/o appearance")
 """Arms that are tested at the source too: registration in-site is what Table 2a has."""
 
 
@@ -316,9 +318,9 @@ class _Bench:
     def _predict(self, arm: str, site: str) -> arms.Predict:
         if arm == "affine":
             return arms.affine(self.stage)
-        if arm in ("T", "F", "F w/o appearance"):
+        if arm in ("T", "F", "F refined", "F w/o appearance"):
             scheme, state = self.states[schemes.PLAIN if "w/o" in arm else schemes.FEDERATED]
-            return arms.registration(self.stage, state, arm[0], site, scheme.experiment)
+            return arms.registration(self.stage, state, arm, site, scheme.experiment)
         return arms.unet(self.stage, self._segmenter(arm, site), extra_experiment(self.stage.experiment, arm))
 
     def _segmenter(self, arm: str, site: str) -> Path:

@@ -14,6 +14,15 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Step:
+    """How a part came from an earlier version of itself, coded (`sst_models.payload`)."""
+
+    base: str  # digest of the version that it starts from
+    digest: str  # of the version that it leads to
+    arrays: Arrays  # "values" (N,) float16, all tensors in the order of their names; "exponents" (tensors,) int16
+
+
+@dataclass(frozen=True)
 class PhaseRequest:
     """One thing that the hub asks of one site.
 
@@ -29,6 +38,8 @@ class PhaseRequest:
     experiment: str
     arrays: Mapping[str, Arrays] = field(default_factory=dict)
     settings: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    payload: str = "full"  # how parts travel, both ways: "full" or "half" (`federation.payload`)
+    steps: Mapping[str, Step] = field(default_factory=dict)  # by part, as far as the hub knows them; stays at the hub
 
 
 @dataclass(frozen=True)
@@ -52,5 +63,5 @@ class SiteReply:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all arrays in the reply."""
+        """Bytes of all arrays in the reply, before they are coded."""
         return sum(a.nbytes for part in self.arrays.values() for a in part.values())

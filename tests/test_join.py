@@ -12,12 +12,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from client import bundle, guard, home
+from client import bundle, home
+from configs import guard
 from configs.errors import ConfigError, DataError, RunError
 from configs.schema import load
 from server.authority import issue_server, make_authority
-from server.kit import admit, invite
-from server.office import Office, Settings, check_address, write_settings
+from server.kit import admit, dismiss, invite
+from server.office import LEFT, Office, Settings, check_address, write_settings
 from server.setup import build_bundle, proxy
 from server.status import status
 
@@ -105,6 +106,20 @@ def test_the_hub_refuses_keys_that_are_not_what_they_should_be(office: Office, s
     other = home.join(invite(office, "north").path, tmp_path / "again", ())[1]
     with pytest.raises(DataError, match="has another key already"):
         admit(office, other)
+
+
+def test_a_dismissed_site_is_out_until_it_is_admitted_again(office: Office, site: home.Home) -> None:
+    """Its key is gone, and the status says why it is not asked."""
+    with pytest.raises(DataError, match="no site 'north' is admitted"):
+        dismiss(office, "north")
+    admit(office, site.folder / "north.pub")
+    dismiss(office, "north")
+    assert office.admitted == ()
+    assert [one.state for one in status(office).sites] == ["dismissed"]
+    assert json.loads((office.folder / LEFT).read_text()) == ["north"]
+    admit(office, site.folder / "north.pub")
+    assert json.loads((office.folder / LEFT).read_text()) == []
+    assert [one.state for one in status(office).sites] == ["admitted"]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "é", "x" * 33])
@@ -259,6 +274,9 @@ def test_the_status_is_read_from_what_the_hub_wrote(office: Office, site: home.H
     assert (found.state, found.phase, found.round) == ("running", "register", 2)
     assert found.left is not None
     assert (found.sites[0].name, found.sites[0].state, found.sites[0].rounds) == ("north", "taking part", 1)
+    waiting = {"time": 6.0, "event": "round.waiting", "phase": "register", "round": 2, "missing": {"north": "lost"}}
+    (office.folder / "events.jsonl").write_text(lines + "\n" + json.dumps(waiting) + "\n")
+    assert (status(office).state, status(office).message) == ("waiting", "north (lost)")
     (office.folder / "failed.json").write_text(json.dumps({"code": "x", "message": "no quorum"}))
     os.utime(office.folder / "failed.json")
     assert (status(office).state, status(office).message) == ("failed", "no quorum")

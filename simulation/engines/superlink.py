@@ -100,7 +100,9 @@ def _supernode(site: SiteFolder, address: str) -> list[str]:
 def _variables(own: Mapping[str, str], home: Path) -> dict[str, str]:
     tools = str(Path(sys.executable).parent)  # Flower starts its parts by their names
     path = os.pathsep.join((tools, os.environ.get("PATH", "")))
-    return {**os.environ, **own, "PATH": path, "FLWR_HOME": str(home), "NO_PROXY": "127.0.0.1", "NO_COLOR": "1"}
+    fast = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}  # seconds; a second otherwise, at each message
+    quiet = {"NO_PROXY": "127.0.0.1", "NO_COLOR": "1"}
+    return {**os.environ, **own, **fast, **quiet, "PATH": path, "FLWR_HOME": str(home)}
 
 
 def _await_health(processes: Processes, address: str) -> None:

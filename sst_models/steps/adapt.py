@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment
 from sst_models.learner import Losses, Scans, freeze
+from sst_models.posterior import carry_labels
 from sst_models.seeds import below, chance
 from sst_models.steps.flow_codes import align_atlas
 from sst_models.steps.segment import SegmentLearner
@@ -24,8 +25,9 @@ KEEP = 64
 class AdaptLearner:
     """Train a segmenter on the atlas's labels, carried onto the site's scans by F.
 
-    A pair's image is the scan itself, whose labels are then as good as the registration; or the atlas, restyled as one
-    scan and warped onto another, whose labels are exact. What is released is the running mean of the weights.
+    A pair's image is the scan itself, whose labels are then as good as the registration, and as the scan's intensities
+    make them (`sst_models.posterior`); or the atlas, restyled as one scan and warped onto another, whose labels are
+    exact. What is released is the running mean of the weights.
 
     Args:
         nets: {"segmenter"} to train and {"E", "A", "F"} to use.
@@ -57,15 +59,16 @@ class AdaptLearner:
         flow, labels, _ = self._aligned(index)
         if chance(self.phase.real, draws):
             return self.scans.image(index).to(self.atlas), labels.long()
+        flow = flow.float()
         _, _, styled = self._aligned(other)
         if chance(self.phase.mix, draws):
             share = float(torch.rand(1, generator=draws))
-            flow = torch.lerp(flow.float(), self._aligned(other)[0].float(), share)
-            labels = warp_labels(self.labels[None], flow)[0]
-        return warp(styled.float(), flow.float())[0].clamp(0, 1), labels.long()
+            flow = torch.lerp(flow, self._aligned(other)[0].float(), share)
+        return warp(styled.float(), flow)[0].clamp(0, 1), warp_labels(self.labels[None], flow)[0].long()
 
     def _align(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Give of a scan: F's flow from the atlas (1, 3, D, H, W), the labels by it, the atlas in its style."""
+        """Give of a scan: F's flow from the atlas (1, 3, D, H, W), its labels, the atlas in its style."""
         target = self.scans.image(index)[None].to(self.atlas)
         styled, flow = align_atlas(self.used, self.atlas, target, self.experiment, self.labels)
-        return flow.half(), warp_labels(self.labels[None], flow)[0].to(torch.uint8), styled.half()
+        labels = carry_labels(target, self.labels, flow, self.experiment)
+        return flow.half(), labels.to(torch.uint8), styled.half()

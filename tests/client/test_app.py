@@ -1,7 +1,9 @@
 """The wrapper around everything that a site answers."""
 
+import errno
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from configs.errors import DataError
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines.inprocess import identity
 from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.payload import Parcel, digest, step_between
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 REQUEST = PhaseRequest("run", "register", 1, "one", EXPERIMENT, {"T": {"w": np.ones(3, np.float32)}})
@@ -83,6 +86,25 @@ def test_text_of_an_exception_stays_at_the_site(tmp_path, error, code):
     assert not (tmp_path / "state" / "replies").exists()
 
 
+def test_each_request_is_in_the_log_for_programs(tmp_path):
+    """Its start, and its end with seconds, bytes and code; no name of a scan, which only `site.log` has."""
+    send(add_one, tmp_path)
+    send(raising(DataError(SECRET)), tmp_path, replace(REQUEST, round=2))
+    text = (tmp_path / "state" / "log.jsonl").read_text()
+    first, good, _, bad = map(json.loads, text.splitlines())
+    assert (first["event"], first["run"], first["phase"], first["round"]) == ("request started", "run", "register", 1)
+    assert (good["event"], good["down"], good["up"], good["code"]) == ("request finished", 12, 12, "")
+    assert (bad["level"], bad["round"], bad["up"], bad["code"]) == ("warning", 2, 0, "data")
+    assert good["seconds"] >= 0
+    assert SECRET not in text
+
+
+def test_a_log_that_cannot_be_written_does_not_keep_a_site_from_answering(tmp_path):
+    """The reply goes out all the same."""
+    (tmp_path / "state" / "log.jsonl").mkdir(parents=True)
+    assert send(add_one, tmp_path).error == ""
+
+
 def test_nothing_undeclared_is_sent(tmp_path):
     """A reply with a part too many becomes a code word."""
 
@@ -119,6 +141,47 @@ def test_message_that_is_not_ours_is_answered(tmp_path):
     assert reply.content["meta"]["error"] == "internal"
 
 
+ONE, TWO = {"w": np.ones(3, np.float32)}, {"w": np.full(3, 1.5, np.float32)}
+STEP, _ = step_between(ONE, TWO)
+
+
+def hostile(**arrays):
+    """A difference with these arrays instead of its own."""
+    return Parcel(steps={"T": replace(STEP, arrays={**STEP.arrays, **arrays})}, digests={"T": STEP.digest})
+
+
+@pytest.mark.parametrize(
+    ("parcel", "word"),
+    [
+        (Parcel(steps={"T": STEP}, digests={"T": STEP.digest}), ""),
+        (Parcel(digests={"T": digest(ONE)}), ""),
+        (Parcel(steps={"T": replace(STEP, base="0" * 64)}, digests={"T": STEP.digest}), "base"),
+        (Parcel(digests={"T": "../../../secret"}), "base"),
+        (Parcel(steps={"T": STEP}, digests={"T": "0" * 64}), "digest"),
+        (Parcel(whole={"T": TWO}, digests={"T": digest(ONE)}), "digest"),
+        (hostile(values=np.zeros(3, np.float16)), "digest"),
+        (hostile(values=np.full(3, np.nan, np.float16)), "internal"),
+        (hostile(values=np.zeros(10**6, np.float16)), "internal"),
+        (hostile(exponents=np.full(1, 32767, np.int16)), "internal"),
+        (hostile(more=np.zeros(1, np.float32)), "internal"),
+    ],
+)
+def test_a_site_takes_a_difference_to_what_it_holds_and_nothing_else(tmp_path, parcel, word):
+    """Anything else is a word, and the site trains on nothing that it did not check."""
+    first = Parcel(whole={"T": ONE}, digests={"T": digest(ONE)})
+    send(add_one, tmp_path, content=encode_request(REQUEST, {}, first))
+    seen = []
+
+    def watch(request, site):
+        seen.append(request.arrays["T"]["w"].tolist())
+        return add_one(request, site)
+
+    second = replace(REQUEST, round=2, payload="half", arrays={"T": TWO if parcel.steps else ONE})
+    reply = send(watch, tmp_path, second, encode_request(second, {}, parcel))
+    assert reply.error == word
+    assert seen == ([] if word else [second.arrays["T"]["w"].tolist()])
+
+
 def test_policy_of_the_site_is_asked_before_the_work(tmp_path):
     """A phase that the policy leaves out is refused without being computed."""
     policy = tmp_path / "policy.toml"
@@ -134,6 +197,23 @@ def test_hello_names_site_versions_and_code(tmp_path):
     assert reply.settings["name"] == "one"
     assert reply.settings["code"] == client.app.code_digest(Path(client.app.__file__).parent.parent)
     assert {"flwr", "python", "torch"} <= set(reply.settings)
+
+
+@pytest.mark.parametrize("run", ["../../elsewhere", "/elsewhere", "..", "a/b", "x" * 65])
+def test_a_run_cannot_lead_out_of_the_state_folder(run, tmp_path):
+    """The hub chooses the name of the run, which becomes a folder at the site."""
+    assert send(add_one, tmp_path, PhaseRequest(run, "register", 1, "one", "{}")).error == "mismatch"
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert not (tmp_path / "state" / "runs").exists()
+
+
+def test_a_full_disk_is_a_word_of_its_own(tmp_path):
+    """The hub's operator can tell a site to make room, where "internal" would say nothing."""
+
+    def fill(request, site):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/doe_jane.nii.gz")
+
+    assert send(fill, tmp_path).error == "disk"
 
 
 def test_simulated_node_finds_its_site_by_number(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The site's record of what left."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from client import ledger, replies
 from configs.errors import RunError
 from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.payload import Parcel, answer
 
 REQUEST = PhaseRequest("run", "register", 1, "one", "{}", {"T": {"w": np.zeros(3, np.float32)}}, {"steps": 2})
 REPLY = SiteReply(
@@ -20,12 +22,13 @@ REPLY = SiteReply(
     series={"loss": (0.3, 0.1)},
     settings={"scans": 7, "device": "cpu", "moments": True},
 )
+WHOLE = Parcel(REPLY.arrays)
 
 
 def write(path, entries=3):
     """Make a ledger of some entries and give its lines."""
     for _ in range(entries):
-        ledger.append(path, REQUEST, REPLY)
+        ledger.append(path, REQUEST, REPLY, WHOLE)
     return path.read_bytes().splitlines(keepends=True)
 
 
@@ -37,6 +40,18 @@ def test_entry_says_what_left_without_values(tmp_path):
     assert entry["parts"]["T"]["bytes"] == entry["bytes"] == 16
     assert len(entry["parts"]["T"]["sha256"]) == 64
     assert entry["metrics"] == ["loss"] and entry["series"] == {"loss": 2}
+
+
+def test_entry_of_a_difference_is_of_what_travels(tmp_path):
+    """Half the bytes, the digest of the coded values, and the shapes of the weights behind them."""
+    request = replace(
+        REQUEST, arrays={"T": {name: 0 * array for name, array in REPLY.arrays["T"].items()}}, payload="half"
+    )
+    parcel, _ = answer(REPLY.arrays, request)
+    ledger.append(tmp_path / "ledger.jsonl", request, REPLY, parcel)
+    part = json.loads((tmp_path / "ledger.jsonl").read_text())["parts"]["T"]
+    assert (part["form"], part["arrays"], part["bytes"]) == ("difference", {"b": [], "w": [3]}, 4 * 2 + 2 * 2)
+    assert part["sha256"] != ledger.describe(REQUEST, REPLY, WHOLE)["parts"]["T"]["sha256"]
 
 
 def test_whole_ledger_verifies(tmp_path):
@@ -69,7 +84,7 @@ def test_torn_last_line_is_cut(tmp_path):
     path = tmp_path / "ledger.jsonl"
     lines = write(path)
     path.write_bytes(b"".join(lines[:2]) + lines[2][:20])
-    ledger.append(path, REQUEST, REPLY)
+    ledger.append(path, REQUEST, REPLY, WHOLE)
     assert ledger.verify(path) == 3
 
 

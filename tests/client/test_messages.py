@@ -8,6 +8,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 import client.messages
 import server.messages
 from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.payload import answer
 
 
 def same(one, other):
@@ -30,8 +31,9 @@ def test_request_arrives_as_sent():
     """What the hub asks is what the site reads."""
     settings = {"steps": 3, "rate": 0.5, "name": "x", "fresh": True, "shift": -1}
     sent = PhaseRequest("run", "joint", 2, "one", '{"a": 1}', ARRAYS, settings)
-    read = client.messages.decode_request(server.messages.encode_request(sent, {}))
-    same(sent.arrays, read.arrays)
+    content = server.messages.encode_request(sent, {})
+    read = client.messages.decode_request(content)
+    same(sent.arrays, client.messages.decode_parcel(content).whole)
     assert (read.run, read.phase, read.round, read.site, read.experiment) == ("run", "joint", 2, "one", '{"a": 1}')
     assert read.settings == settings and type(read.settings["fresh"]) is bool
 
@@ -64,6 +66,20 @@ def test_shared_weights_are_written_once():
     one, two = (PhaseRequest("run", "joint", 1, site, "{}", ARRAYS) for site in ("one", "two"))
     first, second = (server.messages.encode_request(request, written) for request in (one, two))
     assert first["arrays.T"] is second["arrays.T"]
+
+
+def test_a_difference_arrives_as_sent():
+    """What a site coded survives the wire, and the hub reads the weights that it leads to."""
+    base = {"T": {"a": np.ones((2, 3), np.float32), "b": np.zeros((), np.float32)}}
+    new = {"T": {"a": np.full((2, 3), 1.25, np.float32), "b": np.full((), -3, np.float32)}}
+    request = PhaseRequest("run", "register", 2, "one", "{}", base, payload="half")
+    parcel, led = answer(new, request)
+    content = client.messages.encode_reply(SiteReply("one", "register", 2, 5, new), parcel)
+    objects = {key: value.deflate() for key, value in get_all_nested_objects(content).items()}
+    read = server.messages.decode_reply(inflate_object_from_contents(content.object_id, objects), request)
+    same(new, read.arrays)
+    same(new, {"T": led[parcel.digests["T"]]})
+    assert parcel.bytes == 7 * 2 + 2 * 2
 
 
 def test_reply_to_another_request_is_refused():

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import time
 import weakref
 
 import numpy as np
@@ -10,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 import client.app
 from configs.errors import FederationError
-from server.federation import GridFederation, Traffic
+from server.federation import GridFederation, Late, Traffic
 from simulation.engines import SiteFolder
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from sst_models.exchange import PhaseRequest, SiteReply
@@ -164,6 +165,70 @@ def test_silent_site_costs_its_deadline_only(tmp_path):
     configs = {site.name: node_config(site) for site in folders(tmp_path)}
     federation = GridFederation(Silent(client.app.register(ClientApp(), half_way), configs), deadline_s=0.3)
     assert [reply.error for reply in federation.ask(requests())] == ["deadline", "", ""]
+
+
+def test_late_reply_is_discarded_with_a_note(tmp_path):
+    """It is taken out of Flower's hands and changes nothing."""
+
+    class Slow(InProcessGrid):
+        """A grid on which the first site's first message is answered when its time is over."""
+
+        def pull_messages(self, message_ids):
+            late = time.monotonic() < end
+            return super().pull_messages([one for one in message_ids if not (late and one == "message-1")])
+
+    end = time.monotonic() + 0.6
+    configs = {site.name: node_config(site) for site in folders(tmp_path)}
+    federation = GridFederation(
+        Slow(client.app.register(ClientApp(), half_way), configs), 60, deadlines={"register": 0.3}
+    )
+    assert [reply.error for reply in federation.ask(requests())] == ["deadline", "", ""]
+    time.sleep(max(0.0, end - time.monotonic()))
+    federation._watched = -100.0
+    federation._watch([])
+    assert federation.late == [Late("register", 1, "one")]
+
+
+def test_replayed_and_forged_replies_do_not_count(tmp_path):
+    """A reply answers the one message that it was made for: each message has a word that only its reader knows."""
+
+    class Replaying(InProcessGrid):
+        """A grid on which the first site's first reply comes for every message of the second round, too."""
+
+        first = None
+
+        def pull_messages(self, message_ids):
+            replies = list(super().pull_messages(message_ids))
+            if replies and self.first is None:
+                self.first = replies[0]
+            elif replies:
+                from flwr.app import Message
+
+                return [Message(self.first.content, reply_to=replies[0])]
+            return replies
+
+    configs = {site.name: node_config(site) for site in folders(tmp_path)}
+    federation = GridFederation(Replaying(client.app.register(ClientApp(), half_way), configs), 60)
+    assert [reply.error for reply in federation.ask(requests())] == ["", "malformed", "malformed"]
+    assert [reply.error for reply in federation.ask(requests())] == ["malformed"] * 3
+
+
+def test_registered_name_cannot_be_taken(tmp_path):
+    """Where keys are registered, a node without a name is nobody, whatever it calls itself."""
+
+    class Mixed(InProcessGrid):
+        """A grid on which the last node has no registered name."""
+
+        def get_nodes(self):
+            *registered, last = super().get_nodes()
+            last.name = ""
+            return [*registered, last]
+
+    configs = {str(n): node_config(site) for n, site in enumerate(folders(tmp_path))}
+    configs["2"]["site-name"] = "0"
+    federation = GridFederation(Mixed(client.app.register(ClientApp(), half_way), configs), 60)
+    assert federation.sites() == ("0", "1")
+    assert not (tmp_path / "two" / "state").exists()
 
 
 def test_node_that_restarts_is_asked_again(tmp_path):

@@ -12,6 +12,7 @@ LEVELS = {
     "affine": 60.0,
     "T": 68.0,
     "F": 72.0,
+    "F refined": 69.0,
     "F w/o appearance": 66.0,
     "U-Net w/o adaptation": 58.0,
     "U-Net w/ adaptation": 71.0,

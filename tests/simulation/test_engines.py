@@ -1,5 +1,6 @@
 """The engines: the same apps, the same results."""
 
+import errno
 import json
 import os
 import subprocess
@@ -20,10 +21,11 @@ import client.app
 import server.app
 from client.ledger import verify
 from client.model import open_model
-from configs.errors import ConfigError, FederationError
+from configs.errors import ConfigError, FederationError, RunError
 from configs.processes import Processes
 from configs.schema import Experiment, Grid, from_dict
 from server.atlas import load_atlas, save_atlas
+from server.state import RunState, Store
 from simulation.engines import SiteFolder, failure, run_federation
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from simulation.engines.superlink import free_port
@@ -113,6 +115,48 @@ def test_failed_run_leaves_its_reason(hub, sites, monkeypatch):
         serve(hub, sites, fail, monkeypatch)
     assert json.loads((hub / server.app.FAILED).read_text())["code"] == "FederationError"
     assert str(failure(hub, "")) == "no quorum in round 2 of joint: look into the sites' logs"
+
+
+def test_a_full_disk_ends_the_run_with_a_line(hub, sites, monkeypatch):
+    """Which disk, and what to do; what the last round left is there."""
+
+    def fill(hub, federation):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match="make room, then sst hub resume"):
+        serve(hub, sites, fill, monkeypatch)
+    assert "disk" in json.loads((hub / server.app.FAILED).read_text())["message"]
+
+
+def test_a_full_disk_leaves_the_last_state_whole(tmp_path, monkeypatch):
+    """A round that cannot be saved is as if it had not been; then the run goes on from the one before."""
+    store = Store(tmp_path, EXPERIMENT)
+    state = RunState(1, {"T": {"w": np.ones(3, np.float32)}})
+    store.save(state)
+
+    def fill(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for place in ("server.state.weights.save", "server.state.write_json"):
+        with monkeypatch.context() as full, pytest.raises(OSError, match="No space"):
+            full.setattr(place, fill)
+            store.save(state.with_parts({"T": {"w": np.zeros(3, np.float32)}}))
+        kept = store.resume()
+        assert kept.done == 1
+        np.testing.assert_array_equal(kept.parts["T"]["w"], 1)
+
+
+def test_one_run_at_a_time_works_in_a_hubs_folder(hub, sites, monkeypatch):
+    """Whoever submits a second one gets a no, and the first goes on undisturbed."""
+
+    def submit_again(hub, federation):
+        with pytest.raises(RunError, match="another run works"):
+            serve(hub, sites, three_rounds, monkeypatch)
+        assert not (hub / server.app.FAILED).exists()
+        three_rounds(hub, federation)
+
+    serve(hub, sites, submit_again, monkeypatch)
+    assert json.loads((hub / "weights.json").read_text()) == [2.5 * 7 / 8] * 3
 
 
 def test_missing_sites_and_bad_experiments_are_told(hub, sites, monkeypatch):
@@ -207,8 +251,9 @@ def tiny_run(root, engine):
 
 def learnt(hub):
     """All weights that a run left at the hub, by file and name."""
-    files = sorted(hub.rglob("*.safetensors"))
-    return {f"{path.relative_to(hub)}/{name}": array for path in files for name, array in load_file(path).items()}
+    own = {name: part for part, name in json.loads((hub / "state" / "state.json").read_text())["own"].items()}
+    files = {own.get(path.stem, str(path.relative_to(hub))): path for path in hub.rglob("*.safetensors")}
+    return {f"{where}/{name}": array for where, path in files.items() for name, array in load_file(path).items()}
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +279,24 @@ def test_tiny_federation_runs_all_phases(reference):
         assert model.card["figures"]["left"]["scans"] == 1
         pair = model.generator(torch.device("cpu")).pair(Recipe(1, 1, 1, site.name))
         assert pair.image.shape == (1, *TINY.grid.shape)
+
+
+def test_a_run_can_be_watched(reference):
+    """Hub and sites log each reply for programs, the hub without anything of a scan, and there are curves."""
+    _, hub, sites = reference
+    text = (hub / "logs" / "hub.jsonl").read_text()
+    assert "sub-" not in text and not any(str(site.data[0]) in text or str(site.state) in text for site in sites)
+    told = [json.loads(line) for line in text.splitlines()]
+    rounds = [(line["phase"], line["round"]) for line in told if line["event"] == "round.finished"]
+    assert rounds[:4] == [("join", 1), ("register", 1), ("register", 2), ("style", 1)]
+    assert told[-1]["event"] == "run.finished" and {line["level"] for line in told} == {"info"}
+    for site in sites:
+        own = [json.loads(line) for line in (site.state / "log.jsonl").read_text().splitlines()]
+        assert [line["event"] for line in own] == 10 * ["request started", "request finished"]
+        seen = [line for line in told if line["event"] == "reply" and line["site"] == site.name]
+        assert [line["up"] for line in seen] == [line["up"] for line in own if "up" in line]
+    runs = {path.parent.relative_to(hub / "tensorboard").as_posix() for path in hub.rglob("*tfevents*")}
+    assert runs == {"hub", "sites/left", "sites/right"}
 
 
 @pytest.mark.slow

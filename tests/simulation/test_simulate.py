@@ -39,8 +39,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, Path], .
 
 
 def options(sites: tuple[tuple[str, Path], ...], out: Path, *arms: str) -> Options:
-    """Ask for a tiny run."""
-    return Options("tiny", sites, out, "inprocess", arms or tuple(ARMS), {}, None, None, "cpu")
+    """Ask for a tiny run; its scans keep their bias fields, as N4 would take a third of the time."""
+    return Options("tiny", sites, out, "inprocess", arms or tuple(ARMS), {}, None, None, "cpu", bias=False)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def test_every_arm_has_its_figure_in_both_directions(run: tuple[Path, Results]) 
     affine = [results.score("affine", s, t).mean for s, t in (("candi", "oasis"), ("oasis", "candi"))]  # type: ignore[union-attr]
     flow = [results.score("F", s, t).mean for s, t in (("candi", "oasis"), ("oasis", "candi"))]  # type: ignore[union-attr]
     assert all(35 < value < 75 for value in affine)
-    assert sum(flow) > sum(affine) + 2
+    # Four steps of F: a rounding of 1e-5 in what travels moves it by up to half a point here, on this side of affine.
+    assert all(bent > moved for bent, moved in zip(flow, affine, strict=True))
 
 
 def test_everything_that_a_person_looks_at_is_written(run: tuple[Path, Results]) -> None:
@@ -140,18 +141,23 @@ def test_an_atlas_that_is_not_there_is_named(sites: tuple[tuple[str, Path], ...]
 
 
 def test_a_federation_of_one_site_equals_local_training(run: tuple[Path, Results], tmp_path: Path) -> None:
-    """The rounds of a single site, through Flower, give the bytes of one plain training loop over all steps."""
+    """The rounds of a single site, through Flower, give the bytes of one plain training loop over all steps.
+
+    So they do where weights travel whole; differences are rounded.
+    """
     out, _ = run
+    whole = replace(TINY, federation=replace(TINY.federation, payload="full"))
     hub, site = tmp_path / "hub", out / "sites" / "candi"
     hub.mkdir()
     for name in ("atlas.safetensors", "atlas.json"):
         (hub / name).write_bytes((out / "federations" / "candi-to-oasis" / "federated" / name).read_bytes())
-    (hub / "experiment.json").write_text(TINY.to_json())
+    (hub / "experiment.json").write_text(whole.to_json())
     (hub / "plan.json").write_text(json.dumps({"run": "one", "segment": [], "device": "cpu"}))
     data = Path(json.loads((out / "run.json").read_text())["sites"]["candi"])
     splits = out / "splits" / "candi-to-oasis.tsv"
-    run_federation("inprocess", hub, [SiteFolder("candi", (data,), site, None, splits, "cpu")], tmp_path / "work")
-    federated = Store(hub / "state", TINY).resume()
+    folder = SiteFolder("candi", (data,), site, None, splits, "cpu", bias=False)
+    run_federation("inprocess", hub, [folder], tmp_path / "work")
+    federated = Store(hub / "state", whole).resume()
     assert federated is not None
 
     scans, atlas = cases(site / "runs" / "one", "train"), read_atlas(hub).image

@@ -1,0 +1,71 @@
+"""What the hub wrote down of a run: `events.jsonl`, one JSON object for each thing that happened.
+
+Displays, reports and `server.board` read it, so the hub's loop knows none of them. A round that was run again after a
+stop is in it twice; `finished` says what counts.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+NAME = "events.jsonl"
+
+LONG = ("series", "sites", "traffic")
+"""What an event holds for displays and reports, too long for a log; `reply` lines have its bytes."""
+
+log = logging.getLogger(__name__)
+
+
+def tell(hub: Path, event: str, run: str, values: Mapping[str, object]) -> None:
+    """Append one event to the hub's file, and log it without its long values."""
+    line = json.dumps({"time": time.time(), "event": event, **values})
+    with (hub / NAME).open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else "\n" + line  # a hub that was killed left half a line
+        file.write(line.encode() + b"\n")
+    shown = {"run": run} | {key: value for key, value in values.items() if key not in LONG}
+    if event == "round.finished":
+        took = [one["seconds"] for one in finished(read(hub)) if _same(one, values) and "seconds" in one]
+        shown |= {"seconds": round(took[-1], 3)} if took else {}
+    odd = event in ("site.quarantined", "round.waiting", "reply.late") or values.get("failed")
+    log.log(logging.WARNING if odd else logging.INFO, event, extra={"fields": shown})
+
+
+def read(hub: Path) -> list[dict[str, Any]]:
+    """Give all events; a line that a hub which was killed left half written is passed over."""
+    path = hub / NAME
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return found
+
+
+def finished(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give what each round, or round of a segmenter, brought, with its `seconds`.
+
+    One that was run again keeps its place and its time, and takes what it brought last.
+    """
+    began: dict[tuple[str, int], float] = {}
+    last: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for event in events:
+        key = (str(event.get("phase")), int(event.get("round", 0)))
+        if event["event"] == "round.started":
+            began[key] = float(event["time"])
+        elif event["event"] in ("round.finished", "segmenter.learnt"):
+            where = (*key, str(event.get("site", "")))
+            first = last.get(where, event)["time"]
+            took = {"seconds": event["time"] - began[key]} if key in began and not where[2] else {}
+            last[where] = {**event, "time": first, **took}
+    return list(last.values())
+
+
+def _same(one: Mapping[str, Any], values: Mapping[str, object]) -> bool:
+    return one["event"] == "round.finished" and all(one.get(key) == values.get(key) for key in ("phase", "round"))

@@ -1,0 +1,157 @@
+"""Which sites take part in a run, and asking them until enough have answered.
+
+A site takes part from the first round that begins after it came, and until the operator dismisses it: one that is away
+still counts for the quorum, so that a run does not go on without a hospital only because its link was down.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import FederationError
+from server.federation import Federation
+from server.office import LEFT
+from server.vet import Strikes
+from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.files import write_json
+
+AWAY = frozenset({"lost", "unavailable", "crashed", "deadline"})
+"""Words for a site that did not answer; any other word is its answer."""
+
+BAD = frozenset({"malformed", "digest"})
+"""Words of the hub's own for a reply that it could not read."""
+
+FIRST, LAST = 5.0, 120.0
+"""Seconds between two tries of sites that a phase waits for: doubled from the first to the last."""
+
+Take = Callable[[SiteReply], str]
+"""Takes a reply in; gives a word where it fails a check of the hub."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """The sites of one run."""
+
+    federation: Federation
+    folder: Path  # the hub's
+    quorum: float  # share of the sites whose reply a round needs
+    patience: float  # seconds that a round waits for its quorum
+    tell: Callable[..., None]  # the hub's events
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites that take part, there or away, without those in quarantine; sorted."""
+        return tuple(sorted(set(self.joined) - self._left() - self.strikes.out))
+
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """The sites that ever joined, those in quarantine and those that were dismissed, too; sorted."""
+        return tuple(sorted(_read(self.folder / "members.json")))
+
+    @property
+    def strikes(self) -> Strikes:
+        """What the hub found wrong with replies, by site."""
+        return Strikes(self.folder / "strikes.json")
+
+    def strangers(self) -> tuple[str, ...]:
+        """Give the sites that are there and do not take part yet; sorted."""
+        return tuple(sorted(set(self.here()) - set(self.joined)))
+
+    def here(self) -> tuple[str, ...]:
+        """Give the sites that are there, without those in quarantine and those that were dismissed; sorted."""
+        return tuple(sorted(set(self.federation.sites()) - self._left() - self.strikes.out))
+
+    def add(self, site: str) -> None:
+        """Let a site take part from now on."""
+        write_json(sorted({*self.joined, site}), self.folder / "members.json")
+
+    def collect(
+        self,
+        requests: Mapping[str, PhaseRequest],
+        take: Take,
+        settle: Callable[[], Mapping[str, str]] = dict,
+        consent: bool = False,
+        quorum: float | None = None,
+    ) -> dict[str, str]:
+        """Ask until the quorum's replies count; a request that is repeated is answered from the site's cache.
+
+        Args:
+            requests: of one round, by site.
+            take: takes in a reply without an error.
+            settle: called when all asked have answered; drops replies that are wrong beside the others', by site.
+            consent: a site may say no to this round, and that counts as its answer.
+            quorum: instead of the run's.
+
+        Returns:
+            For each site without a reply that counts, why: the site's word, or the hub's.
+
+        Raises:
+            FederationError: no quorum, and waiting for it took longer than `patience`.
+        """
+        some = next(iter(requests.values()))
+        failed: dict[str, str] = {}
+        todo, pause, end = list(requests.values()), FIRST, time.monotonic() + self.patience
+        while True:
+            for reply in self.federation.ask(todo):
+                failed.pop(reply.site, None)
+                if word := reply.error or take(reply):
+                    failed[reply.site] = word
+                    if not reply.error or reply.error in BAD:
+                        self._strike(reply.site, reply.phase, word)
+                del reply  # else it would live while the next one is unpacked
+            for site, word in settle().items():
+                failed[site] = word
+                self._strike(site, some.phase, word)
+            self._tell_late()
+            gone = self.strikes.out | self._left()
+            needed = max(1.0, (self.quorum if quorum is None else quorum) * len(set(requests) - gone))
+            missing = {site: word for site, word in failed.items() if not consent or word in AWAY}
+            if len(requests) - len(missing) >= needed or (consent and self.patience == 0):
+                return failed
+            if time.monotonic() + pause > end:
+                raise _no_quorum(some.phase, missing, len(requests))
+            self.tell("round.waiting", phase=some.phase, round=some.round, missing=missing)
+            todo = self._await([requests[site] for site in sorted(set(missing) - gone)], pause, end)
+            pause = min(LAST, 2 * pause)
+
+    def _await(self, missing: list[PhaseRequest], pause: float, end: float) -> list[PhaseRequest]:
+        """Wait until a site came back, or `pause` is over and one is there; give the requests of all that are."""
+        again = time.monotonic() + pause
+        away = {request.site for request in missing} - set(self.federation.sites())
+        while True:
+            time.sleep(min(FIRST, pause))
+            there, gone = set(self.federation.sites()), self.strikes.out | self._left()
+            missing = [request for request in missing if request.site not in gone]
+            back = [request for request in missing if request.site in there]
+            now = time.monotonic()
+            if away & there - gone or (back and now > again) or not missing or now > end:
+                return back
+
+    def _strike(self, site: str, phase: str, word: str) -> None:
+        if self.strikes.add(site):
+            self.tell("site.quarantined", site=site, phase=phase, why=word)
+
+    def _tell_late(self) -> None:
+        while self.federation.late:
+            late = self.federation.late.pop(0)
+            self.tell("reply.late", site=late.site, phase=late.phase, round=late.round)
+
+    def _left(self) -> set[str]:
+        return set(_read(self.folder / LEFT))
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
+    except OSError:
+        return []
+
+
+def _no_quorum(phase: str, failed: Mapping[str, str], asked: int) -> FederationError:
+    why = ", ".join(f"{site}: {word}" for site, word in sorted(failed.items()))
+    return FederationError(
+        f"phase {phase}: {asked - len(failed)} of {asked} sites answered ({why}); "
+        "see site.log at those sites, then start the run again"
+    )

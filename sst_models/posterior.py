@@ -1,0 +1,110 @@
+"""Posterior: what a scan's own intensities say of the labels that were carried onto it.
+
+A registration is wrong by a voxel here and there, and a scan shows where: a voxel beside the third ventricle that is as
+dark as the ventricle belongs to it. Carried labels, softened at their edges, are the prior; near each place the
+intensities of a structure are a Gaussian, told by the voxels that are most likely its own; Bayes' rule gives each voxel
+its label, and the Gaussians are told anew. It is the expectation maximisation of atlas-based segmentation (Ashburner &
+Friston 2005, NeuroImage 26; Puonti et al. 2016, NeuroImage 143), on flows that stay as they are. The constants were
+chosen on validation scans (LEARNING.md).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from configs.schema import Experiment
+from configs.structures import CLASSES, GROUP_MEMBERS
+from sst_models.separable import apply, bands, gaussian
+from sst_models.warp import warp, warp_labels
+
+EDGE = 1.4
+"""Millimetres, sigma of the Gaussian by which carried labels are softened: how far off a flow may be."""
+
+REACH = 7.2
+"""Millimetres, sigma of the Gaussian of what is near a place."""
+
+PASSES = 2
+"""Times that intensities are told and labels given; more of them leave the prior behind."""
+
+SPREAD = 0.03
+"""Least standard deviation of a structure's intensities, as there is always noise."""
+
+ANCHOR = 20.0
+"""Voxels that a structure's intensities in the whole brain count for beside those near a place."""
+
+FLOOR, REACHED = 1e-4, 1e-3
+"""What is added to a class's prior where it is more than `REACHED`, so that flat tails do not count for much."""
+
+
+def carry_labels(scan: Tensor, labels: Tensor, flow: Tensor, experiment: Experiment) -> Tensor:
+    """Give a scan the atlas's labels as the preset says: by the flow alone, or refined by `registration.likelihood`.
+
+    Args and what is returned: as of `refine`; the type of the labels may be any integer's.
+    """
+    if weight := experiment.registration.likelihood:
+        return refine(scan, labels, flow, weight, experiment.grid.spacing)
+    return warp_labels(labels[None], flow)[0]
+
+
+@torch.no_grad()
+def refine(scan: Tensor, labels: Tensor, flow: Tensor, weight: float, spacing: float) -> Tensor:
+    """Give a scan the atlas's labels by a flow and by the scan's intensities.
+
+    Args:
+        scan: (1, 1, D, H, W) in [0, 1], background 0.
+        labels: the atlas's class indices, (D, H, W).
+        flow: (1, 3, D, H, W) in voxels, scan -> atlas.
+        weight: of the intensities' log-likelihood, as neighbours are not independent; 0 leaves the labels as carried,
+            but for their softened edges.
+        spacing: of the grid, mm.
+
+    Returns:
+        Class indices (D, H, W) int64. A structure that the flow carries nowhere stays nowhere.
+    """
+    one = F.one_hot(labels.long(), CLASSES).movedim(-1, 0)[None].to(scan.dtype)
+    now = warp(one, flow)[0]
+    now[0] = (1 - now[1:].sum(0)).clamp(min=0)  # outside the atlas's volume too
+    prior = _blur(now, EDGE / spacing)
+    prior = prior / prior.sum(0, keepdim=True).clamp(min=1e-6)
+    prior = (prior + FLOOR * (prior > REACHED)).clamp(min=1e-9).log()
+    group = _group_of_class(scan.device)
+    for _ in range(PASSES):
+        like = _likelihood(_grouped(now, group), scan[0, 0], REACH / spacing)
+        now = torch.softmax(prior + weight * like[group], dim=0)
+    found: Tensor = now.argmax(0)
+    return found
+
+
+def _group_of_class(device: torch.device) -> Tensor:
+    """Left and right of a structure share their intensities; class 0, all else, is a group of its own."""
+    table = torch.zeros(CLASSES, dtype=torch.int64, device=device)
+    for number, members in enumerate(GROUP_MEMBERS.values(), start=1):
+        table[list(members)] = number
+    return table
+
+
+def _grouped(classes: Tensor, group: Tensor) -> Tensor:
+    empty = classes.new_zeros(len(GROUP_MEMBERS) + 1, *classes.shape[1:])
+    return empty.index_add_(0, group, classes)
+
+
+def _likelihood(share: Tensor, scan: Tensor, reach: float) -> Tensor:
+    """Give the log-density of each voxel's intensity in each group, (17, D, H, W), by the Gaussian near it."""
+    told = torch.stack([share, share * scan, share * scan.square()])  # count, sum and sum of squares
+    whole = told.sum((2, 3, 4), keepdim=True)
+    overall = whole / whole[:1].clamp(min=1.0)
+    pooled = F.avg_pool3d(told.flatten(0, 1), 2, ceil_mode=True, count_include_pad=False)
+    voxels = (math.sqrt(2 * math.pi) * reach) ** 3  # in a Gaussian of this sigma
+    near = voxels * _blur(pooled, reach / 2).view(3, -1, *pooled.shape[1:]) + ANCHOR * overall
+    mean = near[1] / near[0].clamp(min=1e-6)
+    variance = (near[2] / near[0].clamp(min=1e-6) - mean.square()).clamp(min=0) + SPREAD**2
+    mean, variance = F.interpolate(torch.stack([mean, variance]), scan.shape, mode="trilinear")
+    density: Tensor = -0.5 * ((scan - mean).square() / variance + variance.log())
+    return density
+
+
+def _blur(maps: Tensor, sigma: float) -> Tensor:
+    window = 2 * int(3 * sigma + 0.5) + 1
+    return apply(bands(maps, gaussian(window, sigma, same=True)), maps)

@@ -1,0 +1,86 @@
+"""The hub and its SuperLink's commands: one that fails is not taken for an answer."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from server.launch import Flower, Unanswered
+from server.office import Office
+
+
+class Script:
+    """Flower's commands: what each answers, and which were called."""
+
+    def __init__(self) -> None:
+        """Let all succeed."""
+        self.called: list[tuple[str, ...]] = []
+        self.failing: set[str] = set()
+        self.runs: list[dict[str, str]] = []
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Answer one command."""
+        self.called.append(words)
+        if self.failing & set(words):
+            return subprocess.CompletedProcess(words, 1, json.dumps({"success": False}), "connection refused")
+        told = {"success": True, "runs": self.runs, "node-id": "7"}
+        return subprocess.CompletedProcess(words, 0, json.dumps(told), "")
+
+
+@pytest.fixture
+def script() -> Script:
+    """Commands that succeed."""
+    return Script()
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Office:
+    """A hub with one admitted site."""
+    office = Office(tmp_path)
+    office.flower.mkdir(parents=True)
+    office.approved.parent.mkdir(parents=True, exist_ok=True)
+    office.approved.write_text('{"digest": "abc"}')
+    office.key("left").parent.mkdir(parents=True, exist_ok=True)
+    office.key("left").write_text("key of left")
+    return office
+
+
+@pytest.fixture
+def flower(office: Office, script: Script, monkeypatch: pytest.MonkeyPatch) -> Flower:
+    """The hub's side of the script."""
+    flower = Flower(office, {})
+    monkeypatch.setattr(flower, "_call", script)
+    return flower
+
+
+def test_a_silent_superlink_is_not_one_without_a_run(flower: Flower, script: Script) -> None:
+    """Otherwise a second run would be submitted beside the first."""
+    assert flower.status() == ""
+    script.runs = [{"fab-hash": "other", "status": "running"}, {"fab-hash": "abc", "status": "pending"}]
+    assert flower.status() == "pending"
+    script.failing = {"list"}
+    with pytest.raises(Unanswered, match="connection refused"):
+        flower.status()
+
+
+def test_a_dismissed_site_is_out_only_once_its_key_is(flower: Flower, office: Office, script: Script) -> None:
+    """A SuperLink that is just starting again is asked anew."""
+    said: list[str] = []
+    flower.register(said.append)
+    office.key("left").unlink()
+    script.failing = {"unregister"}
+    with pytest.raises(Unanswered, match="left"):
+        flower.register(said.append)
+    script.failing = set()
+    flower.register(said.append)
+    assert said == ["site left may come in", "site left is out"]
+    assert [words[:2] for words in script.called].count(("supernode", "unregister")) == 2
+
+
+def test_a_run_that_is_not_taken_is_told(flower: Flower, script: Script) -> None:
+    """So that the hub asks again."""
+    flower.submit()
+    script.failing = {"run"}
+    with pytest.raises(Unanswered, match="did not take the run"):
+        flower.submit()

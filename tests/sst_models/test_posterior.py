@@ -1,0 +1,76 @@
+"""Labels refined by a scan's own intensities."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from configs.schema import load
+from sst_models.metrics import mean_dice
+from sst_models.posterior import carry_labels, refine
+from sst_models.warp import warp_labels
+
+WHITE, CORTEX, VENTRICLE = 1, 2, 3
+
+
+def brain() -> tuple[Tensor, Tensor]:
+    """A ball of cortex around white matter around a ventricle: labels (32, 32, 32), and an image of them with noise."""
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 3, indexing="ij")
+    radius = torch.stack(axes).square().sum(0).sqrt()
+    labels = (radius < 0.9) * CORTEX
+    labels[radius < 0.7] = WHITE
+    labels[radius < 0.3] = VENTRICLE
+    level = torch.tensor([0.0, 0.8, 0.5, 0.2])[labels]
+    draws = torch.Generator().manual_seed(1)
+    return labels, (level + 0.03 * torch.randn(level.shape, generator=draws)) * (labels > 0)
+
+
+def off(voxels: float) -> Tensor:
+    """A flow that is wrong by so many voxels along one axis."""
+    flow = torch.zeros(1, 3, 32, 32, 32)
+    flow[:, 0] = voxels
+    return flow
+
+
+def test_a_wrong_flow_is_corrected_where_the_scan_shows_it() -> None:
+    """Most of what a flow of one voxel off costs comes back."""
+    labels, image = brain()
+    carried = warp_labels(labels[None], off(1.0))[0]
+    found = refine(image[None, None], labels, off(1.0), 0.7, 2.4)
+    before, after = mean_dice(carried, labels), mean_dice(found, labels)
+    assert 1 - after < 0.4 * (1 - before)
+
+
+def test_a_scan_without_contrast_keeps_its_labels() -> None:
+    """Where a scan says nothing, the flow does."""
+    labels, _ = brain()
+    image = 0.5 * (labels > 0).float()
+    found = refine(image[None, None], labels, off(0.0), 0.7, 2.4)
+    assert mean_dice(found, labels) > 0.97
+
+
+def test_intensities_are_told_near_each_place() -> None:
+    """A coil that makes one side half as bright again costs next to nothing."""
+    labels, image = brain()
+    coil = torch.linspace(0.7, 1.2, 32).view(32, 1, 1)
+    flat, bright = (refine(one[None, None], labels, off(1.0), 0.7, 2.4) for one in (image, image * coil))
+    assert mean_dice(bright, labels) > mean_dice(flat, labels) - 0.03
+
+
+def test_no_structure_appears_that_the_atlas_has_not() -> None:
+    """Nor is a flow that carries everything out of the volume an error."""
+    labels, image = brain()
+    found = refine(image[None, None], labels, off(1.0), 0.7, 2.4)
+    assert set(found.unique().tolist()) <= {0, WHITE, CORTEX, VENTRICLE}
+    assert not refine(image[None, None], labels, off(99.0), 0.7, 2.4).any()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_a_preset_chooses(weight: float) -> None:
+    """0 gives the labels as the flow carries them, to the voxel."""
+    labels, image = brain()
+    preset = load("tiny")
+    preset = replace(preset, registration=replace(preset.registration, likelihood=weight))
+    found = carry_labels(image[None, None], labels, off(0.5), preset)
+    assert torch.equal(found, warp_labels(labels[None], off(0.5))[0]) == (weight == 0.0)
