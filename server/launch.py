@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import ssl
 import subprocess
 import sys
@@ -100,9 +101,12 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
 
     Raises:
         RunError: the folder is no hub's, or its sources are not those that the sites approved.
-        FederationError: a process does not start, or the run failed for a reason that a person must mend.
+        FederationError: nginx is missing, a process does not start, or the run failed for a reason that a person must
+            mend.
     """
     check_bundle(office)
+    if proxy and shutil.which("nginx", path=_path(office)) is None:
+        raise FederationError("nginx, which alone faces the sites, is not installed: install it, or start with --no-proxy")
     settings = office.settings
     office.flower.mkdir(parents=True, exist_ok=True)
     _write_connection(office)

@@ -144,7 +144,8 @@ class Live:
 
     def start_hub(self) -> None:
         """Run `sst hub start`, or go on with it."""
-        self._start("hub", "hub", "resume" if "hub" in self.running else "start", str(self.office.folder))
+        direct = () if self.proxied else ("--no-proxy",)
+        self._start("hub", "hub", "resume" if "hub" in self.running else "start", str(self.office.folder), *direct)
 
     def start_site(self, name: str) -> None:
         """Run `sst site start`."""

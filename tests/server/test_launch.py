@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import FederationError
+from server import launch
 from server.launch import Flower, Unanswered
 from server.office import Office
 
@@ -84,3 +86,12 @@ def test_a_run_that_is_not_taken_is_told(flower: Flower, script: Script) -> None
     script.failing = {"run"}
     with pytest.raises(Unanswered, match="did not take the run"):
         flower.submit()
+
+
+def test_a_missing_nginx_is_named_before_anything_starts(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what to do without one."""
+    monkeypatch.setattr(launch, "check_bundle", lambda _: None)
+    monkeypatch.setattr(launch, "_path", lambda own: str(own.folder / "nothing"))
+    monkeypatch.setattr(launch.Processes, "start", lambda *_: pytest.fail("a process was started"))
+    with pytest.raises(FederationError, match="nginx is not installed.*--no-proxy"):
+        launch.serve(office, print)

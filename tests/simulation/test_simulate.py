@@ -58,9 +58,9 @@ def test_every_arm_has_its_figure_in_both_directions(run: tuple[Path, Results]) 
             score = results.score(arm, source, source if arm == "U-Net in-site" else target)
             assert score is not None and score.scans, arm
     affine = [results.score("affine", s, t).mean for s, t in (("candi", "oasis"), ("oasis", "candi"))]  # type: ignore[union-attr]
-    flow = [results.score("F", s, t).mean for s, t in (("candi", "oasis"), ("oasis", "candi"))]  # type: ignore[union-attr]
+    flow = [results.score("F refined", s, t).mean for s, t in (("candi", "oasis"), ("oasis", "candi"))]  # type: ignore[union-attr]
     assert all(35 < value < 75 for value in affine)
-    # Four steps of F: a rounding of 1e-5 in what travels moves it by up to half a point here, on this side of affine.
+    # F alone has had four steps here: what processors round differently puts it above affine on one, below on another.
     assert all(bent > moved for bent, moved in zip(flow, affine, strict=True))
 
 
