@@ -106,7 +106,7 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
     """
     check_bundle(office)
     if proxy and shutil.which("nginx", path=_path(office)) is None:
-        raise FederationError("nginx, which alone faces the sites, is not installed: install it, or start with --no-proxy")
+        raise FederationError("nginx, which faces the sites, is not installed: install it, or start with --no-proxy")
     settings = office.settings
     office.flower.mkdir(parents=True, exist_ok=True)
     _write_connection(office)
