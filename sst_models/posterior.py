@@ -64,17 +64,34 @@ def refine(scan: Tensor, labels: Tensor, flow: Tensor, weight: float, spacing: f
         Class indices (D, H, W) int64. A structure that the flow carries nowhere stays nowhere.
     """
     one = F.one_hot(labels.long(), CLASSES).movedim(-1, 0)[None].to(scan.dtype)
-    now = warp(one, flow)[0]
-    now[0] = (1 - now[1:].sum(0)).clamp(min=0)  # outside the atlas's volume too
-    prior = _blur(now, EDGE / spacing)
+    carried = warp(one, flow)[0]
+    carried[0] = (1 - carried[1:].sum(0)).clamp(min=0)  # outside the atlas's volume too
+    found: Tensor = settle(scan, carried, weight, spacing).argmax(0)
+    return found
+
+
+@torch.no_grad()
+def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: float = EDGE) -> Tensor:
+    """Give each voxel's chances of each class by what they were and by the scan's intensities.
+
+    Args:
+        scan: (1, 1, D, H, W) in [0, 1], background 0.
+        chances: what is thought of each voxel, (29, D, H, W), summing to 1 over classes.
+        weight: as of `refine`.
+        spacing: of the grid, mm.
+        edge: sigma of the Gaussian by which the chances are softened, mm.
+
+    Returns:
+        Chances of the same shape.
+    """
+    prior = _blur(chances, edge / spacing)
     prior = prior / prior.sum(0, keepdim=True).clamp(min=1e-6)
     prior = (prior + FLOOR * (prior > REACHED)).clamp(min=1e-9).log()
-    group = _group_of_class(scan.device)
+    group, now = _group_of_class(scan.device), chances
     for _ in range(PASSES):
         like = _likelihood(_grouped(now, group), scan[0, 0], REACH / spacing)
         now = torch.softmax(prior + weight * like[group], dim=0)
-    found: Tensor = now.argmax(0)
-    return found
+    return now
 
 
 def _group_of_class(device: torch.device) -> Tensor:
