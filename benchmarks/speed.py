@@ -141,7 +141,7 @@ def generation(preset: Experiment, repeats: int) -> list[Row]:
         {
             "pair": lambda: generator.pair(Recipe(1, 2, 2, "bench")),
             "step": lambda: learner.step(torch.Generator().manual_seed(1)),
-            "segment": lambda: segment(learner.mean, pair.image, preset.segmenter.normalise),
+            "segment": lambda: segment(learner.mean, pair.image, preset),
         },
         repeats,
     )

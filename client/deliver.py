@@ -31,7 +31,7 @@ def evaluate(request: PhaseRequest, site: Site) -> SiteReply:
     for position in range(len(held_out)):
         truth = held_out.labels(position)
         if truth is not None:
-            found = segment(net, held_out.image(position).to(device), experiment.segmenter.normalise)
+            found = segment(net, held_out.image(position).to(device), experiment)
             dice = dice_per_group(found.cpu(), truth)
             rows.append([dice[group] for group in GROUPS])
         progress.learnt(position + 1, 0.0)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from client.bids import describe
 from client.layouts import Scan, find_scans, in_order, with_masks
@@ -23,10 +22,9 @@ from client.prepare import SetAside, bring
 from client.quality import Quality, assess
 from configs.errors import DataError
 from configs.structures import STRUCTURES
-from sst_models.device import half
 from sst_models.files import replace_file, write_json
 from sst_models.intensity import robust_scale
-from sst_models.steps.segment import normalise
+from sst_models.steps.segment import chances
 
 PIXEL = 0.6
 """mm of a side of a pixel of the overlay: a picture of some 900 x 500 pixels."""
@@ -92,11 +90,9 @@ def segment_scan(
     """
     image = read_image(scan.image)
     tensors, inside = bring(image, scan, model.frame, how)
-    volume = tensors["image"][None, None].to(device)
-    with torch.inference_mode(), half(device):
-        chances = F.softmax(net(normalise(volume, model.experiment.segmenter.normalise)).float(), dim=1)[0]
+    found = chances(net, tensors["image"][None].to(device), model.experiment)
     place = tensors["atlas_to_scan"].numpy()
-    labels, certainty = to_native(chances, model.frame.affine, place, affine_of(image), inside)
+    labels, certainty = to_native(found, model.frame.affine, place, affine_of(image), inside)
     if largest:
         labels = keep_largest(labels)
     quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually)

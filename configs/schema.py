@@ -108,6 +108,7 @@ class Segmenter:
     widths: Widths = (16, 32, 64, 128)
     stem: Literal[1, 2] = 1
     prior: Weight = 0.0  # voxels by which labels are blurred to a prior of place, added to the logits; 0: none
+    likelihood: Weight = 0.0  # of a scan's intensities beside the network's word on it; 0: the network alone
     normalise: Literal["minmax", "zscore"] = "minmax"
     augment: Literal["none", "space", "all"] = "none"  # on top of a pair: a small affine, or gamma and noise as well
 

@@ -102,7 +102,7 @@ def registration(stage: Stage, state: RunState, arm: str, site: str, experiment:
 def unet(stage: Stage, path: Path, experiment: Experiment) -> Predict:
     """Predict by a saved segmenter."""
     net = segmenters.load_segmenter(path, experiment, stage.device)
-    return lambda image: Predicted(segment(net, image, experiment.segmenter.normalise))
+    return lambda image: Predicted(segment(net, image, experiment))
 
 
 def last_segmenter(stage: Stage, scheme: Scheme, site: str) -> Path:

@@ -14,6 +14,7 @@ from sst_models.losses.overlap import dice_ce
 from sst_models.muon import Muon
 from sst_models.networks.appearance import brain
 from sst_models.networks.segmenter import Segmenter
+from sst_models.posterior import settle
 from sst_models.seeds import generator
 from sst_models.warp import warp, warp_labels
 
@@ -123,8 +124,18 @@ class SegmentLearner:
 
 
 @torch.no_grad()
-def segment(net: nn.Module, volume: Tensor, normalisation: str) -> Tensor:
-    """Segment one volume (1, D, H, W): class indices (D, H, W)."""
+def chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
+    """Give each voxel's chances of each class, (29, D, H, W), of one volume (1, D, H, W) in [0, 1].
+
+    They are the network's or, as `segmenter.likelihood` says, what they become by the scan's own intensities.
+    """
+    own = experiment.segmenter
     with half(volume.device):
-        logits = net(normalise(volume[None], normalisation)).float()
-    return F.softmax(logits, dim=1).argmax(dim=1)[0]
+        logits = net(normalise(volume[None], own.normalise)).float()
+    found = F.softmax(logits, dim=1)[0]
+    return settle(volume[None], found, own.likelihood, experiment.grid.spacing) if own.likelihood else found
+
+
+def segment(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
+    """Segment one volume (1, D, H, W) in [0, 1]: class indices (D, H, W)."""
+    return chances(net, volume, experiment).argmax(dim=0)

@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from configs.schema import load
+from configs.structures import CLASSES
 from sst_models.metrics import mean_dice
 from sst_models.posterior import carry_labels, refine
+from sst_models.steps.segment import chances, segment
 from sst_models.warp import warp_labels
 
 WHITE, CORTEX, VENTRICLE = 1, 2, 3
@@ -74,3 +77,26 @@ def test_a_preset_chooses(weight: float) -> None:
     preset = replace(preset, registration=replace(preset.registration, likelihood=weight))
     found = carry_labels(image[None, None], labels, off(0.5), preset)
     assert torch.equal(found, warp_labels(labels[None], off(0.5))[0]) == (weight == 0.0)
+
+
+class Off(torch.nn.Module):
+    """A segmenter that is sure of every voxel, and wrong by one voxel along one axis."""
+
+    def __init__(self, labels: Tensor) -> None:
+        super().__init__()
+        self.word = 10 * one_hot(warp_labels(labels[None], off(1.0))[0].long(), CLASSES).movedim(-1, 0)[None].float()
+
+    def forward(self, _: Tensor) -> Tensor:
+        """Give logits (1, 29, 32, 32, 32)."""
+        return self.word
+
+
+def test_a_segmenter_is_corrected_where_the_scan_shows_it() -> None:
+    """As the preset says: without `segmenter.likelihood`, its own word stands."""
+    labels, image = brain()
+    preset, net = load("real-cpu"), Off(labels)
+    alone = replace(preset, segmenter=replace(preset.segmenter, likelihood=0.0))
+    before = mean_dice(segment(net, image[None], alone), labels)
+    assert before == pytest.approx(mean_dice(warp_labels(labels[None], off(1.0))[0], labels))
+    assert 1 - mean_dice(segment(net, image[None], preset), labels) < 0.5 * (1 - before)
+    assert chances(net, image[None], preset).sum(0).sub(1).abs().max() < 1e-5
