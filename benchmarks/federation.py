@@ -23,7 +23,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -417,13 +416,13 @@ def sst(folder: Path, *words: str) -> None:
 
 @contextmanager
 def started(folder: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Keep one command of the product running; at the end it is stopped as by Ctrl-C."""
+    """Keep one command of the product running; at the end it is asked to stop."""
     command = [sys.executable, "-m", "sst", *words]
     with subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL) as process:
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(60.0)
 
 
