@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -26,6 +27,9 @@ from server.federation import Federation, GridFederation
 from sst_models.files import replace_file
 
 FAILED = "failed.json"
+
+TRIES = 5
+"""Times that the lock on the hub's folder is asked for, 0.2 s apart."""
 """In the hub's folder after a run that failed: `{"code", "message"}`. A run that starts removes an old one."""
 
 log = logging.getLogger(__name__)
@@ -72,10 +76,14 @@ def _alone(hub: Path) -> Iterator[None]:
         raise RunError(f"{hub} is no folder: SST_HUB must name a hub's folder")
     folder = os.open(hub, os.O_RDONLY)  # the lock is on the folder itself, and ends with the process
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"another run works in {hub}; stop it, or wait for it") from error
+        for left in range(TRIES, 0, -1):  # `sst hub start` looks at the lock, too, for an instant
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if left == 1:
+                    raise RunError(f"another run works in {hub}; stop it, or wait for it") from error
+                time.sleep(0.2)
         yield
     finally:
         os.close(folder)

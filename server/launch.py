@@ -3,6 +3,7 @@
 What ends is started again; a run whose ServerApp died is submitted again, and goes on from its last finished round.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ PAUSE = 3.0
 """Seconds before a process that ended is started again."""
 
 LOOK = 15.0
-"""Seconds between two looks at the run, each of which starts one of Flower's commands (1.3 s of a core)."""
+"""Seconds between two looks at the run; one that finds no app at work starts Flower's command (1.3 s of a core)."""
 
 TRIES = 3
 """Times that the hub's app may fail by itself, as when the SuperLink goes away, without a round between."""
@@ -71,7 +72,6 @@ def variables(office: Office) -> dict[str, str]:
     settings = office.settings
     return {
         **QUIET,
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; a second otherwise, at each message
         "FLWR_HOME": str(office.flower.resolve()),
         "SST_HUB": str(office.folder.resolve()),
         "SST_SITES_EXPECTED": str(settings.sites),
@@ -245,6 +245,8 @@ def _brief(error: Exception) -> str:
 
 def _look(office: Office, flower: Flower, say: Say) -> None:
     flower.register(say)
+    if works(office.folder):
+        return
     status = flower.status()
     if status in ("", "finished:completed", "finished:failed", "finished:stopped"):
         _raise_if_failed(office, flower, say)
@@ -276,6 +278,18 @@ def finished(office: Office) -> bool:
         return bool(lines) and json.loads(lines[-1]).get("event") == "run.finished"
     except (OSError, ValueError):
         return False
+
+
+def works(folder: Path) -> bool:
+    """Whether the hub's app is at work in this folder: it holds the folder's lock for as long as it lives."""
+    own = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(own, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(own)
+    return False
 
 
 def _raise_if_failed(office: Office, flower: Flower, say: Say) -> None:

@@ -1,6 +1,8 @@
 """The hub and its SuperLink's commands: one that fails is not taken for an answer."""
 
+import fcntl
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -95,3 +97,17 @@ def test_a_missing_nginx_is_named_before_anything_starts(office: Office, monkeyp
     monkeypatch.setattr(launch.Processes, "start", lambda *_: pytest.fail("a process was started"))
     with pytest.raises(FederationError, match="nginx.* is not installed.*--no-proxy"):
         launch.serve(office, print)
+
+
+def test_while_an_app_works_flower_is_not_asked(office: Office, flower: Flower, script: Script) -> None:
+    """Its command would take a twelfth of a core from sites on this machine; without an app, it is."""
+    flower.register(print)
+    script.called.clear()
+    held = os.open(office.folder, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    launch._look(office, flower, print)
+    os.close(held)
+    assert not script.called
+    script.runs = [{"fab-hash": "abc", "status": "running"}]
+    launch._look(office, flower, print)
+    assert [words[0] for words in script.called] == ["list"]
