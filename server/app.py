@@ -26,7 +26,7 @@ from configs.schema import Experiment, from_json
 from server.federation import Federation, GridFederation
 from sst_models.files import replace_file
 
-FAILED = "failed.json"
+FAILED, HOLDINGS = "failed.json", "holdings.json"
 
 TRIES = 5
 """Times that the lock on the hub's folder is asked for, 0.2 s apart."""
@@ -48,7 +48,9 @@ def serve(grid: Grid, run: Run) -> None:
         (hub / FAILED).unlink(missing_ok=True)
         try:
             experiment = from_json(_read(hub / "experiment.json"))
-            federation = GridFederation(grid, experiment.federation.deadline, deadlines=_deadlines(experiment))
+            federation = GridFederation(
+                grid, experiment.federation.deadline, deadlines=_deadlines(experiment), kept=hub / HOLDINGS
+            )
             if not (hub / "members.json").exists():  # else the run goes on, and each round waits for whom it needs
                 federation.wait(_number("SST_SITES_EXPECTED", "1"), _number("SST_SITES_WAIT", "600"))
             run(hub, federation)

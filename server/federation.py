@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from secrets import token_hex
 from types import MappingProxyType
 from typing import Protocol
@@ -103,6 +104,7 @@ class GridFederation:
         retries: int = 3,
         patience_s: float = 180.0,
         deadlines: Mapping[str, float] = MappingProxyType({}),
+        kept: Path | None = None,
     ) -> None:
         """Use `grid`.
 
@@ -112,12 +114,13 @@ class GridFederation:
             retries: how often a lost request is sent again.
             patience_s: seconds to wait for a node that went away; Flower lets a crashed one back after 60.
             deadlines: seconds instead of `deadline_s`, by phase.
+            kept: file for what each site holds, so that a hub that is started again goes on with differences; or None.
         """
         self.traffic: list[Traffic] = []
         self.late: list[Late] = []
         self._deadlines = deadlines
         self._overdue: dict[str, PhaseRequest] = {}  # by message
-        self._holdings = Holdings()
+        self._holdings = Holdings(kept)
         self._grid, self._deadline, self._retries, self._patience = grid, deadline_s, retries, patience_s
         self._called: dict[int, str] = {}  # names that unregistered nodes gave in their hello
         self._watched = 0.0
@@ -156,6 +159,8 @@ class GridFederation:
             self.traffic.append(Traffic(reply.phase, reply.round, reply.site, one.down, one.up))
             _log(reply, time.monotonic() - one.asked, one)
             underway.pop(0)
+            if not underway:
+                self._holdings.save()
             yield reply
             del reply  # else it would live while the next one is unpacked
 

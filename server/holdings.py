@@ -1,12 +1,16 @@
 """What each site holds of the parts that went either way, so that a request sends only what is new to it.
 
-The hub counts on what a site showed that it has, by its reply to a request. It keeps this in memory alone: a hub that
-was started again sends each part whole once, and a site that lost one says "base" and gets it whole.
+The hub counts on what a site showed that it has, by its reply to a request, and writes it down after each round: a hub
+that was started again sends no more than one that was not. A site that lost a part says "base" and gets it whole.
 """
 
+import json
 from collections.abc import Iterable, MutableMapping
+from contextlib import suppress
+from pathlib import Path
 
 from sst_models.exchange import Arrays, PhaseRequest, Step
+from sst_models.files import write_json
 from sst_models.payload import Parcel, digest
 
 KEEP = 24
@@ -17,10 +21,19 @@ LEARNING = ("register", "style", "joint", "flow_codes", "adapt")
 
 
 class Holdings:
-    """The digests of what each site holds; a few words per site, whatever the size of the parts."""
+    """The digests of what each site holds; a few words per site, whatever the size of the parts.
 
-    def __init__(self) -> None:
+    Args:
+        path: of the file that they are kept in, or None. A file that cannot be read is as good as none.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
         self._held: dict[tuple[str, str], dict[str, None]] = {}  # (run, site) -> digests, the latest last
+        if path is not None:
+            with suppress(OSError, ValueError, TypeError):
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                self._held = {(run, site): dict.fromkeys(held) for run, site, held in kept}
 
     def pack(self, request: PhaseRequest, digests: MutableMapping[int, str], whole: bool = False) -> Parcel:
         """Choose the form in which each part of a request travels.
@@ -57,6 +70,15 @@ class Holdings:
             held[name] = None
         for name in list(held)[:-KEEP]:
             del held[name]
+
+    def save(self) -> None:
+        """Write down what is known.
+
+        Raises:
+            OSError: the disk is full, or may not be written.
+        """
+        if self._path is not None:
+            write_json([[run, site, list(held)] for (run, site), held in sorted(self._held.items())], self._path)
 
     def forget(self, request: PhaseRequest) -> None:
         """Count on nothing any more at the site that was asked."""

@@ -21,6 +21,9 @@ MOMENTS = "moments"
 OWN = "A"
 """The part that a site keeps as its own, in the hub's library under the site's name (DESIGN, phase 3)."""
 
+STEP = "step:"
+"""Before the name of a part: its last step, in the file of a round."""
+
 LIBRARY = "own"
 """The folder of that library in the state's."""
 
@@ -75,7 +78,7 @@ class RunState:
 
     done: int = 0  # rounds finished, over all phases
     parts: Mapping[str, Arrays] = field(default_factory=dict)
-    steps: Mapping[str, Step] = field(default_factory=dict)  # by shared part, its last; not saved: it can travel whole
+    steps: Mapping[str, Step] = field(default_factory=dict)  # by shared part, its last
 
     def with_parts(self, parts: Mapping[str, Arrays], coded: bool = False) -> "RunState":
         """Give the state after one more round that brought these parts.
@@ -132,8 +135,12 @@ class Store:
                 continue
             for name, array in arrays.items():
                 tensors[f"{part}/{name}"] = torch.from_numpy(np.ascontiguousarray(array))
+        for part, step in state.steps.items():
+            for name, array in step.arrays.items():
+                tensors[f"{STEP}{part}/{name}"] = torch.from_numpy(np.ascontiguousarray(array))
         weights.save(tensors, self._weights(state.done))
-        told = {"done": state.done, "experiment": self.experiment.to_json(), "own": own}
+        steps = {part: [step.base, step.digest] for part, step in state.steps.items()}
+        told = {"done": state.done, "experiment": self.experiment.to_json(), "own": own, "steps": steps}
         write_json(told, self.folder / "state.json")
         wanted = {self._weights(state.done), *map(self._own, own.values())}
         for old in (*self.folder.glob("round-*.safetensors"), *self.folder.glob(f"{LIBRARY}/*.safetensors")):
@@ -156,7 +163,9 @@ class Store:
             part, name = key.split("/", 1)
             parts.setdefault(part, {})[name] = tensor.numpy()
         own = {part: Stored(self._own(name)) for part, name in kept.get("own", {}).items()}
-        return RunState(kept["done"], {**parts, **own})
+        ends = kept.get("steps", {})
+        steps = {part: Step(*ends[part], parts.pop(STEP + part)) for part in sorted(ends)}
+        return RunState(kept["done"], {**parts, **own}, steps)
 
     def _stored(self, arrays: Arrays) -> Stored:
         if isinstance(arrays, Stored) and arrays.path.parent == self.folder / LIBRARY:

@@ -15,10 +15,11 @@ from flwr.clientapp import ClientApp
 import client.app
 from client.messages import encode_reply, return_nonce
 from client.site import LEARNING, Site
+from configs.schema import load
 from server import holdings
 from server.federation import GridFederation, Traffic
 from server.holdings import Holdings
-from server.state import RunState
+from server.state import RunState, Store
 from simulation.engines import SiteFolder
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from sst_models.exchange import Arrays, PhaseRequest, SiteReply
@@ -110,7 +111,21 @@ def test_sites_and_hub_hold_the_same_bytes_in_whatever_form_they_got_them(tmp_pa
     assert seen["a"][2] == seen["bb"][1] == digest(state.parts["T"]) != digest(last.parts["T"])
 
 
-def test_a_hub_that_starts_again_sends_whole_parts_once(tmp_path: Path) -> None:
+def test_a_hub_that_starts_again_goes_on_with_differences(tmp_path: Path) -> None:
+    """It knows from its disk what each site holds; a file that is damaged costs bytes, and nothing else."""
+    store, kept = Store(tmp_path / "state", load("tiny")), tmp_path / "holdings.json"
+    sites = grid(tmp_path)
+    store.save(one_round(GridFederation(sites, 60, kept=kept), start()))
+    resumed = store.resume()
+    assert resumed is not None
+    state = one_round(again := GridFederation(sites, 60, kept=kept), resumed)
+    assert down(again, 2) == {"a": STEP, "bb": STEP}
+    kept.write_bytes(kept.read_bytes()[:-9])
+    one_round(third := GridFederation(sites, 60, kept=kept), state)
+    assert down(third, 3) == {"a": WHOLE, "bb": WHOLE}
+
+
+def test_a_hub_that_knows_nothing_sends_whole_parts_once(tmp_path: Path) -> None:
     """The results are those of a hub that was never stopped; the round that it was killed in is not trained again."""
     worked: list[str] = []
 
@@ -121,7 +136,7 @@ def test_a_hub_that_starts_again_sends_whole_parts_once(tmp_path: Path) -> None:
     whole = one_round(f := GridFederation(grid(tmp_path / "1", app=app(count)), 60), one_round(f, start()))
     state = one_round(GridFederation(sites := grid(tmp_path / "2", app=app(count)), 60), start())
     one_round(first := GridFederation(sites, 60), state, ("a",))
-    resumed = RunState(state.done, state.parts)  # what is on disk
+    resumed = RunState(state.done, state.parts)
     again = one_round(second := GridFederation(sites, 60), resumed)
     assert digest(again.parts["T"]) == digest(whole.parts["T"])
     assert down(first, 2) == {"a": WHOLE} and down(second, 2) == {"a": WHOLE, "bb": WHOLE}
