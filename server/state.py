@@ -163,8 +163,8 @@ class Store:
             part, name = key.split("/", 1)
             parts.setdefault(part, {})[name] = tensor.numpy()
         own = {part: Stored(self._own(name)) for part, name in kept.get("own", {}).items()}
-        ends = kept.get("steps", {})
-        steps = {part: Step(*ends[part], parts.pop(STEP + part)) for part in sorted(ends)}
+        ends = dict(kept.get("steps", {}))
+        steps = {part: Step(base, to, parts.pop(STEP + part)) for part, (base, to) in sorted(ends.items())}
         return RunState(kept["done"], {**parts, **own}, steps)
 
     def _stored(self, arrays: Arrays) -> Stored:
