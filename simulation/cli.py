@@ -21,7 +21,10 @@ if TYPE_CHECKING:  # torch and all that: imported only when a run begins, so tha
 DEVICES = ("auto", "cpu", "cuda")
 STYLES = ("weights", "statistics")
 
-CORE_ARMS = ("affine", "T", "F", "F refined", "U-Net w/o adaptation", "U-Net w/ adaptation")
+CORE_ARMS = (
+    "affine", "T", "F", "F refined", "U-Net w/o adaptation", "U-Net w/ adaptation",
+    "U-Net w/o adaptation refined", "U-Net w/ adaptation refined",
+)  # fmt: skip
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
 DEMO_SPLIT = {"train": 9, "val": 1, "test": 8}  # people a site; one of those who train becomes the atlas
 DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and finer ones would take minutes

@@ -15,16 +15,26 @@ ARMS: dict[str, str] = {
     "F w/o appearance": "The same flow network, trained and used without the change of style.",
     "U-Net w/o adaptation": "A segmenter trained on generated images in the style of the atlas's own site.",
     "U-Net w/ adaptation": "A segmenter trained on generated images in the style of the tested site.",
-    "U-Net w/ adaptation (statistics)": "The same, but the tested site shared only averages of its style.",
+    "U-Net w/o adaptation refined": "The first of these, its labels corrected where the scan's own intensities say so.",
+    "U-Net w/ adaptation refined": "The adapted one, its labels corrected likewise.",
+    "U-Net w/ adaptation (statistics)": "The adapted one, but the tested site shared only averages of its style.",
     "U-Net in-site": "Atlas, style and test scans all from one site.",
+    "U-Net in-site refined": "The same, its labels corrected where the scan's own intensities say so.",
     "U-Net alone": "The atlas's site and the tested one train each by themselves, without a federation.",
     "U-Net pooled": "Everything trained on all scans in one place, as if they could be moved there.",
     "U-Net federated": "Everything trained by the federation, scans staying where they are.",
     "control": "A segmenter trained on the atlas alone, bent and coloured at random: nothing is learnt for it.",
+    "control refined": "The same, its labels corrected where the scan's own intensities say so.",
     "supervised across": "A segmenter trained on labelled scans of the atlas's site: what labels there would give.",
     "supervised": "A segmenter trained on labelled scans of the tested site: what labels for all would give.",
+    "supervised refined": "The same, its labels corrected where the scan's own intensities say so.",
 }
 """The arms in the order of every table, each with what it means in plain words."""
+
+
+def unrefined(arm: str) -> str:
+    """Give the arm whose labels a refined one corrects; any other arm is its own."""
+    return arm.removesuffix(" refined")
 
 
 def mean_of(values: Iterable[float]) -> float:

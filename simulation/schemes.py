@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema import Experiment, Sharing
+from simulation.measured import unrefined
 
 FEDERATED, STATISTICS, PLAIN = "federated", "statistics", "no-appearance"
 ALONE_SOURCE, ALONE_TARGET, POOLED = "alone-source", "alone-target", "pooled"
@@ -44,13 +45,14 @@ class Scheme:
 def schemes_for(arms: Sequence[str], direction: Direction, experiment: Experiment) -> list[Scheme]:
     """List the federations that the chosen arms of a direction need, in the order in which they run."""
     source, target = direction.source, direction.target
+    named = set(map(unrefined, arms))
     segment = tuple(
         site
         for site, wanted in (
             (source, {"U-Net w/o adaptation", "U-Net in-site"}),
             (target, {"U-Net w/ adaptation", "U-Net federated"}),
         )
-        if wanted & set(arms)
+        if wanted & named
     )
     other: Sharing = "weights" if experiment.federation.style == "statistics" else "statistics"
     shared = replace(
@@ -61,14 +63,14 @@ def schemes_for(arms: Sequence[str], direction: Direction, experiment: Experimen
     plain = replace(experiment, appearance=replace(experiment.appearance, weight=0.0))
     both = (source, target)
     table = (
-        (Scheme(FEDERATED, experiment, both, segment), {"T", "F", "F refined", *_OF_FEDERATED}),
+        (Scheme(FEDERATED, experiment, both, segment), {"T", "F", *_OF_FEDERATED}),
         (Scheme(STATISTICS, shared, both, (target,)), {"U-Net w/ adaptation (statistics)"}),
         (Scheme(PLAIN, plain, both, ()), {"F w/o appearance"}),
         (Scheme(ALONE_SOURCE, experiment, (source,), (source,)), {"U-Net alone"}),
         (Scheme(ALONE_TARGET, experiment, (target,), ()), {"U-Net alone"}),
         (Scheme(POOLED, experiment, (POOLED,), (POOLED,)), {"U-Net pooled"}),
     )
-    return [scheme for scheme, wanted in table if wanted & set(arms)]
+    return [scheme for scheme, wanted in table if wanted & named]
 
 
 _OF_FEDERATED = ("U-Net w/o adaptation", "U-Net w/ adaptation", "U-Net in-site", "U-Net federated")

@@ -28,7 +28,7 @@ from simulation import arms, pictures, schemes
 from simulation.arms import Tested
 from simulation.atlases import choose_atlas, write_splits
 from simulation.control import control_pairs
-from simulation.measured import ArmScore, PairsPoint, Results, ScanScore
+from simulation.measured import ArmScore, PairsPoint, Results, ScanScore, unrefined
 from simulation.panels import PICTURES, Panel, save_panels
 from simulation.progress import Progress
 from simulation.records import curves, set_aside, traffic
@@ -70,8 +70,7 @@ def simulate(options: Options, progress: Progress) -> Results:
     """
     began, started = time.monotonic(), datetime.now(UTC)
     experiment = experiment_of(options)
-    if not experiment.registration.likelihood:  # "F refined" would be F
-        options = replace(options, arms=tuple(arm for arm in options.arms if arm != "F refined"))
+    options = replace(options, arms=tuple(arm for arm in options.arms if _differs(arm, experiment)))
     claim(options, experiment)
     stages = set_up(options, experiment, progress)
     _announce(stages, options.arms, progress)
@@ -225,18 +224,19 @@ def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Foun
 EXTRA = ("U-Net alone", "control", "supervised across", "supervised")
 """Arms whose segmenter no federation makes; that of "U-Net alone" is the one that is tested at the target."""
 
-IN_SITE = ("affine", "T", "F", "F refined", "F w/o appearance")
+IN_SITE = ("affine", "T", "F", "F w/o appearance")
 """Arms that are tested at the source too: registration in-site is what Table 2a has."""
 
 
 def _cells(chosen: Sequence[str], direction: Direction) -> Iterator[tuple[str, str]]:
     """List (arm, tested site) of a direction; "U-Net in-site" is the source's segmenter tested at the source."""
     for arm in chosen:
-        if arm in IN_SITE:
+        of = unrefined(arm)
+        if of in IN_SITE:
             yield arm, direction.source
-        if arm == "U-Net in-site":
+        if of == "U-Net in-site":
             yield arm, direction.source
-        elif arm in ("U-Net alone", "control"):
+        elif of in ("U-Net alone", "control"):
             yield arm, direction.source
             yield arm, direction.target
         else:
@@ -249,7 +249,7 @@ def _train_extra(
     """Train the segmenters that no federation makes: the upper bound, and the paper's exchange between two alone."""
     folders = {}
     for arm in EXTRA:
-        if arm in chosen:
+        if arm in map(unrefined, chosen):
             folders[arm] = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
             progress.stage(f"{stage.where}: {arm}", _segment_units(stage))
             _train(stage, _pairs(arm, stage, states), arm, folders[arm], progress)
@@ -284,6 +284,17 @@ def extra_experiment(experiment: Experiment, arm: str) -> Experiment:
     )
 
 
+def alone(experiment: Experiment) -> Experiment:
+    """Give the preset by which a segmenter's word stands as it is; arms that are called refined have it corrected."""
+    return replace(experiment, segmenter=replace(experiment.segmenter, likelihood=0.0))
+
+
+def _differs(arm: str, experiment: Experiment) -> bool:
+    """Whether the preset refines what a refined arm is about; otherwise it would be the arm without."""
+    settings = experiment.registration if arm == "F refined" else experiment.segmenter
+    return arm == unrefined(arm) or bool(settings.likelihood)
+
+
 @dataclass(frozen=True)
 class _Bench:
     """Tests the arms of one direction, each once: a score that is on disk is not worked out again."""
@@ -310,7 +321,7 @@ class _Bench:
         path = self.stage.folder / "tested" / self.stage.direction.name / "by-pairs.json"
         if not path.exists():
             folder = arms.last_segmenter(self.stage, scheme, self.stage.direction.target).parent
-            found = arms.by_pairs(self.stage, "U-Net w/ adaptation", folder, scheme.experiment)
+            found = arms.by_pairs(self.stage, "U-Net w/ adaptation", folder, alone(scheme.experiment))
             write_json([asdict(point) for point in found], path)
         rows = json.loads(path.read_text(encoding="utf-8"))
         return [PairsPoint(**{**row, "scans": tuple(row["scans"])}) for row in rows]
@@ -318,10 +329,12 @@ class _Bench:
     def _predict(self, arm: str, site: str) -> arms.Predict:
         if arm == "affine":
             return arms.affine(self.stage)
-        if arm in ("T", "F", "F refined", "F w/o appearance"):
+        of = unrefined(arm)
+        if of in ("T", "F", "F w/o appearance"):
             scheme, state = self.states[schemes.PLAIN if "w/o" in arm else schemes.FEDERATED]
             return arms.registration(self.stage, state, arm, site, scheme.experiment)
-        return arms.unet(self.stage, self._segmenter(arm, site), extra_experiment(self.stage.experiment, arm))
+        experiment = extra_experiment(self.stage.experiment, of)
+        return arms.unet(self.stage, self._segmenter(of, site), alone(experiment) if of == arm else experiment)
 
     def _segmenter(self, arm: str, site: str) -> Path:
         source, target = self.stage.direction.source, self.stage.direction.target

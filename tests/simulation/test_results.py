@@ -57,7 +57,7 @@ def test_write_leaves_five_files_that_agree(tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"results.json", "dice.csv", "table.csv", "losses.csv", "traffic.csv"}
     assert to_json(read(tmp_path / "run")) == to_json(results)
-    rows = list(csv.DictReader((tmp_path / "run" / "dice.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "run" / "dice.csv").read_text().splitlines()))
     assert len(rows) == len(results.scores) * 5 * len(GROUPS)
     missing = [row for row in rows if row["group"] == "Amygdala" and row["scan"] == "sub-02"]
     assert missing and all(row["dice"] == "" for row in missing)
