@@ -59,6 +59,7 @@ class Registration:
     polish: Natural = 0  # demons steps at full resolution that end a flow where it is used; learning goes without
     ascent: Natural = 0  # steps up the gradient of LNCC after those
     likelihood: Weight = 0.0  # of a scan's intensities where carried labels are refined by them; 0: not at all
+    mirror: bool = False  # carry labels by two flows, onto a scan and onto its mirror image
     integration: Natural = 0  # squarings of a stationary velocity; 0: the network's output is the displacement
     smoothness: Weight = 0.1  # lambda_reg of eq. 9
     lncc: Weight = 0.0  # weight of 1 - LNCC beside the image loss of eq. 8
@@ -110,6 +111,7 @@ class Segmenter:
     prior: Weight = 0.0  # voxels by which labels are blurred to a prior of place, added to the logits; 0: none
     likelihood: Weight = 0.0  # of a scan's intensities beside the network's word on it; 0: the network alone
     normalise: Literal["minmax", "zscore"] = "minmax"
+    mirror: bool = False  # learn from half of the pairs mirrored, and give the mean of a scan and its mirror image
     augment: Literal["none", "space", "all"] = "none"  # on top of a pair: a small affine, or gamma and noise as well
 
 

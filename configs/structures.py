@@ -82,5 +82,17 @@ GROUP_MEMBERS: dict[str, tuple[int, ...]] = {
 }
 """Class indices of each group, left and right together."""
 
+GROUP_OF: tuple[int, ...] = (0, *(GROUPS.index(s.group) + 1 for s in STRUCTURES))
+"""For each class, its group: 1 to 16 in the order of `GROUPS`; 0 is background."""
+
+_NAMED = {s.name: s.index for s in STRUCTURES}
+_OTHER_SIDE = {"Left-": "Right-", "Right-": "Left-"}
+
+MIRRORED: tuple[int, ...] = (
+    0,
+    *(_NAMED[_OTHER_SIDE.get(s.name.removesuffix(s.group), "") + s.group] for s in STRUCTURES),
+)
+"""For each class, that of the same structure on the other side; its own where there is one only, and of background."""
+
 ID_TO_INDEX: dict[int, int] = {0: 0, **{s.id: s.index for s in STRUCTURES}}
 INDEX_TO_ID: dict[int, int] = {index: id_ for id_, index in ID_TO_INDEX.items()}

@@ -11,7 +11,7 @@ ARMS: dict[str, str] = {
     "affine": "The atlas moved, turned and scaled onto the scan, nothing else.",
     "T": "The atlas bent onto the scan by the registration network that is trained first.",
     "F": "The atlas given the style of the scan, then bent onto it by the flow network.",
-    "F refined": "The labels that F carries onto the scan, corrected where the scan's own intensities say so.",
+    "F refined": "The labels that F carries, corrected by the scan's own intensities and by its mirror image.",
     "F w/o appearance": "The same flow network, trained and used without the change of style.",
     "U-Net w/o adaptation": "A segmenter trained on generated images in the style of the atlas's own site.",
     "U-Net w/ adaptation": "A segmenter trained on generated images in the style of the tested site.",

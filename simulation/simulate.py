@@ -291,8 +291,9 @@ def alone(experiment: Experiment) -> Experiment:
 
 def _differs(arm: str, experiment: Experiment) -> bool:
     """Whether the preset refines what a refined arm is about; otherwise it would be the arm without."""
-    settings = experiment.registration if arm == "F refined" else experiment.segmenter
-    return arm == unrefined(arm) or bool(settings.likelihood)
+    if arm == "F refined":
+        return bool(experiment.registration.likelihood or experiment.registration.mirror)
+    return arm == unrefined(arm) or bool(experiment.segmenter.likelihood)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.structures import CLASSES, GROUP_MEMBERS
+from configs.structures import GROUP_OF, GROUPS
 from sst_models.separable import apply, bands, gaussian
 
 RIM = 0.7
@@ -55,10 +55,8 @@ def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, carried: Tensor, 
 
 def _groups(labels: Tensor, inside: Tensor) -> Tensor:
     """Give what each voxel is: (1, 17, D, H, W), the 16 groups and the unlabelled inside of the brain."""
-    table = torch.zeros(CLASSES, dtype=torch.int64, device=labels.device)
-    for number, members in enumerate(GROUP_MEMBERS.values(), start=1):
-        table[list(members)] = number
-    one = F.one_hot(table[labels.long()], len(GROUP_MEMBERS) + 1)
+    group = torch.tensor(GROUP_OF, device=labels.device)
+    one = F.one_hot(group[labels.long()], len(GROUPS) + 1)
     return one.movedim(-1, 0)[None].to(inside.dtype) * inside
 
 

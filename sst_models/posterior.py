@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.schema import Experiment
-from configs.structures import CLASSES, GROUP_MEMBERS
+from configs.structures import CLASSES, GROUP_OF, GROUPS
+from sst_models.mirror import mean_of_both, mirror_chances
 from sst_models.separable import apply, bands, gaussian
 from sst_models.warp import warp, warp_labels
 
@@ -38,18 +39,23 @@ FLOOR, REACHED = 1e-4, 1e-3
 """What is added to a class's prior where it is more than `REACHED`, so that flat tails do not count for much."""
 
 
-def carry_labels(scan: Tensor, labels: Tensor, flow: Tensor, experiment: Experiment) -> Tensor:
+def carry_labels(
+    scan: Tensor, labels: Tensor, flow: Tensor, experiment: Experiment, mirrored: Tensor | None = None
+) -> Tensor:
     """Give a scan the atlas's labels as the preset says: by the flow alone, or refined by `registration.likelihood`.
 
     Args and what is returned: as of `refine`; the type of the labels may be any integer's.
     """
-    if weight := experiment.registration.likelihood:
-        return refine(scan, labels, flow, weight, experiment.grid.spacing)
+    weight = experiment.registration.likelihood
+    if weight or mirrored is not None:
+        return refine(scan, labels, flow, weight, experiment.grid.spacing, mirrored)
     return warp_labels(labels[None], flow)[0]
 
 
 @torch.no_grad()
-def refine(scan: Tensor, labels: Tensor, flow: Tensor, weight: float, spacing: float) -> Tensor:
+def refine(
+    scan: Tensor, labels: Tensor, flow: Tensor, weight: float, spacing: float, mirrored: Tensor | None = None
+) -> Tensor:
     """Give a scan the atlas's labels by a flow and by the scan's intensities.
 
     Args:
@@ -59,15 +65,24 @@ def refine(scan: Tensor, labels: Tensor, flow: Tensor, weight: float, spacing: f
         weight: of the intensities' log-likelihood, as neighbours are not independent; 0 leaves the labels as carried,
             but for their softened edges.
         spacing: of the grid, mm.
+        mirrored: another flow, from the scan's mirror image to the atlas, whose labels count as much.
 
     Returns:
         Class indices (D, H, W) int64. A structure that the flow carries nowhere stays nowhere.
     """
-    one = F.one_hot(labels.long(), CLASSES).movedim(-1, 0)[None].to(scan.dtype)
-    carried = warp(one, flow)[0]
-    carried[0] = (1 - carried[1:].sum(0)).clamp(min=0)  # outside the atlas's volume too
+    carried = _carried(labels, flow)
+    if mirrored is not None:
+        carried = mean_of_both(carried, mirror_chances(_carried(labels, mirrored)))
     found: Tensor = settle(scan, carried, weight, spacing).argmax(0)
     return found
+
+
+def _carried(labels: Tensor, flow: Tensor) -> Tensor:
+    """Give the chances of each class, (29, D, H, W), where a flow carries labels; outside their volume, background."""
+    one = F.one_hot(labels.long(), CLASSES).movedim(-1, 0)[None].to(flow.dtype)
+    carried = warp(one, flow)[0]
+    carried[0] = (1 - carried[1:].sum(0)).clamp(min=0)
+    return carried
 
 
 @torch.no_grad()
@@ -87,23 +102,16 @@ def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: f
     prior = _blur(chances, edge / spacing)
     prior = prior / prior.sum(0, keepdim=True).clamp(min=1e-6)
     prior = (prior + FLOOR * (prior > REACHED)).clamp(min=1e-9).log()
-    group, now = _group_of_class(scan.device), chances
+    group = torch.tensor(GROUP_OF, device=scan.device)  # left and right share their intensities
+    now = chances
     for _ in range(PASSES):
         like = _likelihood(_grouped(now, group), scan[0, 0], REACH / spacing)
         now = torch.softmax(prior + weight * like[group], dim=0)
     return now
 
 
-def _group_of_class(device: torch.device) -> Tensor:
-    """Left and right of a structure share their intensities; class 0, all else, is a group of its own."""
-    table = torch.zeros(CLASSES, dtype=torch.int64, device=device)
-    for number, members in enumerate(GROUP_MEMBERS.values(), start=1):
-        table[list(members)] = number
-    return table
-
-
 def _grouped(classes: Tensor, group: Tensor) -> Tensor:
-    empty = classes.new_zeros(len(GROUP_MEMBERS) + 1, *classes.shape[1:])
+    empty = classes.new_zeros(len(GROUPS) + 1, *classes.shape[1:])
     return empty.index_add_(0, group, classes)
 
 

@@ -12,6 +12,7 @@ from sst_models.forces import finish
 from sst_models.learner import Losses, Scans, adam, freeze
 from sst_models.losses.adversarial import encoder_loss
 from sst_models.losses.image import ssim_l1
+from sst_models.mirror import mirror_image
 from sst_models.seeds import below
 from sst_models.steps.style import critic_step
 from sst_models.warp import warp, warp_labels
@@ -49,6 +50,18 @@ def align_atlas(
             flow = finish(moving, target, nets["F"](moving, target), registration)
             moving = match_tissues(atlas[None], labels, target, warp_labels(labels[None], flow)[0], tissue)
         return moving, flow
+
+
+def align_mirror(
+    nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor
+) -> Tensor | None:
+    """Give F's flow from the atlas to the target's mirror image, (1, 3, D, H, W), where `registration.mirror` is on.
+
+    Args: as of `align_atlas`.
+    """
+    if not experiment.registration.mirror:
+        return None
+    return align_atlas(nets, atlas, mirror_image(target), experiment, labels)[1]
 
 
 class FlowCodesLearner:

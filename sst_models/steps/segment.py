@@ -11,11 +11,12 @@ from configs.schema import Experiment, Segment
 from sst_models.device import half
 from sst_models.learner import Losses, adam, freeze
 from sst_models.losses.overlap import dice_ce
+from sst_models.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
 from sst_models.muon import Muon
 from sst_models.networks.appearance import brain
 from sst_models.networks.segmenter import Segmenter
 from sst_models.posterior import settle
-from sst_models.seeds import generator
+from sst_models.seeds import chance, generator
 from sst_models.warp import warp, warp_labels
 
 Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
@@ -84,6 +85,8 @@ class SegmentLearner:
         """Let an untrained network begin with what the labels of a few pairs say."""
         pairs = [self.pairs(generator(seed, "segment", "start", number)) for number in range(START_PAIRS)]
         labels = torch.stack([labels for _, labels in pairs])
+        if self.settings.mirror:
+            labels = torch.cat([labels, mirror_labels(labels)])
         for net in (self.nets["segmenter"], self.mean):
             if isinstance(net, Segmenter):
                 net.start(labels, self.settings.prior)
@@ -104,6 +107,8 @@ class SegmentLearner:
 
     def _pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         image, labels = self.pairs(draws)
+        if self.settings.mirror and chance(0.5, draws):
+            image, labels = mirror_pair(image, labels)
         if self.settings.augment != "none":
             image, labels = move(image, labels, draws)
         return (vary(image, draws) if self.settings.augment == "all" else image), labels
@@ -127,12 +132,16 @@ class SegmentLearner:
 def chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
     """Give each voxel's chances of each class, (29, D, H, W), of one volume (1, D, H, W) in [0, 1].
 
-    They are the network's or, as `segmenter.likelihood` says, what they become by the scan's own intensities.
+    They are the network's, or the mean of those of the volume and of its mirror image (`segmenter.mirror`); and what
+    they become by the scan's own intensities (`segmenter.likelihood`).
     """
     own = experiment.segmenter
+    seen = normalise(volume[None], own.normalise)
     with half(volume.device):
-        logits = net(normalise(volume[None], own.normalise)).float()
-    found = F.softmax(logits, dim=1)[0]
+        found = F.softmax(net(seen).float(), dim=1)[0]
+        if own.mirror:
+            other = F.softmax(net(mirror_image(seen)).float(), dim=1)[0]
+            found = mean_of_both(found, mirror_chances(other))
     return settle(volume[None], found, own.likelihood, experiment.grid.spacing) if own.likelihood else found
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from configs.schema import load
-from configs.structures import CLASSES
+from configs.structures import CLASSES, MIRRORED
 from sst_models.metrics import mean_dice
 from sst_models.posterior import carry_labels, refine
 from sst_models.steps.segment import chances, segment
@@ -27,6 +27,13 @@ def brain() -> tuple[Tensor, Tensor]:
     level = torch.tensor([0.0, 0.8, 0.5, 0.2])[labels]
     draws = torch.Generator().manual_seed(1)
     return labels, (level + 0.03 * torch.randn(level.shape, generator=draws)) * (labels > 0)
+
+
+def two_sided(labels: Tensor) -> Tensor:
+    """The same brain with a left and a right half."""
+    half = labels.clone()
+    half[16:] = torch.tensor(MIRRORED)[half[16:].long()]
+    return half
 
 
 def off(voxels: float) -> Tensor:
@@ -69,6 +76,16 @@ def test_no_structure_appears_that_the_atlas_has_not() -> None:
     assert not refine(image[None, None], labels, off(99.0), 0.7, 2.4).any()
 
 
+def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
+    """Both are wrong by a voxel, towards opposite ends of the scan; a third of what one of them costs comes back."""
+    labels, image = brain()
+    labels = two_sided(labels)
+    flat = 0.5 * (image[None, None] > 0).float()  # nothing but the flows to go by
+    alone = refine(flat, labels, off(1.0), 0.7, 2.4)
+    both = refine(flat, labels, off(1.0), 0.7, 2.4, mirrored=off(1.0))
+    assert 1 - mean_dice(both, labels) < 0.7 * (1 - mean_dice(alone, labels))
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 def test_a_preset_chooses(weight: float) -> None:
     """0 gives the labels as the flow carries them, to the voxel."""
@@ -94,6 +111,7 @@ class Off(torch.nn.Module):
 def test_a_segmenter_is_corrected_where_the_scan_shows_it() -> None:
     """As the preset says: without `segmenter.likelihood`, its own word stands."""
     labels, image = brain()
+    labels = two_sided(labels)
     preset, net = load("real-cpu"), Off(labels)
     alone = replace(preset, segmenter=replace(preset.segmenter, likelihood=0.0))
     before = mean_dice(segment(net, image[None], alone), labels)

@@ -1,0 +1,68 @@
+"""Mirror images: a head's left for its right, so that every scan and every atlas counts twice.
+
+A brain and its mirror image are both likely brains, and the errors that a method makes of the two differ. The axes of a
+run's grid are RAS (`sst_models.grid`), so the first one runs from left to right.
+
+Where structures meet in the midline a protocol has customs that no mirror shows: in both sites that were looked at, the
+left half of a cerebellum's vermis is labelled right. So a mirror image says which structure a voxel is, and the
+image itself, where it sees the same structure, on which side that is.
+"""
+
+import torch
+from torch import Tensor
+
+from configs.structures import CLASSES, GROUP_OF, GROUPS, MIRRORED
+
+SIDE = -3
+"""Axis of a volume or a label map, (..., D, H, W), that runs from left to right."""
+
+LEAN = 0.1
+"""What a mirror image's word on sides counts for beside the image's own."""
+
+
+def mirror_image(volume: Tensor) -> Tensor:
+    """Mirror a volume (..., D, H, W)."""
+    return volume.flip(SIDE)
+
+
+def mirror_labels(labels: Tensor) -> Tensor:
+    """Mirror class indices (..., D, H, W), of any integer type: what was a left structure is a right one."""
+    return _table(MIRRORED, labels)[labels.flip(SIDE).long()]
+
+
+def mirror_pair(image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror an image (1, D, H, W) and its labels (D, H, W); a structure that stays in its place keeps its side."""
+    mirrored, group = mirror_labels(labels), _table(GROUP_OF, labels)
+    same = group[mirrored.long()] == group[labels.long()]
+    return mirror_image(image), torch.where(same, labels, mirrored)
+
+
+def mirror_chances(chances: Tensor) -> Tensor:
+    """Mirror the chances of each class, (29, D, H, W)."""
+    assert len(chances) == CLASSES, chances.shape
+    return chances.flip(SIDE)[list(MIRRORED)]
+
+
+def mean_of_both(own: Tensor, mirrored: Tensor) -> Tensor:
+    """Give the mean of two opinions on one scan.
+
+    Args:
+        own: chances of each class, (29, D, H, W), told from the scan.
+        mirrored: the same told from its mirror image, and mirrored back (`mirror_chances`).
+
+    Returns:
+        Chances (29, D, H, W): the mean for each structure, its sides mostly by `own`.
+    """
+    group = torch.tensor(GROUP_OF, device=own.device)
+    ours, theirs = (_grouped(chances, group) for chances in (own, mirrored))
+    side = (own + LEAN * mirrored) / (ours + LEAN * theirs).clamp(min=1e-9)[group]
+    return (ours + theirs)[group] / 2 * side
+
+
+def _grouped(chances: Tensor, group: Tensor) -> Tensor:
+    empty = chances.new_zeros(len(GROUPS) + 1, *chances.shape[1:])
+    return empty.index_add_(0, group, chances)
+
+
+def _table(values: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)

@@ -1,0 +1,122 @@
+"""Mirror images: left for right, and nothing else."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from configs.schema import load
+from configs.structures import CLASSES, GROUP_OF, MIRRORED, STRUCTURES
+from sst_models.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
+from sst_models.steps.segment import SegmentLearner, segment
+
+SHAPE = (16, 18, 20)
+
+CEREBELLUM = next(structure.index for structure in STRUCTURES if structure.name == "Left-Cerebellum-CX")
+
+
+def label_map() -> Tensor:
+    """Every class somewhere, at random."""
+    return torch.randint(CLASSES, SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_each_structure_meets_its_own_on_the_other_side() -> None:
+    """By name; what there is once stays, and so does background."""
+    names = ["Background", *(structure.name for structure in STRUCTURES)]
+    for name, other in zip(names, (names[index] for index in MIRRORED), strict=True):
+        assert other == name.replace("Left-", "?").replace("Right-", "Left-").replace("?", "Right-")
+
+
+def test_twice_is_nothing() -> None:
+    """A mirror image's mirror image is what was there."""
+    labels = label_map()
+    assert torch.equal(mirror_labels(mirror_labels(labels)), labels)
+    image = torch.rand(1, *SHAPE)
+    assert torch.equal(mirror_image(mirror_image(image)), image)
+
+
+def test_only_left_and_right_change_places() -> None:
+    """A structure at the left end, in front and above is the other one at the right end, in front and above."""
+    labels = torch.zeros(SHAPE, dtype=torch.uint8)
+    left = next(structure.index for structure in STRUCTURES if structure.name == "Left-Hippocampus")
+    labels[2, 3, 4] = left
+    mirrored = mirror_labels(labels)
+    assert mirrored.dtype == torch.uint8
+    assert mirrored.nonzero().tolist() == [[SHAPE[0] - 3, 3, 4]]
+    assert STRUCTURES[int(mirrored.max()) - 1].name == "Right-Hippocampus"
+
+
+def test_labels_and_their_chances_agree() -> None:
+    """Mirrored chances are those of the mirrored labels."""
+    labels = label_map()
+    chances = one_hot(labels, CLASSES).movedim(-1, 0).float()
+    assert torch.equal(mirror_chances(chances).argmax(0), mirror_labels(labels))
+
+
+class Left(torch.nn.Module):
+    """A segmenter that sees the left putamen wherever it is bright on the left half, and nothing else at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.putamen = next(structure.index for structure in STRUCTURES if structure.name == "Left-Putamen")
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Give logits (N, 29, D, H, W)."""
+        logits = torch.zeros(len(volume), CLASSES, *volume.shape[2:])
+        logits[:, 0] = 5.0
+        half = volume.shape[2] // 2
+        logits[:, self.putamen, :half] = 40.0 * (volume[:, 0, :half] > 0.5)
+        return logits
+
+
+def test_what_is_seen_in_the_mirror_counts_as_much() -> None:
+    """A bright right putamen is found by a network that only knows left ones, once it may look into the mirror."""
+    preset = load("tiny")
+    own = replace(preset.segmenter, normalise="minmax", likelihood=0.0, mirror=False)
+    image = torch.zeros(1, *SHAPE)
+    image[0, 12:14, 5:9, 5:9] = 1.0
+    assert not segment(Left(), image, replace(preset, segmenter=own)).any()
+    found = segment(Left(), image, replace(preset, segmenter=replace(own, mirror=True)))
+    assert torch.equal(found > 0, image[0] > 0.5)
+    assert {STRUCTURES[index - 1].name for index in found[found > 0].unique().tolist()} == {"Right-Putamen"}
+
+
+def test_half_of_the_pairs_are_mirrored() -> None:
+    """Image and labels together; without the setting, none is."""
+    preset, labels = load("tiny"), label_map()
+    image = labels[None] / CLASSES
+    for mirror in (True, False):
+        changed = replace(preset, segmenter=replace(preset.segmenter, augment="none", mirror=mirror))
+        net = torch.nn.Conv3d(1, CLASSES, 1)
+        learner = SegmentLearner({"segmenter": net}, changed, lambda _: (image, labels), preset.phases.segment)
+        pairs = [learner._pair(torch.Generator().manual_seed(number)) for number in range(40)]
+        mirrored = [torch.equal(found, mirror_image(image)) for found, _ in pairs]
+        assert 10 < sum(mirrored) < 30 if mirror else not any(mirrored)
+        for flipped, pair in zip(mirrored, pairs, strict=True):
+            assert torch.equal(pair[0], mirror_image(image) if flipped else image)
+            assert torch.equal(pair[1], mirror_pair(image, labels)[1] if flipped else labels)
+
+
+def test_a_structure_that_stays_in_its_place_keeps_its_side() -> None:
+    """A midline that a protocol draws off the middle is drawn there in the mirror image, too."""
+    left, right = (side for side in range(CLASSES) if MIRRORED[side] != side and GROUP_OF[side] == GROUP_OF[CEREBELLUM])
+    labels = torch.full(SHAPE, right, dtype=torch.uint8)
+    labels[:5] = left  # the middle is at 8
+    labels[0] = CEREBELLUM + 1  # something else at one end only
+    _, mirrored = mirror_pair(torch.zeros(1, *SHAPE), labels)
+    assert torch.equal(mirrored[1:-1], labels[1:-1])
+    assert bool((mirrored[0] == left).all())
+    assert bool((mirrored[-1] == MIRRORED[CEREBELLUM + 1]).all())
+
+
+def test_sides_are_the_images_own_word() -> None:
+    """Two opinions that agree on the structure and not on its side give it the side that the image itself shows."""
+    own, other = torch.zeros(2, CLASSES, *SHAPE)
+    own[CEREBELLUM] = 0.6
+    other[MIRRORED[CEREBELLUM]] = 0.8
+    own[0], other[0] = 0.4, 0.2
+    both = mean_of_both(own, other)
+    assert torch.allclose(both.sum(0), torch.ones(SHAPE))
+    assert torch.allclose(both[0], torch.full(SHAPE, 0.3))
+    assert bool((both.argmax(0) == CEREBELLUM).all())
