@@ -52,6 +52,10 @@ def report_html(results: Results, panels: Sequence[Panel]) -> str:
     )
 
 
+SIGNIFICANT = 0.05
+"""Largest p of the paired test that the headline takes for an effect; five scans cannot give less than 0.06."""
+
+
 def headline(found: Sequence[Gain], results: Results) -> str:
     """One sentence on what the run showed: how adaptation changed the Dice score at each tested site."""
     if not found:
@@ -68,7 +72,8 @@ def _changes(found: Sequence[Gain]) -> list[str]:
         points = round(gain.points, 1)
         verb = "left" if points == 0 else "raised" if points > 0 else "lowered"
         amount = "unchanged" if points == 0 else f"by {abs(points):.1f} points"
-        parts.append(f"{amount if verb == before else f'{verb} the Dice score {amount}'} at {gain.target}")
+        doubt = f" (p = {gain.p:.2f}, which may be chance)" if points and gain.p > SIGNIFICANT else ""
+        parts.append(f"{amount if verb == before else f'{verb} the Dice score {amount}'} at {gain.target}{doubt}")
         before = verb
     return parts
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from client.pictures import paint, png_uri
+from configs.structures import GROUPS
 from simulation.gains import gains
 from simulation.measured import ARMS
 from simulation.report import headline, report_html, write_report
@@ -143,7 +144,23 @@ def test_the_headline_says_the_verb_once() -> None:
     """Two sites that both gained share one verb."""
     results = run_results()
     sentence = headline(gains(results), results)
-    assert sentence.count("raised") == 1 and " at oasis and " in sentence and sentence.endswith(" at ixi.")
+    assert (
+        sentence.count("raised") == 1 and " at oasis" in sentence and " and by " in sentence and " at ixi" in sentence
+    )
+
+
+@pytest.mark.parametrize(("sign", "doubted"), [((1, 1, 1, 1, 1, 1), False), ((1, -1, 1, -1, 1, 1), True)])
+def test_the_headline_says_what_may_be_chance(sign: tuple[int, ...], doubted: bool) -> None:
+    """Six scans that all gained are an effect; four of six are not."""
+
+    def scored(arm: str, means: list[float]) -> ArmScore:
+        scans = [ScanScore.of(f"sub-{number}", dict.fromkeys(GROUPS, mean)) for number, mean in enumerate(means)]
+        return ArmScore(arm, "oasis", "ixi", tuple(scans))
+
+    gained = [70.0 + (2 + number / 10) * way for number, way in enumerate(sign)]
+    scores = scored("U-Net w/o adaptation", [70.0] * 6), scored("U-Net w/ adaptation", gained)
+    results = Results(run={}, scores=scores)
+    assert ("may be chance" in headline(gains(results), results)) == doubted
 
 
 def test_the_headline_without_a_comparison() -> None:
