@@ -3,9 +3,9 @@
 A brain and its mirror image are both likely brains, and the errors that a method makes of the two differ. The axes of a
 run's grid are RAS (`sst_models.grid`), so the first one runs from left to right.
 
-Where structures meet in the midline a protocol has customs that no mirror shows: in both sites that were looked at, the
-left half of a cerebellum's vermis is labelled right. So a mirror image says which structure a voxel is, and the
-image itself, where it sees the same structure, on which side that is.
+Where two sides of a structure meet, labels have customs and heads have tilts that a mirror turns round: of one atlas
+that was looked at, the vermis of the cerebellum is labelled left up to 3 mm beyond the middle. So a mirror image says
+which structure a voxel is, and the image itself, where it sees the same structure, on which side that is (LEARNING.md).
 """
 
 import torch
