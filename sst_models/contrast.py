@@ -6,11 +6,10 @@ scanners order differently, deep grey against white matter say, no curve of inte
 window that holds three tissues neither. Ours; its use and its width were chosen on validation scans (LEARNING.md).
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.structures import GROUP_OF, GROUPS
+from sst_models.groups import COUNT, groups
 from sst_models.separable import apply, bands, gaussian
 
 RIM = 0.7
@@ -55,8 +54,7 @@ def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, carried: Tensor, 
 
 def _groups(labels: Tensor, inside: Tensor) -> Tensor:
     """Give what each voxel is: (1, 17, D, H, W), the 16 groups and the unlabelled inside of the brain."""
-    group = torch.tensor(GROUP_OF, device=labels.device)
-    one = F.one_hot(group[labels.long()], len(GROUPS) + 1)
+    one = F.one_hot(groups(labels.device)[labels.long()], COUNT)
     return one.movedim(-1, 0)[None].to(inside.dtype) * inside
 
 

@@ -11,7 +11,8 @@ which structure a voxel is, and the image itself, where it sees the same structu
 import torch
 from torch import Tensor
 
-from configs.structures import CLASSES, GROUP_OF, GROUPS, MIRRORED
+from configs.structures import CLASSES, GROUP_OF, MIRRORED
+from sst_models.groups import group_chances, groups
 
 SIDE = -3
 """Axis of a volume or a label map, (..., D, H, W), that runs from left to right."""
@@ -53,15 +54,9 @@ def mean_of_both(own: Tensor, mirrored: Tensor) -> Tensor:
     Returns:
         Chances (29, D, H, W): the mean for each structure, its sides mostly by `own`.
     """
-    group = torch.tensor(GROUP_OF, device=own.device)
-    ours, theirs = (_grouped(chances, group) for chances in (own, mirrored))
+    group, ours, theirs = groups(own.device), group_chances(own), group_chances(mirrored)
     side = (own + LEAN * mirrored) / (ours + LEAN * theirs).clamp(min=1e-9)[group]
     return (ours + theirs)[group] / 2 * side
-
-
-def _grouped(chances: Tensor, group: Tensor) -> Tensor:
-    empty = chances.new_zeros(len(GROUPS) + 1, *chances.shape[1:])
-    return empty.index_add_(0, group, chances)
 
 
 def _table(values: tuple[int, ...], like: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.schema import Experiment
-from configs.structures import CLASSES, GROUP_OF, GROUPS
+from configs.structures import CLASSES
+from sst_models.groups import group_chances, groups
 from sst_models.mirror import mean_of_both, mirror_chances
 from sst_models.separable import apply, bands, gaussian
 from sst_models.warp import warp, warp_labels
@@ -102,17 +103,12 @@ def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: f
     prior = _blur(chances, edge / spacing)
     prior = prior / prior.sum(0, keepdim=True).clamp(min=1e-6)
     prior = (prior + FLOOR * (prior > REACHED)).clamp(min=1e-9).log()
-    group = torch.tensor(GROUP_OF, device=scan.device)  # left and right share their intensities
+    group = groups(scan.device)  # left and right share their intensities
     now = chances
     for _ in range(PASSES):
-        like = _likelihood(_grouped(now, group), scan[0, 0], REACH / spacing)
+        like = _likelihood(group_chances(now), scan[0, 0], REACH / spacing)
         now = torch.softmax(prior + weight * like[group], dim=0)
     return now
-
-
-def _grouped(classes: Tensor, group: Tensor) -> Tensor:
-    empty = classes.new_zeros(len(GROUPS) + 1, *classes.shape[1:])
-    return empty.index_add_(0, group, classes)
 
 
 def _likelihood(share: Tensor, scan: Tensor, reach: float) -> Tensor:
