@@ -1,10 +1,13 @@
 """The 3D U-Net that each site ends with (paper, Sec. 3.6; MONAI's DynUNet)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sst_models.networks.blocks import check_sides, fold, unfold
+from sst_models.networks.norm import merge_norms
 from sst_models.separable import apply, bands, gaussian
 
 COARSE = 4
@@ -16,11 +19,28 @@ FLOOR = 1e-4
 SOFTEN = 0.2
 """Scale of the last layer's first weights under a prior, so that the segmenter starts at the prior and not at noise."""
 
+MARGIN = 1
+"""Cells of `stem` voxels beyond the brain that are still in question: a label may reach over the rim of a mask."""
+
+OUTSIDE = 30.0
+"""By how much background's logit is above all others where no brain is."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a segmenter says of the voxels that are in question: those in cells of stem^3 voxels that touch the brain."""
+
+    logits: Tensor  # (cells, stem^3, classes), volume after volume
+    cells: Tensor  # (cells,) int64: their places among all cells of all volumes, ascending
+    counts: tuple[int, ...]  # cells of each volume
+
 
 class Segmenter(nn.Module):
     """MONAI's DynUNet, at full resolution, or at half with all voxels folded into channels on both ends.
 
-    Folding (stem 2) keeps every voxel of input and output and costs about a quarter of the time.
+    Folding (stem 2) keeps every voxel of input and output and costs about a quarter of the time. Where a
+    skull-stripped volume holds no brain, there is nothing to tell: such voxels are background, and the last layer,
+    whose 29 classes a voxel are most of a segmenter's memory traffic, is left out there.
 
     Args:
         widths: channels of each level, from the finest; each level but the first halves the sides.
@@ -39,6 +59,7 @@ class Segmenter(nn.Module):
         halvings = [2] * (len(widths) - 1)
         kernels, strides = [3] * len(widths), [1, *halvings]
         self.unet = DynUNet(3, stem**3, classes * stem**3, kernels, strides, halvings, filters=list(widths))
+        merge_norms(self.unet)
 
         self.prior = None if prior is None else nn.Parameter(torch.zeros(1, classes, *prior), requires_grad=False)
 
@@ -68,13 +89,34 @@ class Segmenter(nn.Module):
         last.bias.zero_()
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Map (N, 1, D, H, W) to logits (N, classes, D, H, W)."""
-        check_sides(volume)
-        logits = self.unet(fold(volume, self.stem))
-        return unfold(logits if self.prior is None else self._at_place(logits, self.prior), self.stem)
+        """Map (N, 1, D, H, W), 0 outside the brain, to logits (N, classes, D, H, W)."""
+        found = self.inside(volume)
+        n, _, *sides = volume.shape
+        cells = [side // self.stem for side in sides]
+        rows = found.logits.new_full((n * cells[0] * cells[1] * cells[2], self.stem**3, self.classes), -OUTSIDE)
+        rows[..., 0] = 0
+        rows[found.cells] = found.logits
+        folded = rows.view(n, *cells, self.stem**3, self.classes).permute(0, 5, 4, 1, 2, 3)
+        return unfold(folded.reshape(n, -1, *cells), self.stem)
 
-    def _at_place(self, logits: Tensor, prior: Tensor) -> Tensor:
-        """Add the prior to folded logits (N, classes * stem^3, d, h, w); the voxels of a fold share its value."""
-        near = F.interpolate(prior, size=logits.shape[2:], mode="trilinear", align_corners=False)
-        by_class = logits.view(len(logits), self.classes, -1, *logits.shape[2:])
-        return (by_class + near[:, :, None]).reshape(logits.shape)
+    def inside(self, volume: Tensor) -> Inside:
+        """Map (N, 1, D, H, W) to logits where the volume holds brain, or `MARGIN` cells beside it."""
+        check_sides(volume)
+        features = self.unet.skip_layers(fold(volume, self.stem))
+        brain = F.max_pool3d((volume != 0).to(volume.dtype), self.stem)
+        brain = F.max_pool3d(brain, 2 * MARGIN + 1, stride=1, padding=MARGIN)[:, 0]
+        cells = brain.flatten().nonzero()[:, 0]
+        rows = features.movedim(1, -1).reshape(-1, features.shape[1]).index_select(0, cells)
+        last = self.unet.output_block.conv.conv  # kernel 1: its output is class after class, and is wanted cell by cell
+        weight, bias = (part.view(self.classes, self.stem**3, -1).transpose(0, 1) for part in (last.weight, last.bias))
+        logits = F.linear(rows, weight.flatten(0, 1), bias.flatten()).view(len(cells), -1, self.classes)
+        if self.prior is not None:
+            near = F.interpolate(self.prior, size=features.shape[2:], mode="trilinear", align_corners=False)
+            near = near[0].flatten(1).T
+            logits = logits + near.index_select(0, cells % len(near))[:, None]
+        return Inside(logits, cells, tuple(int(count) for count in brain.flatten(1).sum(1)))
+
+
+def inside(labels: Tensor, found: Inside, stem: int) -> Tensor:
+    """Give the labels of the voxels in question, (cells, stem^3), of (N, D, H, W)."""
+    return fold(labels[:, None], stem).movedim(1, -1).reshape(-1, stem**3).index_select(0, found.cells)

@@ -14,7 +14,7 @@ from sst_models.losses.overlap import dice_ce
 from sst_models.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
 from sst_models.muon import Muon
 from sst_models.networks.appearance import brain
-from sst_models.networks.segmenter import Segmenter
+from sst_models.networks.segmenter import Segmenter, inside
 from sst_models.posterior import settle
 from sst_models.seeds import chance, generator
 from sst_models.warp import warp, warp_labels
@@ -31,10 +31,10 @@ def normalise(volume: Tensor, how: str) -> Tensor:
     """Bring (N, 1, D, H, W) to what the segmenter reads: "minmax" leaves [0, 1]; "zscore" centres the brain."""
     if how == "minmax":
         return volume
-    seen = (volume > 0).to(volume.dtype)  # statistics of voxels that hold signal, not of the rim of the mask
-    count = seen.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=2)
-    mean = (volume * seen).sum(dim=(1, 2, 3, 4), keepdim=True) / count
-    spread = (((volume - mean) * seen).square().sum(dim=(1, 2, 3, 4), keepdim=True) / count).sqrt()
+    axes = (1, 2, 3, 4)
+    count = (volume > 0).sum(dim=axes, keepdim=True).clamp(min=2)  # voxels that hold signal; the others add nothing
+    mean = volume.sum(dim=axes, keepdim=True) / count
+    spread = (volume.square().sum(dim=axes, keepdim=True) / count - mean.square()).clamp(min=0).sqrt()
     return (volume - mean) / spread.clamp(min=1e-3) * brain(volume)
 
 
@@ -96,9 +96,13 @@ class SegmentLearner:
         self.optimisers["segmenter"].param_groups[0]["lr"] = self.phase.rate * self._pace()
         made = [self._pair(draws) for _ in range(self.phase.batch)]
         image, labels = (torch.stack(items) for items in zip(*made, strict=True))
+        net = self.nets["segmenter"]
+        assert isinstance(net, Segmenter)
         with half(image.device):
-            logits = self.nets["segmenter"](normalise(image, self.settings.normalise)).float()
-        total = dice_ce(logits, labels)
+            found = net.inside(normalise(image, self.settings.normalise))
+        truth = inside(labels, found, net.stem).flatten()
+        counts = [cells * net.stem**3 for cells in found.counts]
+        total = dice_ce(found.logits.float().flatten(0, 1), truth, counts, labels.numel())
         self.optimisers["segmenter"].zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         self.optimisers["segmenter"].step()

@@ -219,7 +219,8 @@ def test_dice_and_cross_entropy_are_monais(shape: tuple[int, ...], classes: int)
     start = 3 * torch.randn(shape[0], classes, *shape[1:], generator=draws)
     labels = torch.randint(0, classes - 2, shape, generator=draws)
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    one = dice_ce(ours, labels)
+    rows = ours.movedim(1, -1).flatten(0, -2)
+    one = dice_ce(rows, labels.flatten(), [labels[0].numel()] * shape[0])
     other = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)(theirs, labels[:, None])
     (2 * one).backward()
     (2 * other).backward()
@@ -228,7 +229,18 @@ def test_dice_and_cross_entropy_are_monais(shape: tuple[int, ...], classes: int)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_dice_and_cross_entropy_refuse_what_does_not_fit() -> None:
-    """Labels of another size are named, not broadcast."""
+def test_voxels_that_are_surely_background_need_not_be_given() -> None:
+    """Rows of certain background, left out, change neither Dice nor the mean over all voxels."""
+    draws = torch.Generator().manual_seed(4)
+    logits, labels = 3 * torch.randn(60, 5, generator=draws), torch.randint(0, 5, (60,), generator=draws)
+    sure = torch.tensor([[90.0, 0, 0, 0, 0]]).expand(20, -1)
+    whole = torch.cat([logits[:25], sure, logits[25:], sure])
+    truth = torch.cat([labels[:25], labels.new_zeros(20), labels[25:], labels.new_zeros(20)])
+    torch.testing.assert_close(dice_ce(logits, labels, [25, 35], 100), dice_ce(whole, truth, [45, 55]))
+
+
+@pytest.mark.parametrize(("labels", "counts"), [(5, [4]), (4, [3, 2])])
+def test_dice_and_cross_entropy_refuse_what_does_not_fit(labels: int, counts: list[int]) -> None:
+    """Labels or counts of another size are named, not broadcast."""
     with pytest.raises(ValueError, match="do not fit"):
-        dice_ce(torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 4, 4, 5, dtype=torch.int64))
+        dice_ce(torch.zeros(4, 3), torch.zeros(labels, dtype=torch.int64), counts)

@@ -1,15 +1,19 @@
 """Networks: shapes, the identities that learning starts from, and invariances."""
 
+import copy
+
 import pytest
 import torch
+from monai.networks.nets import DynUNet
 
 from configs.schema import load
 from sst_models.build import PARTS, build
 from sst_models.networks.appearance import AppearanceModel, restat
 from sst_models.networks.blocks import conv, fold, unfold
 from sst_models.networks.flow_codes import FlowDecoder, FlowEncoder
+from sst_models.networks.norm import merge_norms
 from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
-from sst_models.networks.segmenter import COARSE, Segmenter
+from sst_models.networks.segmenter import COARSE, Segmenter, inside
 from sst_models.networks.style import StyleEncoder
 
 SIDES = (32, 48, 32)
@@ -108,6 +112,35 @@ def test_a_segmenter_with_a_prior_starts_where_the_labels_are(stem: int) -> None
     assert (found == labels).float().mean() > 0.9
     assert not net.prior.requires_grad
     assert "prior" in dict(net.named_parameters())  # what a site is sent
+
+
+def test_what_is_no_brain_is_background() -> None:
+    """Far from the brain a segmenter says background, and elsewhere the same as on the voxels in question."""
+    net, x = Segmenter((4, 4, 4), 5, 2), volume(count=2)
+    x[:, :, :, 30:] = 0
+    logits, found = net(x), net.inside(x)
+    assert torch.equal(logits.argmax(dim=1)[:, :, 34:], torch.zeros(2, 32, 14, 32, dtype=torch.int64))
+    assert sum(found.counts) == len(found.cells) < 2 * 16 * 24 * 16
+    marked = torch.arange(logits[:, 0].numel()).view(logits[:, 0].shape)  # each voxel by its number
+    rows = inside(marked, found, 2)
+    torch.testing.assert_close(logits.movedim(1, -1).flatten(0, -2)[rows], found.logits)
+
+
+def test_merged_norms_are_pytorchs() -> None:
+    """Values and all gradients of DynUNet with norms and activations merged are those of MONAI's own."""
+    torch.manual_seed(1)
+    own = DynUNet(3, 2, 3, [3] * 3, [1, 2, 2], [2, 2], filters=[4, 6, 8])
+    merged = copy.deepcopy(own)
+    merge_norms(merged)
+    assert [name for name, _ in own.named_parameters()] == [name for name, _ in merged.named_parameters()]
+    x = torch.randn(2, 2, 16, 16, 16)
+    theirs, ours = (net.to(memory_format=torch.channels_last_3d)(x) for net in (own, merged))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    for one, other in zip(merged.parameters(), own.parameters(), strict=True):
+        found, wanted = (
+            torch.autograd.grad(y.square().sum(), p, retain_graph=True) for y, p in ((ours, one), (theirs, other))
+        )
+        torch.testing.assert_close(found[0], wanted[0], atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("part", PARTS)
