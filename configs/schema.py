@@ -112,6 +112,7 @@ class Segmenter:
     likelihood: Weight = 0.0  # of a scan's intensities beside the network's word on it; 0: the network alone
     normalise: Literal["minmax", "zscore"] = "minmax"
     mirror: bool = False  # learn from half of the pairs mirrored, and give the mean of a scan and its mirror image
+    shifts: bool = False  # give the mean of a scan where it is and moved by one voxel along each axis
     augment: Literal["none", "space", "all"] = "none"  # on top of a pair: a small affine, or gamma and noise as well
 
 
@@ -195,6 +196,7 @@ class Experiment:
 
     name: str
     seed: Natural = 1
+    amx: bool = False  # bfloat16 for A and the segmenter on CPUs that are fast in it; a GPU uses it always
     grid: Grid = Grid()
     federation: Federation = Federation()
     registration: Registration = Registration()

@@ -43,10 +43,12 @@ class _DiceCE(torch.autograd.Function):
         chance = logits.softmax(dim=1)
         where = labels[:, None]
         own = chance.gather(1, where)
-        both = torch.stack([part.sum(0) for part in chance.split(counts)])
+        both = torch.stack([part.sum(0) for part in torch.split(chance, list(counts))])
         classes = logits.shape[1]
         shared = torch.zeros_like(both)
-        for row, (at, part) in enumerate(zip(labels.split(counts), own.split(counts), strict=True)):
+        for row, (at, part) in enumerate(
+            zip(*(torch.split(rows, list(counts)) for rows in (labels, own)), strict=True)
+        ):
             shared[row].scatter_add_(0, at, part[:, 0])
             both[row] += torch.bincount(at, minlength=classes)
         both += SMOOTH

@@ -37,10 +37,13 @@ def merge_norms(net: nn.Module) -> None:
     """
     for module in list(net.modules()):
         norms = [name for name, part in module.named_children() if isinstance(part, nn.InstanceNorm3d)]
+        if not norms:
+            continue
+        activation = module.lrelu
+        assert isinstance(activation, nn.LeakyReLU)
         for name in norms:
-            setattr(module, name, NormActivate(getattr(module, name), module.lrelu.negative_slope))
-        if norms:
-            module.lrelu = nn.Identity()
+            setattr(module, name, NormActivate(getattr(module, name), activation.negative_slope))
+        module.lrelu = nn.Identity()
 
 
 class _NormActivate(torch.autograd.Function):

@@ -28,7 +28,7 @@ OUTSIDE = 30.0
 
 @dataclass(frozen=True)
 class Inside:
-    """What a segmenter says of the voxels that are in question: those in cells of stem^3 voxels that touch the brain."""
+    """What a segmenter says of the voxels that are in question: those in or beside cells that touch the brain."""
 
     logits: Tensor  # (cells, stem^3, classes), volume after volume
     cells: Tensor  # (cells,) int64: their places among all cells of all volumes, ascending

@@ -40,7 +40,7 @@ def align_atlas(
     with torch.no_grad():
         moving = atlas[None]
         if experiment.appearance.weight:
-            with half(target.device):
+            with half(target.device, experiment.amx):
                 moving = nets["A"](moving, nets["E"](target)).float()
         again = labels is not None and bool(experiment.appearance.weight and tissue)
         first = replace(registration, ascent=0) if again else registration

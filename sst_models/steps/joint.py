@@ -34,9 +34,9 @@ class Restyled:
     identity: Tensor  # eq. 5
 
 
-def restyle(net: nn.Module, source: Tensor, own: Tensor, wanted: Tensor) -> Restyled:
+def restyle(net: nn.Module, source: Tensor, own: Tensor, wanted: Tensor, amx: bool = False) -> Restyled:
     """Give the source the wanted style, and measure eq. 3 and 5; `own` and `wanted` are style codes (N, code)."""
-    with half(source.device):
+    with half(source.device, amx):
         styled, same = net(torch.cat([source, source]), torch.cat([wanted, own])).float().chunk(2)
         back = net(styled, own).float()
     return Restyled(styled, ssim_l1(source, back), ssim_l1(source, same))
@@ -123,7 +123,7 @@ class JointLearner:
         moving = batch.source
         settings = self.experiment.appearance
         if settings.weight:
-            restyled = restyle(self.nets["A"], batch.source, own, wanted)
+            restyled = restyle(self.nets["A"], batch.source, own, wanted, self.experiment.amx)
             parts = {**parts, "cycle": restyled.cycle, "identity": restyled.identity}
             moving = restyled.styled
             if settings.spread:

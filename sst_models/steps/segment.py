@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.schema import Experiment, Segment
+from configs.structures import CLASSES
 from sst_models.device import half
 from sst_models.learner import Losses, adam, freeze
 from sst_models.losses.overlap import dice_ce
@@ -22,6 +23,11 @@ from sst_models.warp import warp, warp_labels
 Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 """Gives one labelled pair for a step: image (1, D, H, W) in [0, 1], labels (D, H, W) int64."""
 
+
+AXES = (-3, -2, -1)
+SHIFTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+"""Voxels along `AXES` by which a scan is moved for `segmenter.shifts`: a network that folds voxels, or halves sides,
+sees other neighbours together there, so that its errors differ. What leaves at a border comes in again: background."""
 
 START_PAIRS = 4
 """Pairs whose labels a segmenter starts with."""
@@ -72,6 +78,7 @@ class SegmentLearner:
     def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, pairs: Pairs, phase: Segment) -> None:
         self.nets = nets
         self.settings, self.phase, self.pairs = experiment.segmenter, phase, pairs
+        self.amx = experiment.amx
         net = nets["segmenter"]
         optimiser = Muon(net.parameters(), phase.rate) if phase.optimiser == "muon" else adam(net, phase.rate)
         self.optimisers: dict[str, torch.optim.Optimizer] = {"segmenter": optimiser}
@@ -98,7 +105,7 @@ class SegmentLearner:
         image, labels = (torch.stack(items) for items in zip(*made, strict=True))
         net = self.nets["segmenter"]
         assert isinstance(net, Segmenter)
-        with half(image.device):
+        with half(image.device, self.amx):
             found = net.inside(normalise(image, self.settings.normalise))
         truth = inside(labels, found, net.stem).flatten()
         counts = [cells * net.stem**3 for cells in found.counts]
@@ -136,17 +143,28 @@ class SegmentLearner:
 def chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
     """Give each voxel's chances of each class, (29, D, H, W), of one volume (1, D, H, W) in [0, 1].
 
-    They are the network's, or the mean of those of the volume and of its mirror image (`segmenter.mirror`); and what
-    they become by the scan's own intensities (`segmenter.likelihood`).
+    They are the network's, or the mean of those of the volume and of its mirror image (`segmenter.mirror`), and of the
+    volume at several places (`segmenter.shifts`); and what they become by the scan's own intensities
+    (`segmenter.likelihood`).
     """
     own = experiment.segmenter
     seen = normalise(volume[None], own.normalise)
-    with half(volume.device):
-        found = F.softmax(net(seen).float(), dim=1)[0]
-        if own.mirror:
-            other = F.softmax(net(mirror_image(seen)).float(), dim=1)[0]
-            found = mean_of_both(found, mirror_chances(other))
+    places = SHIFTS if own.shifts else SHIFTS[:1]
+    found = volume.new_zeros(CLASSES, *volume.shape[1:])
+    with half(volume.device, experiment.amx):
+        for there in places:
+            back = tuple(-voxels for voxels in there)
+            told = _told(net, seen.roll(there, AXES), own.mirror)
+            found += told.roll(back, AXES) / len(places)
     return settle(volume[None], found, own.likelihood, experiment.grid.spacing) if own.likelihood else found
+
+
+def _told(net: nn.Module, seen: Tensor, mirror: bool) -> Tensor:
+    found = F.softmax(net(seen).float(), dim=1)[0]
+    if not mirror:
+        return found
+    other = F.softmax(net(mirror_image(seen)).float(), dim=1)[0]
+    return mean_of_both(found, mirror_chances(other))
 
 
 def segment(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
