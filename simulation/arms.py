@@ -26,6 +26,7 @@ from sst_models.posterior import carry_labels
 from sst_models.seeds import below
 from sst_models.steps.flow_codes import align_atlas, align_mirror
 from sst_models.steps.segment import Pairs, segment
+from sst_models.steps.together import PARTS, chances_together
 from sst_models.warp import warp_labels
 
 
@@ -107,6 +108,14 @@ def unet(stage: Stage, path: Path, experiment: Experiment) -> Predict:
     """Predict by a saved segmenter."""
     net = segmenters.load_segmenter(path, experiment, stage.device)
     return lambda image: Predicted(segment(net, image, experiment))
+
+
+def together(stage: Stage, state: RunState, path: Path, site: str) -> Predict:
+    """Predict by a saved segmenter and by F together, see `sst_models.steps.together`."""
+    nets = {name: _net(name, state, site, stage.experiment, stage.device) for name in PARTS}
+    nets["segmenter"] = segmenters.load_segmenter(path, stage.experiment, stage.device)
+    atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
+    return lambda image: Predicted(chances_together(nets, image, atlas, labels, stage.experiment).argmax(dim=0))
 
 
 def last_segmenter(stage: Stage, scheme: Scheme, site: str) -> Path:

@@ -24,6 +24,7 @@ STYLES = ("weights", "statistics")
 CORE_ARMS = (
     "affine", "T", "F", "F refined", "U-Net w/o adaptation", "U-Net w/ adaptation",
     "U-Net w/o adaptation refined", "U-Net w/ adaptation refined",
+    "U-Net w/ adaptation and F",
 )  # fmt: skip
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
 DEMO_SPLIT = {"train": 9, "val": 1, "test": 8}  # people a site; one of those who train becomes the atlas

@@ -17,9 +17,11 @@ ARMS: dict[str, str] = {
     "U-Net w/ adaptation": "A segmenter trained on generated images in the style of the tested site.",
     "U-Net w/o adaptation refined": "The first of these, its labels corrected where the scan's own intensities say so.",
     "U-Net w/ adaptation refined": "The adapted one, its labels corrected likewise.",
+    "U-Net w/ adaptation and F": "The adapted one and F together: the mean of both, corrected likewise.",
     "U-Net w/ adaptation (statistics)": "The adapted one, but the tested site shared only averages of its style.",
     "U-Net in-site": "Atlas, style and test scans all from one site.",
     "U-Net in-site refined": "The same, its labels corrected where the scan's own intensities say so.",
+    "U-Net in-site and F": "The same U-Net and F together: the mean of both, corrected likewise.",
     "U-Net alone": "The atlas's site and the tested one train each by themselves, without a federation.",
     "U-Net pooled": "Everything trained on all scans in one place, as if they could be moved there.",
     "U-Net federated": "Everything trained by the federation, scans staying where they are.",
@@ -32,9 +34,13 @@ ARMS: dict[str, str] = {
 """The arms in the order of every table, each with what it means in plain words."""
 
 
+WITH_F = " and F"
+"""How the name of an arm ends in which a segmenter and F speak together."""
+
+
 def unrefined(arm: str) -> str:
-    """Give the arm whose labels a refined one corrects; any other arm is its own."""
-    return arm.removesuffix(" refined")
+    """Give the arm whose labels a refined one corrects, or which F is added to; any other arm is its own."""
+    return arm.removesuffix(" refined").removesuffix(WITH_F)
 
 
 def mean_of(values: Iterable[float]) -> float:

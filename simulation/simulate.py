@@ -28,7 +28,7 @@ from simulation import arms, pictures, schemes
 from simulation.arms import Tested
 from simulation.atlases import choose_atlas, write_splits
 from simulation.control import control_pairs
-from simulation.measured import ArmScore, PairsPoint, Results, ScanScore, unrefined
+from simulation.measured import WITH_F, ArmScore, PairsPoint, Results, ScanScore, unrefined
 from simulation.panels import PICTURES, Panel, save_panels
 from simulation.progress import Progress
 from simulation.records import curves, set_aside, traffic
@@ -291,6 +291,8 @@ def alone(experiment: Experiment) -> Experiment:
 
 def _differs(arm: str, experiment: Experiment) -> bool:
     """Whether the preset refines what a refined arm is about; otherwise it would be the arm without."""
+    if arm.endswith(WITH_F):
+        return True
     if arm == "F refined":
         return bool(experiment.registration.likelihood or experiment.registration.mirror)
     return arm == unrefined(arm) or bool(experiment.segmenter.likelihood)
@@ -335,6 +337,8 @@ class _Bench:
             scheme, state = self.states[schemes.PLAIN if "w/o" in arm else schemes.FEDERATED]
             return arms.registration(self.stage, state, arm, site, scheme.experiment)
         experiment = extra_experiment(self.stage.experiment, of)
+        if arm.endswith(WITH_F):
+            return arms.together(self.stage, self.states[schemes.FEDERATED][1], self._segmenter(of, site), site)
         return arms.unet(self.stage, self._segmenter(of, site), alone(experiment) if of == arm else experiment)
 
     def _segmenter(self, arm: str, site: str) -> Path:

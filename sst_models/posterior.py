@@ -71,11 +71,20 @@ def refine(
     Returns:
         Class indices (D, H, W) int64. A structure that the flow carries nowhere stays nowhere.
     """
-    carried = _carried(labels, flow)
-    if mirrored is not None:
-        carried = mean_of_both(carried, mirror_chances(_carried(labels, mirrored)))
-    found: Tensor = settle(scan, carried, weight, spacing).argmax(0)
+    found: Tensor = settle(scan, carried_chances(labels, flow, mirrored), weight, spacing).argmax(0)
     return found
+
+
+@torch.no_grad()
+def carried_chances(labels: Tensor, flow: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """Give each voxel's chances of each class, (29, D, H, W), by the labels that one flow carries, or two.
+
+    Args: as of `refine`.
+    """
+    carried = _carried(labels, flow)
+    if mirrored is None:
+        return carried
+    return mean_of_both(carried, mirror_chances(_carried(labels, mirrored)))
 
 
 def _carried(labels: Tensor, flow: Tensor) -> Tensor:

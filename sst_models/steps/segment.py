@@ -143,9 +143,19 @@ class SegmentLearner:
 def chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
     """Give each voxel's chances of each class, (29, D, H, W), of one volume (1, D, H, W) in [0, 1].
 
-    They are the network's, or the mean of those of the volume and of its mirror image (`segmenter.mirror`), and of the
-    volume at several places (`segmenter.shifts`); and what they become by the scan's own intensities
+    They are what the network says (`own_chances`), and what that becomes by the scan's own intensities
     (`segmenter.likelihood`).
+    """
+    found, weight = own_chances(net, volume, experiment), experiment.segmenter.likelihood
+    return settle(volume[None], found, weight, experiment.grid.spacing) if weight else found
+
+
+@torch.no_grad()
+def own_chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
+    """Give what a network says of each voxel of one volume (1, D, H, W) in [0, 1]: chances (29, D, H, W).
+
+    It is the network's word on the volume, or the mean of that and of its word on the mirror image
+    (`segmenter.mirror`), and on the volume at several places (`segmenter.shifts`).
     """
     own = experiment.segmenter
     seen = normalise(volume[None], own.normalise)
@@ -156,7 +166,7 @@ def chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
             back = tuple(-voxels for voxels in there)
             told = _told(net, seen.roll(there, AXES), own.mirror)
             found += told.roll(back, AXES) / len(places)
-    return settle(volume[None], found, own.likelihood, experiment.grid.spacing) if own.likelihood else found
+    return found
 
 
 def _told(net: nn.Module, seen: Tensor, mirror: bool) -> Tensor:

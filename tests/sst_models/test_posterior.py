@@ -12,6 +12,7 @@ from configs.structures import CLASSES, MIRRORED
 from sst_models.metrics import mean_dice
 from sst_models.posterior import carry_labels, refine
 from sst_models.steps.segment import chances, segment
+from sst_models.steps.together import chances_together
 from sst_models.warp import warp_labels
 
 WHITE, CORTEX, VENTRICLE = 1, 2, 3
@@ -113,8 +114,37 @@ def test_a_segmenter_is_corrected_where_the_scan_shows_it() -> None:
     labels, image = brain()
     labels = two_sided(labels)
     preset, net = load("real-cpu"), Off(labels)
+    preset = replace(preset, segmenter=replace(preset.segmenter, shifts=False))  # this net does not see the scan
     alone = replace(preset, segmenter=replace(preset.segmenter, likelihood=0.0))
     before = mean_dice(segment(net, image[None], alone), labels)
     assert before == pytest.approx(mean_dice(warp_labels(labels[None], off(1.0))[0], labels))
     assert 1 - mean_dice(segment(net, image[None], preset), labels) < 0.5 * (1 - before)
     assert chances(net, image[None], preset).sum(0).sub(1).abs().max() < 1e-5
+
+
+class Still(torch.nn.Module):
+    """A flow network that finds nothing to move, and an encoder and appearance model that change nothing."""
+
+    def forward(self, volume: Tensor, _: Tensor | None = None) -> Tensor:
+        """Give a flow of zeros for F, and the volume for E and A."""
+        return volume
+
+
+class Nowhere(torch.nn.Module):
+    """F of two images that lie on each other already."""
+
+    def forward(self, moving: Tensor, _: Tensor) -> Tensor:
+        """Give a flow (1, 3, D, H, W) of zeros."""
+        return moving.new_zeros(1, 3, *moving.shape[2:])
+
+
+def test_a_segmenter_and_f_together_are_better_than_the_worse_of_them() -> None:
+    """F is right here and the segmenter off by a voxel: half of what that costs comes back, without the intensities."""
+    labels, image = brain()
+    labels = two_sided(labels)
+    preset = load("tiny")
+    nets = {"segmenter": Off(labels), "E": Still(), "A": Still(), "F": Nowhere()}
+    together = chances_together(nets, image[None], image[None], labels, preset)
+    assert together.sum(0).sub(1).abs().max() < 1e-4
+    alone = mean_dice(segment(nets["segmenter"], image[None], preset), labels)
+    assert 1 - mean_dice(together.argmax(0), labels) < 0.5 * (1 - alone)
