@@ -4,13 +4,14 @@ card.json                what it is, what it was made of and for, its figures, a
 segmenter.safetensors    the U-Net
 atlas.safetensors        the hub's labelled scan on the grid of the run: where scans are brought to
 generator.safetensors    appearance model, flow decoder, moments of the site's styles; not in every model
+registration.safetensors style encoder and flow network, where the preset has them speak, too; not in every model
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ FORMAT = 1
 
 CARD = "card.json"
 SEGMENTER, ATLAS, GENERATOR = "segmenter.safetensors", "atlas.safetensors", "generator.safetensors"
+REGISTRATION = "registration.safetensors"
 
 USE = (
     "Segmenting 28 structures in skull-stripped T1-weighted brain MRI of the site that it was adapted to, in research."
@@ -68,6 +70,21 @@ class Model:
         """Give the U-Net, ready to segment."""
         return self._net("segmenter", weights.load(self.folder / SEGMENTER), device).eval()
 
+    def registration(self, device: torch.device) -> dict[str, nn.Module] | None:
+        """Give E, A and F, ready to carry the atlas's labels onto scans; None where the model has not all of them."""
+        held = set(self.card["digests"])
+        if REGISTRATION not in held or (self.experiment.appearance.weight and GENERATOR not in held):
+            return None
+        parts = _by_part(weights.load(self.folder / REGISTRATION))
+        if self.experiment.appearance.weight:
+            parts["A"] = _by_part(weights.load(self.folder / GENERATOR))["A"]
+        return {part: self._net(part, tensors, device).eval() for part, tensors in parts.items()}
+
+    def atlas(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Give the hub's labelled scan on the run's grid: (1, D, H, W) in [0, 1], and class indices (D, H, W)."""
+        atlas = weights.load(self.folder / ATLAS)
+        return atlas["image"].to(device), atlas["labels"].long().to(device)
+
     def generator(self, device: torch.device) -> Generator:
         """Give the generator of labelled pairs in the site's style (eq. 12).
 
@@ -78,12 +95,11 @@ class Model:
             raise DataError(f"the model {self.folder} holds no generator; its site keeps the weights of A to itself")
         parts = _by_part(weights.load(self.folder / GENERATOR))
         nets: dict[str, nn.Module | None] = {part: self._net(part, parts[part], device) for part in ("A", "decoder")}
-        atlas = weights.load(self.folder / ATLAS)
         styles: StyleMoments | PriorStyles = PriorStyles(self.experiment.style.code)
         if "moments" in parts:
             styles = StyleMoments(parts["moments"]["mean"], parts["moments"]["std"])
         latent = self.experiment.latent
-        return Generator(atlas["image"].to(device), atlas["labels"].long().to(device), nets, latent, styles)
+        return Generator(*self.atlas(device), nets, latent, styles)
 
     def _net(self, part: str, tensors: Mapping[str, Tensor], device: torch.device) -> nn.Module:
         net = build(part, self.experiment)
@@ -103,7 +119,8 @@ def write_model(
 
     Args:
         folder: where to.
-        arrays: "segmenter", and "atlas" with its "labels" (D, H, W); "A", "decoder" and "moments" for a generator.
+        arrays: "segmenter", and "atlas" with its "labels" (D, H, W); "A", "decoder" and "moments" for a generator; "E"
+            and "F" for a registration.
         frame: the atlas.
         experiment: the preset.
         about: what the card says beside the grid, the labels and the digests: run, site, histogram, figures.
@@ -130,9 +147,9 @@ def _fill(
     affine = torch.tensor(frame.affine, dtype=torch.float64)
     weights.save({"image": torch.from_numpy(frame.image)[None], "labels": labels, "affine": affine}, part / ATLAS)
     if {"A", "decoder"} <= set(arrays):
-        own = {name: arrays[name] for name in ("A", "decoder", "moments") if name in arrays}
-        flat = {f"{name}/{key}": value for name, values in own.items() for key, value in _tensors(values).items()}
-        weights.save(flat, part / GENERATOR)
+        weights.save(_flat(arrays, ("A", "decoder", "moments")), part / GENERATOR)
+    if {"E", "F"} <= set(arrays):
+        weights.save(_flat(arrays, ("E", "F")), part / REGISTRATION)
     card = {
         "format": FORMAT,
         **about,
@@ -180,6 +197,12 @@ def open_model(folder: Path) -> Model:
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def _flat(arrays: Mapping[str, Arrays], parts: Sequence[str]) -> dict[str, Tensor]:
+    """Gather those of the parts that are there; `_by_part` undoes it."""
+    own = {part: _tensors(arrays[part]) for part in parts if part in arrays}
+    return {f"{part}/{name}": tensor for part, tensors in own.items() for name, tensor in tensors.items()}
 
 
 def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

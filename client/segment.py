@@ -25,6 +25,7 @@ from configs.structures import STRUCTURES
 from sst_models.files import replace_file, write_json
 from sst_models.intensity import robust_scale
 from sst_models.steps.segment import chances
+from sst_models.steps.together import chances_together
 
 PIXEL = 0.6
 """mm of a side of a pixel of the overlay: a picture of some 900 x 500 pixels."""
@@ -72,17 +73,28 @@ def scans_at(sources: Sequence[Path], mask: str = "") -> list[Scan]:
     return with_masks(in_order([*loose, *(find_scans(folders) if folders else [])]), mask)
 
 
-def segment_scan(
-    scan: Scan, model: Model, net: torch.nn.Module, how: Preparation, device: torch.device, *, largest: bool = False
-) -> Segmentation:
+Tell = Callable[[torch.Tensor], torch.Tensor]
+"""From a prepared scan (1, D, H, W) to the chances of each class, (29, D, H, W)."""
+
+
+def tell_by(model: Model, device: torch.device) -> Tell:
+    """Make what segments prepared scans: the model's U-Net, and its registration beside it where it holds one."""
+    net, others = model.segmenter(device), model.registration(device)
+    if others is None:
+        return lambda image: chances(net, image.to(device), model.experiment)
+    nets = {"segmenter": net, **others}
+    atlas, labels = model.atlas(device)
+    return lambda image: chances_together(nets, image.to(device), atlas, labels, model.experiment)
+
+
+def segment_scan(scan: Scan, model: Model, tell: Tell, how: Preparation, *, largest: bool = False) -> Segmentation:
     """Segment one scan.
 
     Args:
         scan: the scan's file, and its mask where it has one.
         model: what the segmenter came with.
-        net: `model.segmenter(device)`.
+        tell: `tell_by(model, device)`.
         how: the preparation, as for training.
-        device: to compute on.
         largest: keep only the largest piece of each structure.
 
     Raises:
@@ -90,7 +102,7 @@ def segment_scan(
     """
     image = read_image(scan.image)
     tensors, inside = bring(image, scan, model.frame, how)
-    found = chances(net, tensors["image"][None].to(device), model.experiment)
+    found = tell(tensors["image"][None])
     place = tensors["atlas_to_scan"].numpy()
     labels, certainty = to_native(found, model.frame.affine, place, affine_of(image), inside)
     if largest:
@@ -119,13 +131,13 @@ def segment_all(
     Raises:
         RunError: the folder cannot be written.
     """
-    net = model.segmenter(device)
+    tell = tell_by(model, device)
     done: list[Segmented] = []
     aside: list[SetAside] = []
     _describe(folder, model)
     for number, scan in enumerate(scans, start=1):
         try:
-            found = segment_scan(scan, model, net, how, device, largest=largest)
+            found = segment_scan(scan, model, tell, how, largest=largest)
         except DataError as error:
             aside.append(SetAside.of(scan, error))
         else:

@@ -113,6 +113,7 @@ class Segmenter:
     normalise: Literal["minmax", "zscore"] = "minmax"
     mirror: bool = False  # learn from half of the pairs mirrored, and give the mean of a scan and its mirror image
     shifts: bool = False  # give the mean of a scan where it is and moved by one voxel along each axis
+    together: bool = False  # `sst segment` gives the mean of the network's word and of the labels that F carries
     augment: Literal["none", "space", "all"] = "none"  # on top of a pair: a small affine, or gamma and noise as well
 
 

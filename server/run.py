@@ -307,6 +307,8 @@ def evaluate(hub: Hub, state: RunState) -> None:
 def deliver(hub: Hub, state: RunState) -> None:
     """Phase 7: give each site its model: its segmenter, the atlas's labels, and what its generator is made of.
 
+    Where the preset has segmenter and F speak together (`segmenter.together`), E and F are in it, too.
+
     Raises:
         FederationError: a site could not keep it.
     """
@@ -322,6 +324,8 @@ def deliver(hub: Hub, state: RunState) -> None:
             parts |= {"A": own.appearance, "decoder": state.parts["decoder"]}
         if own.moments is not None:
             parts["moments"] = own.moments
+        if hub.experiment.segmenter.together:
+            parts |= {part: found for part in ("E", "F") if (found := state.of(part, site)) is not None}
         request = hub.request("deliver", 1, site, parts, state)
         told = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, {}))}
         requests[site] = replace(request, settings={**request.settings, **told})

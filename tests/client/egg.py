@@ -95,7 +95,7 @@ def remember(model: Model, device: torch.device) -> nn.Module:
     return Remembers(weights.load(model.folder / ATLAS)["labels"])
 
 
-def make_model(folder: Path, generator: bool = True) -> Model:
+def make_model(folder: Path, generator: bool = True, registration: bool = False) -> Model:
     """Write and open a model of preset "tiny" whose atlas is the egg; its networks have their first weights."""
     grid = TINY.grid
     affine = np.diag([grid.spacing] * 3 + [1.0])
@@ -112,6 +112,8 @@ def make_model(folder: Path, generator: bool = True) -> Model:
         arrays |= {part: weights.parameters(build(part, TINY)) for part in ("A", "decoder")}
         code = TINY.style.code
         arrays["moments"] = {"mean": np.eye(code, dtype=np.float32)[0], "std": np.full(code, 0.1, np.float32)}
+    if registration:
+        arrays |= {part: weights.parameters(build(part, TINY)) for part in ("E", "F")}
     found = histogram(torch.from_numpy(frame.image))
     about = {"run": "r", "site": "here", "sites": ["here"], "figures": {}, "histogram": found.tolist()}
     write_model(folder, arrays, frame, TINY, about)

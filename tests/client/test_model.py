@@ -72,6 +72,18 @@ def test_a_model_without_a_generator_says_so(tmp_path: Path) -> None:
         make_model(tmp_path / "model", generator=False).generator(torch.device("cpu"))
 
 
+def test_a_model_carries_labels_only_if_it_holds_all_that_it_takes(tmp_path: Path) -> None:
+    """E and F, and A, which a site may keep to itself."""
+    assert make_model(tmp_path / "none").registration(torch.device("cpu")) is None
+    assert make_model(tmp_path / "no-a", generator=False, registration=True).registration(torch.device("cpu")) is None
+    model = make_model(tmp_path / "all", registration=True)
+    found = model.registration(torch.device("cpu"))
+    assert found is not None and sorted(found) == ["A", "E", "F"]
+    for part, net in found.items():
+        for name, value in build(part, model.experiment).named_parameters():
+            torch.testing.assert_close(dict(net.named_parameters())[name], value, check_stride=False)
+
+
 def test_the_digest_names_the_weights(tmp_path: Path) -> None:
     """Two folders of the same weights have one name; other weights have another."""
     first, second = (make_model(tmp_path / name) for name in ("a", "b"))

@@ -82,6 +82,31 @@ def test_what_is_seen_in_the_mirror_counts_as_much() -> None:
     assert {STRUCTURES[index - 1].name for index in found[found > 0].unique().tolist()} == {"Right-Putamen"}
 
 
+class Coarse(torch.nn.Module):
+    """A segmenter that sees the volume in cells of two voxels, and is wrong in the first voxel of each."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Give logits (1, 29, D, H, W): the cerebellum where it is bright, another structure where a cell begins."""
+        logits = torch.zeros(1, CLASSES, *volume.shape[2:])
+        logits[:, CEREBELLUM] = 9 * (volume[:, 0] > 0.5)
+        wrong = torch.zeros_like(logits[:, 0])
+        wrong[:, ::2, ::2, ::2] = 18
+        logits[:, CEREBELLUM + 1] = wrong * (volume[:, 0] > 0.5)
+        return logits
+
+
+def test_a_scan_moved_by_a_voxel_is_seen_with_other_eyes() -> None:
+    """What is wrong at one voxel of each cell is right in the mean over shifts, in the scan's own place."""
+    preset = load("tiny")
+    own = replace(preset.segmenter, likelihood=0.0, mirror=False, normalise="minmax")
+    image = torch.zeros(1, *SHAPE)
+    image[0, 4:12, 5:9, 5:9] = 1.0
+    alone = segment(Coarse(), image, replace(preset, segmenter=own))
+    shifted = segment(Coarse(), image, replace(preset, segmenter=replace(own, shifts=True)))
+    assert (alone == CEREBELLUM + 1).sum() == 16
+    assert torch.equal(shifted, CEREBELLUM * (image[0] > 0.5).long())
+
+
 def test_half_of_the_pairs_are_mirrored() -> None:
     """Image and labels together; without the setting, none is."""
     preset, labels = load("tiny"), label_map()
