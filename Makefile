@@ -41,7 +41,7 @@ check: $(STAMP) ## check format, lint and types
 	scripts/check
 
 bench: $(STAMP) ## compare the speed of the parts with straightforward versions
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py --out runs/bench.json
 
 federation: $(STAMP) ## measure what federating costs: the hub's memory, and time beside the same steps without it
 	$(BIN)/python benchmarks/federation.py

@@ -1,28 +1,38 @@
 """Print how fast the parts are against straightforward versions, and write it as JSON: `make bench`.
 
-    python benchmarks/speed.py [--out FILE] [--full] [--preset NAME]
+    python benchmarks/speed.py [--out FILE] [--full] [--preset NAME] [--repeats N]
 
 Both versions of a row run in turn in one process, and a row's figure is the ratio of their fastest runs: the machines
 are shared. Peak memory is that of a process of its own. `--full` adds 128 x 160 x 160, which takes minutes. Volumes are
-synthetic: what is in them does not change what the mathematics costs.
+synthetic: what is in them does not change what the mathematics costs. What a network reaches in that time is another
+question: `equal_time.py`.
 """
 
 import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import straightforward
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from client.model import write_model
+from client.prepare import AtlasFrame
+from client.quality import histogram
 from configs.schema import Experiment, Grid, load
 from configs.structures import CLASSES
+from sst_models import weights
 from sst_models.build import build
 from sst_models.files import write_json
 from sst_models.generation import Generator, PriorStyles, Recipe
@@ -35,6 +45,16 @@ Row = dict[str, float | str]
 
 SMALL: Shape = (64, 80, 80)
 FULL: Shape = (128, 160, 160)
+ROOT = Path(__file__).parents[1]
+
+GOALS = {
+    "MS-SSIM": "ratio >= 5",
+    "LNCC": "ratio >= 5",
+    "joint step": "ratio >= 6, peak <= 3 GiB",
+    "one generated pair": "share <= 0.1",
+    "sst segment": "<= 15 s, <= 4 GiB",
+}
+"""By how a row begins: what the project wants to reach on two cores."""
 
 
 def volume(shape: Shape, seed: int) -> Tensor:
@@ -153,6 +173,32 @@ def generation(preset: Experiment, repeats: int) -> list[Row]:
     ]
 
 
+def segment_command(preset: Experiment) -> Row:
+    """Time `sst segment` on one scan of 1 mm, from the start of its process; networks have their first weights."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        scan = 1000 * volume((182, 218, 182), 7)[0].numpy()
+        nibabel.save(nibabel.Nifti1Image(scan.astype(np.int16), np.eye(4)), folder / "scan.nii.gz")
+        _model(preset, folder / "model")
+        began = time.perf_counter()
+        words = [sys.executable, "-m", "sst", "segment", str(folder / "scan.nii.gz"), "--model", str(folder / "model")]
+        subprocess.run([*words, "-o", str(folder / "out")], check=True, capture_output=True, cwd=ROOT)
+        seconds = time.perf_counter() - began
+    gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return {"what": "sst segment, one scan", "shape": "182 x 218 x 182", "seconds": seconds, "peak_gib": gib}
+
+
+def _model(preset: Experiment, folder: Path) -> None:
+    grid, image = preset.grid, volume(preset.grid.shape, 9)[0]
+    affine = np.diag([grid.spacing] * 3 + [1.0])
+    affine[:3, 3] = [91 - grid.spacing * side / 2 for side in grid.shape]
+    frame = AtlasFrame.of(image[None], affine.tolist(), "0" * 64)
+    arrays = {part: weights.parameters(build(part, preset)) for part in ("segmenter", "A", "decoder", "E", "F")}
+    arrays["atlas"] = {"labels": labels(grid.shape).numpy()}
+    about = {"run": "bench", "site": "bench", "histogram": histogram(image[None]).tolist()}
+    write_model(folder, arrays, frame, preset, about)
+
+
 def peak(what: str, preset: str, shape: Shape) -> float:
     """Give the peak memory in GiB of one joint step, in a process of its own."""
     command = [sys.executable, __file__, "--preset", preset, "--peak", what, "--shape", *map(str, shape)]
@@ -173,6 +219,19 @@ def _row(name: str, shape: Shape, found: dict[str, float], more: dict[str, float
 
 def _words(shape: Shape) -> str:
     return " x ".join(map(str, shape))
+
+
+def show(rows: list[Row]) -> None:
+    """Print the rows as a table."""
+    table = Table("what", "size", "figures", "goal")
+    for row in rows:
+        what = str(row["what"])
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {value:.3g}" for name, value in row.items() if isinstance(value, float)
+        )
+        goal = next((text for begin, text in GOALS.items() if what.startswith(begin)), "")
+        table.add_row(what, str(row["shape"]), figures, goal)
+    Console().print(table)
 
 
 def measure(preset: Experiment, shape: Shape, repeats: int) -> list[Row]:
@@ -205,9 +264,9 @@ def main() -> None:
     for shape in (SMALL, FULL) if asked.full else (SMALL,):
         for row in measure(preset, shape, asked.repeats if shape == SMALL else max(1, asked.repeats // 3)):
             rows.append(row)
-            print(
-                {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True
-            )
+            print(f"{row['what']}, {row['shape']}: done", file=sys.stderr, flush=True)
+    rows.append(segment_command(preset))
+    show(rows)
     if asked.out:
         write_json({"preset": preset.name, "threads": 2, "rows": rows}, asked.out)
 

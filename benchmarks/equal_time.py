@@ -1,0 +1,114 @@
+"""Train E, A and F for the same wall time twice, as we do it and in the released sizes, and compare what F reaches.
+
+    python benchmarks/equal_time.py RUN SITE [--seconds 120] [--preset real-cpu]
+
+RUN is the folder of a run of `sst simulate`: its prepared scans of SITE are trained on, with the atlas of that site,
+and its validation scans tell the Dice of labels that F carries by its own flow, unfinished and unrefined. Test scans
+are not touched. T has its first weights in both, and is not part of the comparison.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import straightforward
+import torch
+from torch import Tensor
+
+from client import scans
+from client.cases import Cases
+from configs.schema import Experiment, load
+from server.atlas import read_atlas
+from sst_models.build import build
+from sst_models.device import half, place
+from sst_models.metrics import dice_per_group
+from sst_models.phases import BY_NAME, Material
+from sst_models.seeds import below, generator
+from sst_models.warp import warp_labels
+
+Carry = Callable[[Tensor], Tensor]
+"""From a scan (1, 1, D, H, W) to the flow that carries the atlas onto it."""
+
+
+def ours(preset: Experiment, cases: Cases, atlas: Tensor, seconds: float) -> tuple[int, Carry]:
+    """Train by the joint phase of the preset, at its batch; give the steps done, and what F finds."""
+    phase, cpu = BY_NAME["joint"], torch.device("cpu")
+    nets = {part: place(build(part, preset), cpu) for part in phase.learns + phase.uses}
+    learner = phase.make(nets, preset, Material(cases, atlas))
+    steps = repeat(lambda number: learner.step(generator(1, "equal time", number)), seconds)
+
+    def carry(scan: Tensor) -> Tensor:
+        with half(cpu, preset.amx):
+            styled = nets["A"](atlas[None], nets["E"](scan)).float()
+        flow: Tensor = nets["F"](styled, scan)
+        return flow
+
+    return steps, carry
+
+
+def theirs(cases: Cases, atlas: Tensor, seconds: float) -> tuple[int, Carry]:
+    """Train in the released sizes; the atlas is the source of half of the steps."""
+    learner = straightforward.JointStep()
+
+    def step(number: int) -> None:
+        draws = generator(1, "equal time", number)
+        source, target, other = (cases.image(below(len(cases), draws))[None] for _ in range(3))
+        learner(atlas[None] if number % 2 else source, target, other)
+
+    steps = repeat(step, seconds)
+
+    def carry(scan: Tensor) -> Tensor:
+        flow: Tensor = learner.flow(learner.appearance(atlas[None], learner.encoder(scan)), scan)
+        return flow
+
+    return steps, carry
+
+
+def repeat(step: Callable[[int], object], seconds: float) -> int:
+    """Do steps until the time is over; give their number."""
+    began, number = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        step(number)
+        number += 1
+    return number
+
+
+@torch.no_grad()
+def mean_dice(carry: Carry, cases: Cases, labels: Tensor) -> float:
+    """Mean Dice over the 16 groups and the cases, percent."""
+    means = []
+    for index in range(len(cases)):
+        truth = cases.labels(index)
+        assert truth is not None
+        found = warp_labels(labels[None], carry(cases.image(index)[None]))[0]
+        groups = [value for value in dice_per_group(found, truth).values() if value == value]
+        means.append(100 * sum(groups) / len(groups))
+    return sum(means) / len(means)
+
+
+def main() -> None:
+    """Parse the command line, train twice, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("site")
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--preset", default="real-cpu")
+    asked = parser.parse_args()
+    torch.set_num_threads(2)
+    torch.manual_seed(1)
+    folder = next((asked.run / "federations").glob(f"{asked.site}-to-*"))
+    atlas = read_atlas(folder / "federated")
+    prepared = asked.run / "sites" / asked.site / "runs" / f"{folder.name}-prepared"
+    train, val = scans.cases(prepared, "train"), scans.cases(prepared, "val")
+    still: Carry = lambda scan: torch.zeros(1, 3, *scan.shape[2:])  # noqa: E731
+    print(f"affine alone: {mean_dice(still, val, atlas.labels):.1f}", flush=True)
+    for name, (steps, carry) in {
+        "ours": ours(load(asked.preset), train, atlas.image, asked.seconds),
+        "released sizes": theirs(train, atlas.image, asked.seconds),
+    }.items():
+        print(f"{name}: {steps} steps in {asked.seconds:.0f} s, {mean_dice(carry, val, atlas.labels):.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
