@@ -22,6 +22,10 @@ SOFTEN = 0.2
 MARGIN = 1
 """Cells of `stem` voxels beyond the brain that are still in question: a label may reach over the rim of a mask."""
 
+LOT = 4096
+"""Cells by which the last layer's rows grow: oneDNN keeps what it built for every size that it ever met, so that sizes
+of every brain's own would fill the memory, 20 MB a step."""
+
 OUTSIDE = 30.0
 """By how much background's logit is above all others where no brain is."""
 
@@ -109,7 +113,9 @@ class Segmenter(nn.Module):
         rows = features.movedim(1, -1).reshape(-1, features.shape[1]).index_select(0, cells)
         last = self.unet.output_block.conv.conv  # kernel 1: its output is class after class, and is wanted cell by cell
         weight, bias = (part.view(self.classes, self.stem**3, -1).transpose(0, 1) for part in (last.weight, last.bias))
-        logits = F.linear(rows, weight.flatten(0, 1), bias.flatten()).view(len(cells), -1, self.classes)
+        filled = F.pad(rows, (0, 0, 0, -len(rows) % LOT))
+        logits = F.linear(filled, weight.flatten(0, 1), bias.flatten())[: len(cells)]
+        logits = logits.view(len(cells), -1, self.classes)
         if self.prior is not None:
             near = F.interpolate(self.prior, size=features.shape[2:], mode="trilinear", align_corners=False)
             near = near[0].flatten(1).T
