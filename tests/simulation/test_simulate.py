@@ -1,7 +1,9 @@
 """A whole tiny simulation: two sites of simulated people, both directions, all arms, on the embedded engine."""
 
 import _thread
+import gc
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,10 +100,9 @@ def test_the_same_command_again_trains_nothing(run: tuple[Path, Results], sites:
 
 
 class StopAt(Silent):
-    """A user who presses Ctrl-C when a stage begins; the display runs in a thread of its own, as a terminal does.
+    """A user who presses Ctrl-C when a stage begins, and again at the next if nothing came of it.
 
-    Python drops a Ctrl-C that comes while a callback of its garbage collector runs, and hypothesis has one; then the
-    user presses again when the next stage begins.
+    The display runs in a thread of its own, as a terminal does.
     """
 
     def __init__(self, stage: str) -> None:
@@ -114,6 +115,19 @@ class StopAt(Silent):
             _thread.interrupt_main()
 
 
+@pytest.fixture
+def _no_callbacks_of_gc() -> Iterator[None]:
+    """Take out what hypothesis hangs on the garbage collector: Python drops a Ctrl-C that comes while it runs.
+
+    After hundreds of tests a collection takes so long that most would.
+    """
+    kept = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks.extend(kept)
+
+
+@pytest.mark.usefixtures("_no_callbacks_of_gc")
 def test_a_stopped_run_goes_on_to_the_same_weights(
     run: tuple[Path, Results], sites: tuple[tuple[str, Path], ...], tmp_path: Path
 ) -> None:
