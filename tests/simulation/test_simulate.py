@@ -1,8 +1,8 @@
 """A whole tiny simulation: two sites of simulated people, both directions, all arms, on the embedded engine."""
 
 import _thread
-import gc
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,18 +116,14 @@ class StopAt(Silent):
 
 
 @pytest.fixture
-def _no_callbacks_of_gc() -> Iterator[None]:
-    """Take out what hypothesis hangs on the garbage collector: Python drops a Ctrl-C that comes while it runs.
-
-    After hundreds of tests a collection takes so long that most would.
-    """
-    kept = gc.callbacks[:]
-    gc.callbacks.clear()
+def _ctrl_c_counts() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt, also in a background job, which a shell starts deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    gc.callbacks.extend(kept)
+    signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_no_callbacks_of_gc")
+@pytest.mark.usefixtures("_ctrl_c_counts")
 def test_a_stopped_run_goes_on_to_the_same_weights(
     run: tuple[Path, Results], sites: tuple[tuple[str, Path], ...], tmp_path: Path
 ) -> None:
