@@ -18,16 +18,14 @@ from statistics import fmean, stdev
 
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import wilcoxon
 
+from simulation.gains import WITH, WITHOUT, paired
 from simulation.measured import ArmScore, Results
 from simulation.results import read
 
-ROOT = Path(__file__).parents[1]
 ARMS = "core,U-Net in-site,U-Net in-site refined,U-Net in-site and F"
 
-WITHOUT, WITH, IN_SITE = "U-Net w/o adaptation", "U-Net w/ adaptation", "U-Net in-site"
-CONTROL, FULL = "control refined", "supervised refined"
+IN_SITE, CONTROL, FULL = "U-Net in-site", "control refined", "supervised refined"
 
 Means = dict[tuple[str, str, str], list[float]]
 """(arm, source, target) -> the mean Dice of each seed that tested it."""
@@ -97,7 +95,7 @@ def _paired(runs: list[Results], source: str, target: str) -> float | None:
     if not rows:
         return None
     differences = [fmean(row[case] for row in rows) for case in rows[0]]
-    return float(wilcoxon(differences).pvalue)
+    return paired(differences)
 
 
 def _by_scan(one: ArmScore, other: ArmScore) -> dict[str, float]:
@@ -143,7 +141,7 @@ def main() -> None:
         words = ["simulate", "--preset", "real-cpu", "--seed", str(seed), "--out", str(asked.out / f"seed{seed}")]
         words += ["--splits", str(asked.splits), "--arms", asked.arms]
         words += [word for site in asked.site for word in ("--site", site)]
-        subprocess.run([sys.executable, "-m", "sst", *words], check=True, cwd=ROOT)
+        subprocess.run([sys.executable, "-m", "sst", *words], check=True)
     runs = [read(asked.out / f"seed{seed}") for seed in asked.seeds]
     show(runs, first, second)
 

@@ -20,6 +20,7 @@ from client import scans
 from client.cases import Cases
 from configs.schema import Experiment, load
 from server.atlas import read_atlas
+from simulation.measured import mean_of
 from sst_models.build import build
 from sst_models.device import half, place
 from sst_models.metrics import dice_per_group
@@ -82,9 +83,8 @@ def mean_dice(carry: Carry, cases: Cases, labels: Tensor) -> float:
         truth = cases.labels(index)
         assert truth is not None
         found = warp_labels(labels[None], carry(cases.image(index)[None]))[0]
-        groups = [value for value in dice_per_group(found, truth).values() if value == value]
-        means.append(100 * sum(groups) / len(groups))
-    return sum(means) / len(means)
+        means.append(100 * mean_of(dice_per_group(found, truth).values()))
+    return mean_of(means)
 
 
 def main() -> None:

@@ -49,11 +49,12 @@ def _gain(without: ArmScore, adapted: ArmScore) -> Gain:
         adapted=mean_of(high for _, high in pairs),
         better=sum(high > low for low, high in pairs),
         scans=len(pairs),
-        p=_paired([high - low for low, high in pairs]),
+        p=paired([high - low for low, high in pairs]),
     )
 
 
-def _paired(differences: list[float]) -> float:
+def paired(differences: list[float]) -> float:
+    """Give p of Wilcoxon's signed-rank test on scans' differences, two-sided; NaN for fewer than two, or none."""
     from scipy.stats import wilcoxon
 
     if len(differences) < 2 or not any(differences):

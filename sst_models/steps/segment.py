@@ -146,7 +146,12 @@ def chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
     They are what the network says (`own_chances`), and what that becomes by the scan's own intensities
     (`segmenter.likelihood`).
     """
-    found, weight = own_chances(net, volume, experiment), experiment.segmenter.likelihood
+    return weighed(own_chances(net, volume, experiment), volume, experiment)
+
+
+def weighed(found: Tensor, volume: Tensor, experiment: Experiment) -> Tensor:
+    """Weigh chances (29, D, H, W) with the intensities of their volume, as far as `segmenter.likelihood` says."""
+    weight = experiment.segmenter.likelihood
     return settle(volume[None], found, weight, experiment.grid.spacing) if weight else found
 
 

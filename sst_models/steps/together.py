@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
-from sst_models.posterior import carried_chances, settle
+from sst_models.posterior import carried_chances
 from sst_models.steps.flow_codes import align_atlas, align_mirror
-from sst_models.steps.segment import own_chances
+from sst_models.steps.segment import own_chances, weighed
 
 PARTS = ("E", "A", "F")
 """What is needed beside the segmenter."""
@@ -38,5 +38,4 @@ def chances_together(
     mirrored = align_mirror(parts, atlas, volume[None], experiment, labels)
     carried = carried_chances(labels, flow, mirrored)
     both = (carried + own_chances(parts["segmenter"], volume, experiment)) / 2
-    weight = experiment.segmenter.likelihood
-    return settle(volume[None], both, weight, experiment.grid.spacing) if weight else both
+    return weighed(both, volume, experiment)
