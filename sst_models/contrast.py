@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sst_models.groups import COUNT, groups
-from sst_models.separable import apply, bands, gaussian
+from sst_models.separable import blur
 
 RIM = 0.7
 """Voxels by which the edges of tissues are softened, so that partial volume at the atlas's edges stays what it is."""
@@ -47,7 +47,7 @@ def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, carried: Tensor, 
     shift = shift - shift.clamp(-DOUBT, DOUBT)
     known = (here.sum((2, 3, 4), keepdim=True) > 0) & (there.sum((2, 3, 4), keepdim=True) > 0)
     shift = F.interpolate(shift * known, atlas.shape[2:], mode="trilinear")
-    soft = _blur(ours, RIM)
+    soft = blur(ours[0], RIM)[None]
     change = (soft * shift).sum(1, keepdim=True) / soft.sum(1, keepdim=True).clamp(min=1e-6)
     return (atlas + change).clamp(0, 1) * inside
 
@@ -59,16 +59,11 @@ def _groups(labels: Tensor, inside: Tensor) -> Tensor:
 
 
 def _core(groups: Tensor) -> Tensor:
-    return groups * (_blur(groups, CORE_SIGMA) > CORE)
+    return groups * (blur(groups[0], CORE_SIGMA) > CORE)
 
 
 def _near(groups: Tensor, image: Tensor, reach: float) -> Tensor:
     """Give each group's mean intensity near each place, on a grid of half the sides; far from it, its mean overall."""
     share, signal = (F.avg_pool3d(maps, 2) for maps in (groups, groups * image))
     overall = signal.sum((2, 3, 4), keepdim=True) / share.sum((2, 3, 4), keepdim=True).clamp(min=1e-6)
-    return (_blur(signal, reach / 2) + FEW * overall) / (_blur(share, reach / 2) + FEW)
-
-
-def _blur(maps: Tensor, sigma: float) -> Tensor:
-    window = 2 * int(3 * sigma + 0.5) + 1
-    return apply(bands(maps, gaussian(window, sigma, same=True)), maps[0])[None]
+    return (blur(signal[0], reach / 2) + FEW * overall) / (blur(share[0], reach / 2) + FEW)

@@ -18,7 +18,7 @@ from configs.schema import Experiment
 from configs.structures import CLASSES
 from sst_models.groups import group_chances, groups
 from sst_models.mirror import mean_of_both, mirror_chances
-from sst_models.separable import apply, bands, gaussian
+from sst_models.separable import blur
 from sst_models.warp import warp, warp_labels
 
 EDGE = 1.4
@@ -109,7 +109,7 @@ def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: f
     Returns:
         Chances of the same shape.
     """
-    prior = _blur(chances, edge / spacing)
+    prior = blur(chances, edge / spacing)
     prior = prior / prior.sum(0, keepdim=True).clamp(min=1e-6)
     prior = (prior + FLOOR * (prior > REACHED)).clamp(min=1e-9).log()
     group = groups(scan.device)  # left and right share their intensities
@@ -127,14 +127,9 @@ def _likelihood(share: Tensor, scan: Tensor, reach: float) -> Tensor:
     overall = whole / whole[:1].clamp(min=1.0)
     pooled = F.avg_pool3d(told.flatten(0, 1), 2, ceil_mode=True, count_include_pad=False)
     voxels = (math.sqrt(2 * math.pi) * reach) ** 3  # in a Gaussian of this sigma
-    near = voxels * _blur(pooled, reach / 2).view(3, -1, *pooled.shape[1:]) + ANCHOR * overall
+    near = voxels * blur(pooled, reach / 2).view(3, -1, *pooled.shape[1:]) + ANCHOR * overall
     mean = near[1] / near[0].clamp(min=1e-6)
     variance = (near[2] / near[0].clamp(min=1e-6) - mean.square()).clamp(min=0) + SPREAD**2
     mean, variance = F.interpolate(torch.stack([mean, variance]), scan.shape, mode="trilinear")
     density: Tensor = -0.5 * ((scan - mean).square() / variance + variance.log())
     return density
-
-
-def _blur(maps: Tensor, sigma: float) -> Tensor:
-    window = 2 * int(3 * sigma + 0.5) + 1
-    return apply(bands(maps, gaussian(window, sigma, same=True)), maps)

@@ -75,6 +75,12 @@ def apply(filter_: Bands, maps: Tensor) -> Tensor:
     return filtered
 
 
+def blur(maps: Tensor, sigma: float) -> Tensor:
+    """Smooth maps (M, D, H, W) by a Gaussian of `sigma` voxels, cut at three of them, with zeros outside."""
+    window = 2 * int(3 * sigma + 0.5) + 1
+    return apply(bands(maps, gaussian(window, sigma, same=True)), maps)
+
+
 class _Products(torch.autograd.Function):
     """The three products, so that a backward pass inside autocast does not fall to half precision either."""
 

@@ -165,21 +165,19 @@ def own_chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tenso
     own = experiment.segmenter
     seen = normalise(volume[None], own.normalise)
     places = SHIFTS if own.shifts else SHIFTS[:1]
-    found = volume.new_zeros(CLASSES, *volume.shape[1:])
+    found, mirrored = volume.new_zeros(2, CLASSES, *volume.shape[1:])
     with half(volume.device, experiment.amx):
         for there in places:
-            back = tuple(-voxels for voxels in there)
-            told = _told(net, seen.roll(there, AXES), own.mirror)
-            found += told.roll(back, AXES) / len(places)
-    return found
+            moved, back = seen.roll(there, AXES), tuple(-voxels for voxels in there)
+            found += _told(net, moved).roll(back, AXES)
+            if own.mirror:
+                mirrored += mirror_chances(_told(net, mirror_image(moved))).roll(back, AXES)
+    found /= len(places)
+    return mean_of_both(found, mirrored.div_(len(places))) if own.mirror else found
 
 
-def _told(net: nn.Module, seen: Tensor, mirror: bool) -> Tensor:
-    found = F.softmax(net(seen).float(), dim=1)[0]
-    if not mirror:
-        return found
-    other = F.softmax(net(mirror_image(seen)).float(), dim=1)[0]
-    return mean_of_both(found, mirror_chances(other))
+def _told(net: nn.Module, seen: Tensor) -> Tensor:
+    return F.softmax(net(seen).float(), dim=1)[0]
 
 
 def segment(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:

@@ -12,7 +12,7 @@ from configs.structures import CLASSES, MIRRORED
 from sst_models.metrics import mean_dice
 from sst_models.posterior import carry_labels, refine
 from sst_models.steps.segment import chances, segment
-from sst_models.steps.together import chances_together
+from sst_models.steps.together import TRUST, chances_together, trust
 from sst_models.warp import warp_labels
 
 WHITE, CORTEX, VENTRICLE = 1, 2, 3
@@ -98,11 +98,11 @@ def test_a_preset_chooses(weight: float) -> None:
 
 
 class Off(torch.nn.Module):
-    """A segmenter that is sure of every voxel, and wrong by one voxel along one axis."""
+    """A segmenter that is sure of every voxel, and wrong by so many voxels along one axis."""
 
-    def __init__(self, labels: Tensor) -> None:
+    def __init__(self, labels: Tensor, voxels: float = 1.0) -> None:
         super().__init__()
-        self.word = 10 * one_hot(warp_labels(labels[None], off(1.0))[0].long(), CLASSES).movedim(-1, 0)[None].float()
+        self.word = 10 * one_hot(warp_labels(labels[None], off(voxels))[0].long(), CLASSES).movedim(-1, 0)[None].float()
 
     def forward(self, _: Tensor) -> Tensor:
         """Give logits (1, 29, 32, 32, 32)."""
@@ -130,12 +130,16 @@ class Still(torch.nn.Module):
         return volume
 
 
-class Nowhere(torch.nn.Module):
-    """F of two images that lie on each other already."""
+class Astray(torch.nn.Module):
+    """F of two images that lie on each other already, whose flow is wrong by so many voxels along one axis."""
 
-    def forward(self, moving: Tensor, _: Tensor) -> Tensor:
-        """Give a flow (1, 3, D, H, W) of zeros."""
-        return moving.new_zeros(1, 3, *moving.shape[2:])
+    def __init__(self, voxels: float = 0.0) -> None:
+        super().__init__()
+        self.voxels = voxels
+
+    def forward(self, _moving: Tensor, _fixed: Tensor) -> Tensor:
+        """Give a flow (1, 3, 32, 32, 32)."""
+        return off(self.voxels)
 
 
 def test_a_segmenter_and_f_together_are_better_than_the_worse_of_them() -> None:
@@ -143,8 +147,33 @@ def test_a_segmenter_and_f_together_are_better_than_the_worse_of_them() -> None:
     labels, image = brain()
     labels = two_sided(labels)
     preset = load("tiny")
-    nets = {"segmenter": Off(labels), "E": Still(), "A": Still(), "F": Nowhere()}
+    nets = {"segmenter": Off(labels), "E": Still(), "A": Still(), "F": Astray()}
     together = chances_together(nets, image[None], image[None], labels, preset)
     assert together.sum(0).sub(1).abs().max() < 1e-4
     alone = mean_dice(segment(nets["segmenter"], image[None], preset), labels)
     assert 1 - mean_dice(together.argmax(0), labels) < 0.5 * (1 - alone)
+
+
+def test_f_counts_for_less_where_it_went_astray() -> None:
+    """Four voxels off, it leaves a segmenter that is right as sure as it was; agreeing, it counts for half."""
+    labels, image = brain()
+    labels, preset = two_sided(labels), load("tiny")
+    preset = replace(preset, registration=replace(preset.registration, polish=0, ascent=0))
+
+    def sure(voxels: float) -> float:
+        nets = {"segmenter": Off(labels, 0.0), "E": Still(), "A": Still(), "F": Astray(voxels)}
+        together = chances_together(nets, image[None], image[None], labels, preset)
+        return float(together.gather(0, labels[None].long())[0, labels > 0].mean())
+
+    assert sure(4.0) > 0.9
+    assert sure(0.0) > 0.99
+
+
+def test_trust_is_full_where_both_say_the_same() -> None:
+    """And none where they have no structure in common."""
+    labels, _ = brain()
+    one = one_hot(labels.long(), CLASSES).movedim(-1, 0).float()
+    everywhere = (labels >= 0)[None]
+    assert trust(one, one, everywhere, 2.4).sub(TRUST).abs().max() < 1e-5
+    other = one_hot((labels + 3).long(), CLASSES).movedim(-1, 0).float()
+    assert trust(one, other, everywhere, 2.4).max() == 0
