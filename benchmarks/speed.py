@@ -37,7 +37,7 @@ from sst_models import weights
 from sst_models.build import build
 from sst_models.files import write_json
 from sst_models.generation import Generator, PriorStyles, Recipe
-from sst_models.losses.structural import lncc, ms_ssim
+from sst_models.losses.structural import lncc, most_levels, ms_ssim
 from sst_models.phases import BY_NAME, Material
 from sst_models.steps.segment import SegmentLearner, segment
 
@@ -110,14 +110,14 @@ def with_gradient(loss: Callable[[Tensor, Tensor], Tensor], u: Tensor, v: Tensor
 def losses(shape: Shape, repeats: int) -> list[Row]:
     """Compare MS-SSIM and LNCC, value and gradient."""
     u, v = volume(shape, 1)[None], volume(shape, 2)[None]
-    window = 7 if min(shape) > 96 else 3  # pytorch-msssim refuses 7 on smaller volumes
     pairs: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-        f"MS-SSIM, window {window}": (
-            lambda a, b: ms_ssim(a, b, 5, window),
-            lambda a, b: straightforward.ms_ssim(a, b, window),
-        ),
-        "LNCC, window 7": (lncc, straightforward.lncc),
+        f"MS-SSIM, window {window}, {most_levels(shape, window)} scales": (
+            lambda a, b, window=window: ms_ssim(a, b, window=window),  # type: ignore[misc]
+            lambda a, b, window=window: straightforward.ms_ssim(a, b, window),  # type: ignore[misc]
+        )
+        for window in ((7,) if most_levels(shape) == 5 else (7, 3))  # pytorch-msssim itself wants all five scales
     }
+    pairs["LNCC, window 7"] = lncc, straightforward.lncc
     rows = []
     for name, (ours, theirs) in pairs.items():
         one, other = with_gradient(ours, u, v), with_gradient(theirs, u, v)

@@ -6,19 +6,34 @@ of 5 and 7 voxels, 16 channels. Nothing here is used by the product.
 
 import pytorch_msssim
 import torch
+from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sst_models.learner import adam
 from sst_models.losses.contrast import info_nce
 from sst_models.losses.flow import gradient_l1
+from sst_models.losses.structural import most_levels
 from sst_models.networks.registration import RegistrationUNet
 from sst_models.networks.style import StyleEncoder
 
 
 def ms_ssim(u: Tensor, v: Tensor, window: int = 7) -> Tensor:
-    """Give MS-SSIM of (N, 1, D, H, W) in [0, 1] by pytorch-msssim; every side longer than 16 (window - 1)."""
-    return pytorch_msssim.ms_ssim(u, v, data_range=1.0, win_size=window)  # type: ignore[no-any-return]
+    """Give MS-SSIM of (N, 1, D, H, W) in [0, 1] by pytorch-msssim.
+
+    On volumes that its five scales do not fit, its own SSIM at as many as do, put together as there.
+    """
+    levels = most_levels(u.shape[2:], window)
+    if levels == 5:
+        return pytorch_msssim.ms_ssim(u, v, data_range=1.0, win_size=window)  # type: ignore[no-any-return]
+    win = _fspecial_gauss_1d(window, 1.5).repeat(1, 1, 1, 1, 1)
+    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:levels]
+    product = u.new_ones(())
+    for level, weight in enumerate(weights, start=1):
+        both, structure = _ssim(u, v, 1.0, win, False)
+        product = product * torch.relu(both if level == levels else structure) ** (weight / sum(weights))
+        u, v = (F.avg_pool3d(x, 2, padding=[side % 2 for side in x.shape[2:]]) for x in (u, v))
+    return product.mean()
 
 
 def lncc(u: Tensor, v: Tensor, window: int = 7) -> Tensor:
@@ -101,5 +116,4 @@ class JointStep:
 
 
 def _ssim_l1(u: Tensor, v: Tensor) -> Tensor:
-    window = 7 if min(u.shape[2:]) > 96 else 3  # smaller volumes do not fit its five scales
-    return 0.5 * (u - v).abs().mean() + 0.5 * (1 - ms_ssim(u, v, window))
+    return 0.5 * (u - v).abs().mean() + 0.5 * (1 - ms_ssim(u, v))

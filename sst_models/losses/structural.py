@@ -47,12 +47,13 @@ def ms_ssim(
     total = sum(_SCALE_WEIGHTS[:count]) if count < len(_SCALE_WEIGHTS) else 1.0
     weights = [weight / total for weight in _SCALE_WEIGHTS[:count]]
     blur = gaussian(window, sigma)
-    pair = _sum_and_difference(u, v)
-    product = pair.new_ones(())
+    u, v = _as_maps(u), _as_maps(v)
+    product = u.new_ones(())
     for weight in weights[:-1]:
-        product = product * _power(_structure(pair, blur, (_K2 * range_) ** 2), weight)
-        pair = apply(bands(pair, halving), pair)
-    return (product * _power(_ssim(pair, blur, range_), weights[-1])).mean()
+        product = product * _power(_structure(u, v, blur, (_K2 * range_) ** 2), weight)
+        half = bands(u, halving)
+        u, v = apply(half, u), apply(half, v)
+    return (product * _power(_ssim(u, v, blur, range_), weights[-1])).mean()
 
 
 def most_levels(size: tuple[int, ...], window: int = 7) -> int:
@@ -90,57 +91,60 @@ def lncc(u: Tensor, v: Tensor, window: int = 7, eps: float = 1e-5) -> Tensor:
     return correlation.mean()
 
 
-def _ssim(pair: Tensor, blur: Filter, range_: float) -> Tensor:
-    """Mean SSIM of each volume, (N,), from a `_sum_and_difference` (2N, D, H, W)."""
-    along = bands(pair, blur)
-    powers = apply(along, pair).square()
-    variances = apply(along, pair * pair) - powers
-    ssim = _quotient(variances, (_K2 * range_) ** 2) * _quotient(powers, (_K1 * range_) ** 2)
+def _ssim(u: Tensor, v: Tensor, blur: Filter, range_: float) -> Tensor:
+    """Mean SSIM of each volume, (N,), from maps (N, D, H, W)."""
+    low, high = (_K1 * range_) ** 2, (_K2 * range_) ** 2
+    mean_u, mean_v, squares, product = _moments(u, v, bands(u, blur), high)
+    powers, cross = mean_u.square() + mean_v.square(), 2 * mean_u * mean_v
+    ssim: Tensor = (product - cross) / (squares - powers) * (cross + low) / (powers + low)
     return ssim.flatten(1).mean(1)
 
 
-def _quotient(halves: Tensor, constant: float) -> Tensor:
-    """SSIM's `(2 xy + c) / (xx + yy + c)`, with `halves` holding the squares of x + y and, after it, of x - y."""
-    plus, minus = halves.chunk(2)
-    return 1 - 2 * minus / (plus + minus + 2 * constant)
-
-
-def _structure(pair: Tensor, blur: Filter, constant: float) -> Tensor:
-    """Mean structure term of SSIM of each volume, (N,), from a `_sum_and_difference` (2N, D, H, W)."""
-    structure: Tensor = _Structure.apply(pair, bands(pair, blur), constant)  # type: ignore[no-untyped-call]
+def _structure(u: Tensor, v: Tensor, blur: Filter, constant: float) -> Tensor:
+    """Mean structure term of SSIM of each volume, (N,), from maps (N, D, H, W)."""
+    structure: Tensor = _Structure.apply(u, v, bands(u, blur), constant)  # type: ignore[no-untyped-call]
     return structure
 
 
+def _moments(u: Tensor, v: Tensor, along: Bands, constant: float) -> tuple[Tensor, ...]:
+    """Local means of u, v, uu + vv + c and 2 uv + c: four filtered maps are all that SSIM needs, not five."""
+    start = u.new_tensor(constant)  # a mean keeps it, and here it costs no pass of its own
+    squares, product = torch.addcmul(start, u, u).addcmul(v, v), torch.addcmul(start, u, v, value=2)
+    return apply(along, torch.cat([u, v, squares, product])).chunk(4)
+
+
 class _Structure(torch.autograd.Function):
-    """`_quotient` of the local variances, with its gradient written out: half the passes over memory of autograd's."""
+    """`(2 cov(u, v) + c) / (var(u) + var(v) + c)` with its gradient written out.
+
+    Half the passes over memory of autograd's, and where only one volume wants a gradient, three filtered maps for it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, pair: Tensor, along: Bands, constant: float) -> Tensor:
-        means = apply(along, pair)
-        plus, minus = apply(along, pair * pair).addcmul_(means, means, value=-1).chunk(2)
-        total = (plus + minus).add_(2 * constant)
-        share = minus / total
-        ctx.save_for_backward(pair, means, total, share)
+    def forward(ctx: Any, u: Tensor, v: Tensor, along: Bands, constant: float) -> Tensor:
+        mean_u, mean_v, squares, product = _moments(u, v, along, constant)
+        total = squares.addcmul_(mean_u, mean_u, value=-1).addcmul_(mean_v, mean_v, value=-1)
+        structure = product.addcmul_(mean_u, mean_v, value=-2).div_(total)
+        ctx.save_for_backward(u, v, mean_u, mean_v, total, structure)
         ctx.along = along
-        return 1 - 2 * share.flatten(1).mean(1)
+        return structure.flatten(1).mean(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        pair, means, total, share = ctx.saved_tensors
-        slope = (2 * gradient / share[0].numel()).view(-1, 1, 1, 1) / total
-        variances = torch.empty_like(means)
-        plus, minus = variances.chunk(2)
-        torch.sub(torch.mul(share, slope, out=plus), slope, out=minus)
-        back = ctx.along.adjoint
-        through_means = apply(back, (means * variances).mul_(-2))
-        return through_means.addcmul_(apply(back, variances), pair, value=2), None, None
-
-
-def _sum_and_difference(u: Tensor, v: Tensor) -> Tensor:
-    """(2N, D, H, W): all SSIM needs of u and v, in four filtered maps (these two and their squares) instead of five."""
-    u, v = _as_maps(u), _as_maps(v)
-    return torch.cat((u + v, u - v))
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        u, v, mean_u, mean_v, total, structure = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        maps = total.new_empty((2 + sum(wanted)) * len(u), *total.shape[1:])
+        cross, own, *through = maps.chunk(2 + sum(wanted))  # what comes by -2 uv, by uu + vv, and by the means
+        torch.div((-2 * gradient / total[0].numel()).view(-1, 1, 1, 1), total, out=cross)
+        torch.mul(cross, structure, out=own)
+        sides = [one for one, asked in zip(((mean_u, mean_v), (mean_v, mean_u)), wanted, strict=True) if asked]
+        for by_mean, (ours, theirs) in zip(through, sides, strict=True):
+            torch.mul(cross, theirs, out=by_mean).addcmul_(own, ours, value=-1)
+        cross, own, *through = apply(ctx.along.adjoint, maps).chunk(2 + sum(wanted))
+        found = iter(through)
+        by_u = next(found).addcmul_(cross, v, value=-1).addcmul_(own, u) if wanted[0] else None
+        by_v = next(found).addcmul_(cross, u, value=-1).addcmul_(own, v) if wanted[1] else None
+        return by_u, by_v, None, None
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:

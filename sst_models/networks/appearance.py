@@ -1,38 +1,34 @@
 """Appearance model A: another style, the same anatomy (paper, Sec. 3.2)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from sst_models.networks.blocks import activate, check_sides, conv, double, fold, resize
+from sst_models.networks.blocks import SLOPE, activate, check_sides, conv, double, fold, resize
+from sst_models.networks.norm import normalise_activate
+
+LARGE = 2**20
+"""Voxels of a batch from which on a CPU works A's last layers out volume by volume, and anew for the gradient instead
+of keeping what they gave: they were a third of a joint step's memory at full resolution."""
 
 
 class AdaIN(nn.Module):
-    """Adaptive instance normalisation: give features the mean and spread that a style code asks for."""
+    """Adaptive instance normalisation: give features the mean and spread that a style code asks for, then activate."""
 
     def __init__(self, channels: int, code: int) -> None:
         super().__init__()
         self.affine = nn.Linear(code, 2 * channels)
 
     def forward(self, x: Tensor, code: Tensor, mask: Tensor) -> Tensor:
-        """Normalise (N, C, D, H, W) per channel and instance over `mask`, then scale and shift by the code (N, code).
+        """Normalise (N, C, D, H, W) per channel and instance over `mask`, scale and shift by the code (N, code).
 
         Statistics are the brain's: six of seven voxels are background, and would leave the brain no contrast.
         """
-        gain, shift = self.affine(code)[..., None, None, None].chunk(2, dim=1)
-        return restat(x, 1 + gain, shift, mask)
-
-
-def restat(x: Tensor, std: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
-    """Give every channel of (N, C, D, H, W) the wanted `std` and `mean`, both (N, C, 1, 1, 1), over the mask.
-
-    `mask` is (N, 1, D, H, W), 0 or 1. With a volume's own statistics nothing changes (up to the 1e-5 that guards a
-    constant channel).
-    """
-    share = mask / mask.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1)
-    centred = x - (x * share).sum(dim=(2, 3, 4), keepdim=True)
-    variance = (centred.square() * share).sum(dim=(2, 3, 4), keepdim=True)
-    return centred * (variance + 1e-5).rsqrt() * std + mean
+        gain, shift = self.affine(code).chunk(2, dim=1)
+        return normalise_activate(x, 1 + gain, shift, mask, SLOPE)
 
 
 class AppearanceModel(nn.Module):
@@ -79,13 +75,29 @@ class AppearanceModel(nn.Module):
         at_fine, at_coarse = _halved(mask, self.stem), _halved(mask, 2 * self.stem)
         fine = activate(self.enter(fold(volume, self.stem)))
         coarse = activate(self.down(fine))
-        coarse = activate(self.style_middle(self.middle(coarse), code, at_coarse))
-        x = activate(self.style_up(self.up(torch.cat([double(coarse), fine], dim=1)), code, at_fine))
-        x = torch.cat([resize(self.context(x), volume.shape[2:]), volume], dim=1)
-        x = activate(self.style_local(self.local(x), code, mask))
-        change = self.leave(activate(self.mix(x)))
+        coarse = self.style_middle(self.middle(coarse), code, at_coarse)
+        x = self.style_up(self.up(torch.cat([double(coarse), fine], dim=1)), code, at_fine)
+        context = self.context(x)
+        if volume.device.type == "cpu" and volume.numel() > LARGE and torch.is_grad_enabled():
+            each = zip(*(given.split(1) for given in (context, volume, code, mask)), strict=True)
+            change = torch.cat([_again(self._change, *one) for one in each])
+        else:
+            change = self._change(context, volume, code, mask)
         restyled: Tensor = (volume + change) * (volume > 0)  # the rim of the closed mask stays background
         return restyled
+
+    def _change(self, context: Tensor, volume: Tensor, code: Tensor, mask: Tensor) -> Tensor:
+        """Give what is added to a volume, voxel by voxel."""
+        x = torch.cat([resize(context, volume.shape[2:]), volume], dim=1)
+        x = self.style_local(self.local(x), code, mask)
+        change: Tensor = self.leave(activate(self.mix(x)))
+        return change
+
+
+def _again(layers: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """Keep what is given to the layers alone, and work out the rest anew when its gradient is asked for."""
+    found: Tensor = checkpoint(layers, *given, use_reentrant=False, preserve_rng_state=False)
+    return found
 
 
 def _halved(mask: Tensor, factor: int) -> Tensor:

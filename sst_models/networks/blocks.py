@@ -38,8 +38,8 @@ def unfold(x: Tensor, factor: int) -> Tensor:
 
 
 def activate(x: Tensor) -> Tensor:
-    """Apply the activation that every network here uses."""
-    return F.leaky_relu(x, SLOPE)
+    """Apply the activation that every network here uses, to a layer's output and in its place."""
+    return F.leaky_relu_(x, SLOPE)
 
 
 def fold(x: Tensor, factor: int) -> Tensor:

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 from monai.networks.nets import DynUNet
+from torch.nn import functional as F
 
 from configs.schema import load
 from sst_models.build import PARTS, build
-from sst_models.networks.appearance import AppearanceModel, restat
+from sst_models.networks.appearance import AppearanceModel
 from sst_models.networks.blocks import conv, fold, unfold
 from sst_models.networks.flow_codes import FlowDecoder, FlowEncoder
-from sst_models.networks.norm import merge_norms
+from sst_models.networks.norm import merge_norms, normalise_activate
 from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
 from sst_models.networks.segmenter import COARSE, Segmenter, inside
 from sst_models.networks.style import StyleEncoder
@@ -44,8 +45,27 @@ def test_a_side_that_does_not_divide_by_16_is_refused() -> None:
 def test_adain_with_its_own_statistics_changes_nothing() -> None:
     """Restyling features to the mean and spread they have is the identity."""
     x = torch.randn(2, 3, 8, 8, 8) * 2 + 1
-    mean, std = x.mean(dim=(2, 3, 4), keepdim=True), x.std(dim=(2, 3, 4), keepdim=True, correction=0)
-    torch.testing.assert_close(restat(x, std, mean, torch.ones(2, 1, 8, 8, 8)), x, atol=1e-4, rtol=1e-4)
+    mean, std = x.mean(dim=(2, 3, 4)), x.std(dim=(2, 3, 4), correction=0)
+    found = normalise_activate(x, std, mean, torch.ones(2, 1, 8, 8, 8), slope=1.0)
+    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
+
+
+def test_adain_is_told_by_the_mask_alone() -> None:
+    """Values and gradients are those of the formula with the statistics of what lies inside."""
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    std, mean = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    mask = (torch.rand(2, 1, 4, 5, 6) > 0.5).double()
+    count = mask.sum(dim=(2, 3, 4), keepdim=True)
+    centred = x - (x * mask).sum(dim=(2, 3, 4), keepdim=True) / count
+    variance = (centred.square() * mask).sum(dim=(2, 3, 4), keepdim=True) / count
+    wanted = centred * (variance + 1e-5).rsqrt() * std[..., None, None, None] + mean[..., None, None, None]
+    weight = torch.randn_like(x)
+    by_formula = torch.autograd.grad((F.leaky_relu(wanted, 0.2) * weight).sum(), (x, std, mean))
+    found = normalise_activate(x, std, mean, mask, slope=0.2)
+    torch.testing.assert_close(found, F.leaky_relu(wanted, 0.2), atol=1e-5, rtol=1e-5)
+    for one, other in zip(torch.autograd.grad((found * weight).sum(), (x, std, mean)), by_formula, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("stem", [1, 2])
