@@ -25,16 +25,17 @@ import straightforward
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from client.model import write_model
 from client.prepare import AtlasFrame
 from client.quality import histogram
 from configs.schema import Experiment, Grid, load
-from configs.structures import CLASSES
+from simulation.phantom import draw_anatomy
 from sst_models import weights
 from sst_models.build import build
+from sst_models.device import place
 from sst_models.files import write_json
 from sst_models.generation import Generator, PriorStyles, Recipe
 from sst_models.losses.structural import lncc, most_levels, ms_ssim
@@ -68,8 +69,10 @@ def volume(shape: Shape, seed: int) -> Tensor:
 
 
 def labels(shape: Shape) -> Tensor:
-    """Give class indices (D, H, W) that hold every class."""
-    return (volume(shape, 99)[0] * CLASSES).long().clamp(0, CLASSES - 1)
+    """Give class indices (D, H, W) of a simulated brain."""
+    drawn = torch.from_numpy(draw_anatomy(1, 40.0, 2.4 * SMALL[0] / shape[0]).labels)
+    gaps = [wanted - had for wanted, had in zip(shape, drawn.shape, strict=True)]
+    return F.pad(drawn, [part for gap in gaps[::-1] for part in (gap // 2, gap - gap // 2)]).long()
 
 
 class Brains:
@@ -130,11 +133,16 @@ def losses(shape: Shape, repeats: int) -> list[Row]:
     return rows
 
 
+def _placed(part: str, preset: Experiment) -> nn.Module:
+    """Build a network as a hub or a site does."""
+    return place(build(part, preset), torch.device("cpu"))
+
+
 def joint_step(preset: Experiment) -> Callable[[], object]:
     """Give one joint step of a preset, batch 1, with its learner."""
     own = replace(preset, phases=replace(preset.phases, joint=replace(preset.phases.joint, batch=1)))
     phase, shape = BY_NAME["joint"], preset.grid.shape
-    nets = {part: build(part, own) for part in phase.learns + phase.uses}
+    nets = {part: _placed(part, own) for part in phase.learns + phase.uses}
     learner = phase.make(nets, own, Material(Brains(shape), volume(shape, 9)))
     return lambda: learner.step(torch.Generator().manual_seed(1))
 
@@ -149,7 +157,7 @@ def straightforward_step(shape: Shape) -> Callable[[], object]:
 def generation(preset: Experiment, repeats: int) -> list[Row]:
     """Time one generated pair, the segmenter's step on it, and one segmentation."""
     shape = preset.grid.shape
-    nets = {"A": build("A", preset), "decoder": build("decoder", preset)}
+    nets = {part: _placed(part, preset) for part in ("A", "decoder")}
     styles = PriorStyles(preset.style.code)
     palette = preset.generation.palette
     generator = Generator(volume(shape, 9), labels(shape), dict(nets), preset.latent, styles, palette)
@@ -157,7 +165,7 @@ def generation(preset: Experiment, repeats: int) -> list[Row]:
     single = replace(preset.phases.segment, batch=1)
     plain = replace(preset, segmenter=replace(preset.segmenter, augment="none"))
     learner = SegmentLearner(
-        {"segmenter": build("segmenter", preset)}, plain, lambda draws: (pair.image, pair.labels), single
+        {"segmenter": _placed("segmenter", preset)}, plain, lambda draws: (pair.image, pair.labels), single
     )
     found = fastest(
         {
@@ -266,12 +274,11 @@ def main() -> None:
     if asked.peak:
         print(_peak(asked.peak, replace(preset, grid=Grid(tuple(asked.shape), 1.0))))
         return
-    rows = []
+    rows = [segment_command(preset)]  # first: a process begins with the peak memory of the one that starts it
     for shape in (SMALL, FULL) if asked.full else (SMALL,):
         for row in measure(preset, shape, asked.repeats if shape == SMALL else max(1, asked.repeats // 3)):
             rows.append(row)
             print(f"{row['what']}, {row['shape']}: done", file=sys.stderr, flush=True)
-    rows.append(segment_command(preset))
     show(rows)
     if asked.out:
         write_json({"preset": preset.name, "threads": 2, "rows": rows}, asked.out)

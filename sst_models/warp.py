@@ -17,7 +17,7 @@ Size = tuple[int, ...]
 # keeps the sums of the gradient in one order whatever the number of threads.
 _SLABS = 4
 # Voxels that vote at once in `warp_labels`: as many as stay in a processor's cache.
-_BLOCK = 16384
+_BLOCK = 32768
 # In place of a label: beyond the border, and a cell whose corners differ.
 _OUTSIDE, _MIXED = -1, -2
 

@@ -11,15 +11,22 @@ class Conv(nn.Conv3d):
     """A 3-D convolution that is fast on a CPU for a single small volume too.
 
     PyTorch leaves oneDNN for a slow fallback when a batch holds one volume with at most 20480 rows
-    (channels x depth x height; `ConvParams::use_mkldnn`). Twice the volume, with the copy dropped, is 2 to 4 times
-    faster than the fallback, and the result is the same.
+    (channels x depth x height; `ConvParams::use_mkldnn`). Where no gradient is asked for, oneDNN is called by its name;
+    its gradient would fall back again, so there twice the volume goes in, and the copy is dropped: 2 to 4 times faster
+    than the fallback. The result is the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, C, D, H, W)."""
-        if x.device.type == "cpu" and len(x) == 1 and x.shape[1:4].numel() <= 20480:
+        if x.device.type != "cpu" or len(x) != 1 or x.shape[1:4].numel() > 20480:
+            return super().forward(x)
+        plain = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if torch.is_grad_enabled() or not plain or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return super().forward(x.expand(2, -1, -1, -1, -1).contiguous())[:1]
-        return super().forward(x)
+        assert not isinstance(self.padding, str)  # `conv` gives numbers
+        return torch.mkldnn_convolution(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
 
 
 def conv(inside: int, outside: int, stride: int = 1, kernel: int = 3) -> nn.Conv3d:

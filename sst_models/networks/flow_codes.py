@@ -45,7 +45,7 @@ class FlowDecoder(nn.Module):
         x = activate(self.enter(code))
         for up in self.up:
             x = activate(up(double(x)))
-        flow = self.leave(x) * self.scale  # in voxels of the full grid, whatever the stem
+        flow = self.leave(x).contiguous() * self.scale  # in voxels of the full grid, whatever the stem
         return resize(flow, tuple(side * self.stem for side in flow.shape[2:]))
 
 

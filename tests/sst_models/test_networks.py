@@ -106,6 +106,9 @@ def test_a_small_volume_alone_is_convolved_as_in_a_batch() -> None:
     torch.testing.assert_close(alone, batched, atol=1e-5, rtol=1e-5)
     found = torch.autograd.grad(alone.square().sum(), net.weight)[0]
     torch.testing.assert_close(found, torch.autograd.grad(batched.square().sum(), net.weight)[0], atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), batched, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(net.double()(x.double()), batched.double(), atol=1e-5, rtol=1e-5)
 
 
 def test_unfold_undoes_fold() -> None:
