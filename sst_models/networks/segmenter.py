@@ -123,6 +123,6 @@ class Segmenter(nn.Module):
         return Inside(logits, cells, tuple(int(count) for count in brain.flatten(1).sum(1)))
 
 
-def inside(labels: Tensor, found: Inside, stem: int) -> Tensor:
+def labels_inside(labels: Tensor, found: Inside, stem: int) -> Tensor:
     """Give the labels of the voxels in question, (cells, stem^3), of (N, D, H, W)."""
     return fold(labels[:, None], stem).movedim(1, -1).reshape(-1, stem**3).index_select(0, found.cells)

@@ -15,7 +15,7 @@ from sst_models.losses.overlap import dice_ce
 from sst_models.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
 from sst_models.muon import Muon
 from sst_models.networks.appearance import brain
-from sst_models.networks.segmenter import Segmenter, inside
+from sst_models.networks.segmenter import Segmenter, labels_inside
 from sst_models.posterior import settle
 from sst_models.seeds import chance, generator
 from sst_models.warp import warp, warp_labels
@@ -107,7 +107,7 @@ class SegmentLearner:
         assert isinstance(net, Segmenter)
         with half(image.device, self.amx):
             found = net.inside(normalise(image, self.settings.normalise))
-        truth = inside(labels, found, net.stem).flatten()
+        truth = labels_inside(labels, found, net.stem).flatten()
         counts = [cells * net.stem**3 for cells in found.counts]
         total = dice_ce(found.logits.float().flatten(0, 1), truth, counts, labels.numel())
         self.optimisers["segmenter"].zero_grad()

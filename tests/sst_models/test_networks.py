@@ -14,7 +14,7 @@ from sst_models.networks.blocks import conv, fold, unfold
 from sst_models.networks.flow_codes import FlowDecoder, FlowEncoder
 from sst_models.networks.norm import merge_norms, normalise_activate
 from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
-from sst_models.networks.segmenter import COARSE, Segmenter, inside
+from sst_models.networks.segmenter import COARSE, Segmenter, labels_inside
 from sst_models.networks.style import StyleEncoder
 
 SIDES = (32, 48, 32)
@@ -145,7 +145,7 @@ def test_what_is_no_brain_is_background() -> None:
     assert torch.equal(logits.argmax(dim=1)[:, :, 34:], torch.zeros(2, 32, 14, 32, dtype=torch.int64))
     assert sum(found.counts) == len(found.cells) < 2 * 16 * 24 * 16
     marked = torch.arange(logits[:, 0].numel()).view(logits[:, 0].shape)  # each voxel by its number
-    rows = inside(marked, found, 2)
+    rows = labels_inside(marked, found, 2)
     torch.testing.assert_close(logits.movedim(1, -1).flatten(0, -2)[rows], found.logits)
 
 
