@@ -251,7 +251,7 @@ def show(rows: list[Row]) -> None:
 def measure(preset: Experiment, shape: Shape, repeats: int) -> list[Row]:
     """Measure all rows at one size."""
     own = replace(preset, grid=Grid(shape, preset.grid.spacing * preset.grid.shape[0] / shape[0]))
-    rows = losses(shape, repeats)
+    rows = losses(shape, max(5, repeats))  # they are quick, and vary
     calls = {"ours": joint_step(own), "straightforward": straightforward_step(shape)}
     memory = {f"peak_gib_{what}": peak(what, preset.name, shape) for what in calls}
     rows.append(_row("joint step, batch 1", shape, fastest(calls, max(1, repeats // 3)), memory))
