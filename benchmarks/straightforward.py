@@ -18,21 +18,24 @@ from sst_models.networks.registration import RegistrationUNet
 from sst_models.networks.style import StyleEncoder
 
 
-def ms_ssim(u: Tensor, v: Tensor, window: int = 7) -> Tensor:
+def ms_ssim(u: Tensor, v: Tensor, window: int = 7, levels: int | None = None) -> Tensor:
     """Give MS-SSIM of (N, 1, D, H, W) in [0, 1] by pytorch-msssim.
 
-    On volumes that its five scales do not fit, its own SSIM at as many as do, put together as there.
+    With fewer than its five scales, as many as fit where `levels` does not say, its own SSIM and poolings put together
+    as its public function, which allows five only, does.
     """
-    levels = most_levels(u.shape[2:], window)
+    levels = levels or most_levels(u.shape[2:], window)
     if levels == 5:
         return pytorch_msssim.ms_ssim(u, v, data_range=1.0, win_size=window)  # type: ignore[no-any-return]
-    win = _fspecial_gauss_1d(window, 1.5).repeat(1, 1, 1, 1, 1)
+    kernel = _fspecial_gauss_1d(window, 1.5).view(1, 1, 1, 1, -1)
     weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:levels]
     product = u.new_ones(())
-    for level, weight in enumerate(weights, start=1):
-        both, structure = _ssim(u, v, 1.0, win, False)
-        product = product * torch.relu(both if level == levels else structure) ** (weight / sum(weights))
-        u, v = (F.avg_pool3d(x, 2, padding=[side % 2 for side in x.shape[2:]]) for x in (u, v))
+    for level, weight in enumerate(weights):
+        if level:
+            padding = [side % 2 for side in u.shape[2:]]
+            u, v = (F.avg_pool3d(volume, 2, padding=padding) for volume in (u, v))
+        ssim, structure = _ssim(u, v, data_range=1.0, win=kernel, size_average=False)
+        product = product * torch.relu(ssim if level == levels - 1 else structure) ** (weight / sum(weights))
     return product.mean()
 
 

@@ -55,6 +55,16 @@ def slow_ms_ssim(u: Tensor, v: Tensor, levels: int, window: int) -> Tensor:
     return product.mean()
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_gradient_for_one_volume_is_that_for_both(first: bool) -> None:
+    """Training asks for one of them."""
+    u, v = pair(13, 14, 15, batch=2)
+    _, *both = value_and_gradient(lambda u, v: ms_ssim(u, v, 2), u, v)
+    one = (u if first else v).clone().requires_grad_()
+    (found,) = torch.autograd.grad(ms_ssim(*((one, v) if first else (u, one)), 2), one)
+    torch.testing.assert_close(found, both[0 if first else 1])
+
+
 def slow_lncc(u: Tensor, v: Tensor, window: int) -> Tensor:
     """VoxelMorph's formula, with sums by convolution."""
     ones = torch.ones(1, 1, window, window, window, dtype=u.dtype)
