@@ -1,6 +1,5 @@
 """MS-SSIM against pytorch-msssim, local correlation against convolutions, and both against what they promise."""
 
-import importlib
 import math
 
 import pytest
@@ -11,10 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks import straightforward
 from sst_models.losses.structural import lncc, most_levels, ms_ssim
 from sst_models.separable import apply, bands, box, gaussian, halving
-
-WEIGHTS = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333], dtype=torch.float64)
 
 
 def pair(*size: int, seed: int = 0, batch: int = 1, noise: float = 0.2) -> tuple[Tensor, Tensor]:
@@ -38,21 +36,6 @@ def assert_alike(ours, theirs, u: Tensor, v: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(value, expected, atol=tolerance, rtol=0)
     for gradient, want in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, want, atol=tolerance * float(want.abs().max()), rtol=0)
-
-
-def slow_ms_ssim(u: Tensor, v: Tensor, levels: int, window: int) -> Tensor:
-    """pytorch-msssim's own scales and poolings, fewer of them than its public function allows."""
-    module = importlib.import_module("pytorch_msssim.ssim")
-    kernel = module._fspecial_gauss_1d(window, 1.5).view(1, 1, 1, 1, -1)
-    weights = WEIGHTS[:levels] / (WEIGHTS[:levels].sum() if levels < 5 else 1)
-    product = torch.ones((), dtype=u.dtype)
-    for level, weight in enumerate(weights):
-        if level:
-            padding = [side % 2 for side in u.shape[2:]]
-            u, v = (functional.avg_pool3d(volume, 2, padding=padding) for volume in (u, v))
-        ssim, structure = module._ssim(u, v, data_range=1.0, win=kernel, size_average=False)
-        product = product * torch.relu(ssim if level == levels - 1 else structure) ** weight
-    return product.mean()
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -100,7 +83,11 @@ def test_ms_ssim_with_fewer_scales(size: tuple[int, int, int], levels: int, wind
     """The first weights, renormalised, on pytorch-msssim's own scales: value and both gradients, in a batch."""
     u, v = pair(*size, batch=2, seed=levels)
     assert_alike(
-        lambda u, v: ms_ssim(u, v, levels, window), lambda u, v: slow_ms_ssim(u, v, levels, window), u, v, 1e-4
+        lambda u, v: ms_ssim(u, v, levels, window),
+        lambda u, v: straightforward.ms_ssim(u, v, window, levels),
+        u,
+        v,
+        1e-4,
     )
 
 
