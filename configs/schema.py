@@ -57,6 +57,7 @@ class Registration:
     stem: Literal[1, 2] = 1  # 1: flow at full resolution; 2: flow at half resolution, then linear upsampling
     pulls: Natural = 0  # demons steps at each level of a pyramid, before its learnt residual
     polish: Natural = 0  # demons steps at full resolution that end a flow where it is used; learning goes without
+    rival: Weight = 0.0  # of brightness in another first alignment, kept where it explains a scan better; 0: none
     ascent: Natural = 0  # steps up the gradient of LNCC after those
     likelihood: Weight = 0.0  # of a scan's intensities where carried labels are refined by them; 0: not at all
     mirror: bool = False  # carry labels by two flows, onto a scan and onto its mirror image

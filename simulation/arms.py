@@ -24,7 +24,7 @@ from sst_models.losses.flow import folded_fraction
 from sst_models.metrics import dice_per_group, mean_hd95
 from sst_models.posterior import carry_labels
 from sst_models.seeds import below
-from sst_models.steps.flow_codes import align_atlas, align_mirror
+from sst_models.steps.align import align_atlas, align_both
 from sst_models.steps.segment import Pairs, segment
 from sst_models.steps.together import PARTS, chances_together
 from sst_models.warp import warp_labels
@@ -92,12 +92,12 @@ def registration(stage: Stage, state: RunState, arm: str, site: str, experiment:
             with torch.no_grad():
                 flow = nets["T"](atlas[None], image[None])
             flow = finish(atlas[None], image[None], flow, experiment.registration)
-        else:
-            _, flow = align_atlas(nets, atlas, image[None], experiment, labels)
-        if refined:
-            mirrored = align_mirror(nets, atlas, image[None], experiment, labels)
+            found = warp_labels(labels[None], flow)[0]
+        elif refined:
+            flow, mirrored = align_both(nets, atlas, image[None], experiment, labels)
             found = carry_labels(image[None], labels, flow, experiment, mirrored)
         else:
+            flow = align_atlas(nets, atlas, image[None], experiment, labels)
             found = warp_labels(labels[None], flow)[0]
         return Predicted(found, 100 * float(folded_fraction(flow)))
 

@@ -7,11 +7,12 @@ steps at each level of a pyramid give a network of few steps of training what it
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from configs.schema import Registration
 from sst_models.losses.structural import lncc
 from sst_models.separable import Filter, apply, bands, box, gaussian
-from sst_models.warp import compose, warp
+from sst_models.warp import compose, resize_flow, warp
 
 WINDOW = 5
 """Voxels of the window in which intensities are normalised; 5 and 7 were alike on validation scans."""
@@ -24,6 +25,8 @@ STEP_SIGMA, FLOW_SIGMA = 0.8, 0.7
 
 Chosen on validation scans of two sites among 0.8 to 1.5 and 0.6 to 1.2; benchmarks/LEARNING.md."""
 
+HALVINGS = (16, 8, 4, 2)
+"""Voxels of a side that are one at each level of `approach`; those of a pyramid of four levels over folded voxels."""
 
 ASCENT_STEP, ASCENT_SIGMA = 0.25, 1.7
 """Voxels: the longest vector of a step up the correlation, and its smoothing (ANTs: gradient step 0.1 to 0.25, flow
@@ -36,11 +39,27 @@ def local_normalise(volume: Tensor) -> Tensor:
     return (volume - mean) / ((square - mean * mean).clamp(min=1e-8).sqrt() + FLOOR)
 
 
+def features(volume: Tensor, brightness: float = 0.0) -> Tensor:
+    """Give (N, C, D, H, W) what demons compare of (N, 1, D, H, W): what is left of intensities in a window, and more.
+
+    With a `brightness` of more than 0 the intensities themselves are a second channel, of that spread over the brain:
+    a window that lies within a large ventricle knows nothing of it but its noise.
+    """
+    local = local_normalise(volume)
+    if not brightness:
+        return local
+    brain = (volume > 0).to(volume.dtype)
+    count = brain.sum((1, 2, 3, 4), keepdim=True).clamp(min=1.0)
+    centred = (volume - volume.sum((1, 2, 3, 4), keepdim=True) / count) * brain
+    spread = (centred.square().sum((1, 2, 3, 4), keepdim=True) / count).sqrt().clamp(min=1e-3)
+    return torch.cat([local, brightness * centred / spread], dim=1)
+
+
 def pull(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
     """Improve a flow by one demons step.
 
     Args:
-        moving: (N, 1, D, H, W), normalised by `local_normalise`.
+        moving: (N, C, D, H, W), by `features`.
         fixed: likewise.
         flow: (N, 3, D, H, W) voxels, fixed -> moving.
         gain: length of the step; 1 is Thirion's, at most half a voxel.
@@ -50,12 +69,37 @@ def pull(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
     """
     warped = warp(moving, flow)
     difference = fixed - warped
-    slope = (_gradient(warped) + _gradient(fixed)) / 2
-    step = difference * slope / (slope.square().sum(dim=1, keepdim=True) + difference.square() + 1e-3)
+    slope = ((_gradient(warped) + _gradient(fixed)) / 2).view(len(flow), 3, -1, *flow.shape[2:])  # by axis, by channel
+    squares = slope.square().sum(dim=(1, 2)) + difference.square().sum(dim=1)
+    step = (difference[:, None] * slope).sum(dim=2) / (squares[:, None] + 1e-3)
     return _smooth(flow + gain * _smooth(step, STEP_SIGMA), FLOW_SIGMA)
 
 
-def polish(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:
+@torch.no_grad()
+def approach(moving: Tensor, fixed: Tensor, pulls: int, brightness: float) -> Tensor:
+    """Give a flow by demons steps from coarse to fine, of which nothing is learnt.
+
+    Args:
+        moving: (N, 1, D, H, W), intensities in [0, 1].
+        fixed: likewise, as bright as `moving` where their tissues are the same.
+        pulls: steps at each level.
+        brightness: what intensities themselves count for, see `features`.
+
+    Returns:
+        (N, 3, D, H, W) voxels, fixed -> moving.
+    """
+    both, one = torch.cat([moving, fixed]), fixed.new_ones(())
+    flow = fixed.new_zeros(len(fixed), 3, *(side // HALVINGS[0] for side in fixed.shape[2:]))
+    for size in HALVINGS:
+        coarse = avg_pool3d(both, size)
+        flow = resize_flow(flow, coarse.shape[2:])
+        ours, theirs = features(coarse, brightness).chunk(2)
+        for _ in range(pulls):
+            flow = pull(ours, theirs, flow, one)
+    return resize_flow(flow, fixed.shape[2:])
+
+
+def polish(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int, brightness: float = 0.0) -> Tensor:
     """Improve a flow by demons steps at full resolution, where a network's flow is only half as fine.
 
     Args:
@@ -63,6 +107,7 @@ def polish(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:
         fixed: likewise.
         flow: (N, 3, D, H, W) voxels, fixed -> moving.
         steps: how many; 0 gives `flow` back.
+        brightness: as of `approach`.
 
     Returns:
         (N, 3, D, H, W) voxels, without gradient unless `steps` is 0.
@@ -70,7 +115,7 @@ def polish(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:
     if not steps:
         return flow
     with torch.no_grad():
-        ours, theirs = local_normalise(torch.cat([moving, fixed])).chunk(2)
+        ours, theirs = features(torch.cat([moving, fixed]), brightness).chunk(2)
         one = flow.new_ones(())
         for _ in range(steps):
             flow = pull(ours, theirs, flow, one)
@@ -83,7 +128,7 @@ def ascend(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:
     The update of SyN's greedy half (Avants et al. 2008): smoothed, and scaled so that its longest vector is
     `ASCENT_STEP`. It finds what demons leave, at twenty times their cost.
 
-    Takes and gives what `polish` does.
+    Takes and gives what `polish` does without brightness.
     """
     flow = flow.detach() if steps else flow
     for _ in range(steps):
@@ -103,7 +148,7 @@ def finish(moving: Tensor, fixed: Tensor, flow: Tensor, settings: Registration) 
 
 
 def _gradient(volume: Tensor) -> Tensor:
-    """Central differences, (N, 3, D, H, W). The border wraps round; it is background."""
+    """Central differences of (N, C, D, H, W): (N, 3 C, D, H, W), axis by axis. Borders wrap round; they are empty."""
     return torch.cat([(volume.roll(-1, axis) - volume.roll(1, axis)) / 2 for axis in (2, 3, 4)], dim=1)
 
 

@@ -39,6 +39,27 @@ def robust_scale(volume: Tensor, mask: Tensor | None = None, low: float = 0.5, h
     return torch.where(inside, scaled, torch.zeros_like(scaled))
 
 
+def match_quantiles(volume: Tensor, target: Tensor, count: int = 65) -> Tensor:
+    """Give a volume the intensities of another by a rising curve, so that as many voxels are as bright.
+
+    Args:
+        volume: any shape, in [0, 1], background 0.
+        target: likewise; of another shape, if need be.
+        count: quantiles, evenly spaced, that the curve goes through; straight lines between them.
+
+    Returns:
+        The shape of `volume`, in [0, 1], background 0; `volume` itself where one of the two is empty.
+    """
+    ours, theirs = volume[volume > 0].sort().values, target[target > 0].sort().values
+    if not (len(ours) and len(theirs)):
+        return volume
+    x, y = (torch.stack([_percentile(v, 100.0 * n / (count - 1)) for n in range(count)]) for v in (ours, theirs))
+    above = torch.searchsorted(x, volume.contiguous()).clamp(1, count - 1)
+    share = (volume - x[above - 1]) / (x[above] - x[above - 1]).clamp(min=1e-6)
+    matched = torch.lerp(y[above - 1], y[above], share.clamp(0, 1))
+    return matched.clamp(0, 1) * (volume > 0)
+
+
 def closest_to_mean(volumes: Sequence[np.ndarray]) -> int:
     """Choose the atlas as the paper does (Sec. 4): the scan closest to its site's mean, by mean squared difference.
 

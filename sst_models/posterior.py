@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from configs.schema import Experiment
 from configs.structures import CLASSES
-from sst_models.groups import group_chances, groups
+from sst_models.groups import COUNT, group_chances, groups
 from sst_models.mirror import mean_of_both, mirror_chances
 from sst_models.separable import blur
 from sst_models.warp import warp, warp_labels
@@ -118,6 +118,21 @@ def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: f
         like = _likelihood(group_chances(now), scan[0, 0], REACH / spacing)
         now = torch.softmax(prior + weight * like[group], dim=0)
     return now
+
+
+@torch.no_grad()
+def evidence(scan: Tensor, labels: Tensor, spacing: float) -> float:
+    """Tell how well labels explain a scan: the mean log-density of the brain's intensities in their own structures.
+
+    Args:
+        scan: (1, 1, D, H, W) in [0, 1], background 0.
+        labels: class indices, (D, H, W).
+        spacing: of the grid, mm.
+    """
+    group = groups(scan.device)[labels.long()]
+    share = F.one_hot(group, COUNT).movedim(-1, 0).to(scan.dtype)
+    density = _likelihood(share, scan[0, 0], REACH / spacing).gather(0, group[None])[0]
+    return float(density[scan[0, 0] > 0].mean())
 
 
 def _likelihood(share: Tensor, scan: Tensor, reach: float) -> Tensor:

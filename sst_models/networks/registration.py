@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sst_models.forces import local_normalise, pull
+from sst_models.forces import features, pull
 from sst_models.networks.blocks import activate, check_sides, conv, double, fold
 from sst_models.warp import integrate, resize_flow, warp
 
@@ -76,26 +76,26 @@ class RegistrationPyramid(nn.Module):
         """Map (N, 1, D, H, W) twice to a flow (N, 3, D, H, W) in voxels, fixed -> moving."""
         check_sides(fixed)
         both = torch.cat([moving, fixed])
-        features = [activate(self.enter(fold(both, self.stem)))]
+        levels = [activate(self.enter(fold(both, self.stem)))]
         for down in self.down:
-            features.append(activate(down(features[-1])))
-        flow = fixed.new_zeros(len(fixed), 3, *features[-1].shape[2:])
-        for level in range(len(features) - 1, -1, -1):
-            flow = resize_flow(flow, features[level].shape[2:])
+            levels.append(activate(down(levels[-1])))
+        flow = fixed.new_zeros(len(fixed), 3, *levels[-1].shape[2:])
+        for level in range(len(levels) - 1, -1, -1):
+            flow = resize_flow(flow, levels[level].shape[2:])
             flow = self._pull(both, flow, level)
-            flow = flow + self._residual(features[level], flow, level)
+            flow = flow + self._residual(levels[level], flow, level)
         return _finish(flow, self.integration, fixed)
 
     def _pull(self, both: Tensor, flow: Tensor, level: int) -> Tensor:
         if self.pulls:
             coarse = nn.functional.avg_pool3d(both, self.stem * 2**level)
-            moving, fixed = local_normalise(coarse).chunk(2)
+            moving, fixed = features(coarse).chunk(2)
             for _ in range(self.pulls):
                 flow = pull(moving, fixed, flow, self.gain[level])
         return flow
 
-    def _residual(self, features: Tensor, flow: Tensor, level: int) -> Tensor:
-        ours, theirs = features.chunk(2)
+    def _residual(self, found: Tensor, flow: Tensor, level: int) -> Tensor:
+        ours, theirs = found.chunk(2)
         x = activate(self.compare[level](torch.cat([warp(ours, flow), theirs], dim=1)))
         return self.head[level](activate(self.decide[level](x)))  # type: ignore[no-any-return]
 

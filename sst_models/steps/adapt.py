@@ -14,7 +14,7 @@ from configs.schema import Experiment
 from sst_models.learner import Losses, Scans, freeze
 from sst_models.posterior import carry_labels
 from sst_models.seeds import below, chance
-from sst_models.steps.flow_codes import align_atlas, align_mirror
+from sst_models.steps.align import align_both, restyle_atlas
 from sst_models.steps.segment import SegmentLearner
 from sst_models.warp import warp, warp_labels
 
@@ -69,7 +69,7 @@ class AdaptLearner:
     def _align(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give of a scan: F's flow from the atlas (1, 3, D, H, W), its labels, the atlas in its style."""
         target = self.scans.image(index)[None].to(self.atlas)
-        styled, flow = align_atlas(self.used, self.atlas, target, self.experiment, self.labels)
-        mirrored = align_mirror(self.used, self.atlas, target, self.experiment, self.labels)
+        flow, mirrored = align_both(self.used, self.atlas, target, self.experiment, self.labels)
+        styled = restyle_atlas(self.used, self.atlas, target, self.experiment, self.labels, flow)
         labels = carry_labels(target, self.labels, flow, self.experiment, mirrored)
         return flow.half(), labels.to(torch.uint8), styled.half()

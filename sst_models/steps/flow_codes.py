@@ -1,67 +1,16 @@
 """Flow codes: phase 4 trains the adversarial autoencoder on flows of the atlas (paper, Sec. 3.3 and 3.4)."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
-from sst_models.contrast import match_tissues
-from sst_models.device import half
-from sst_models.forces import finish
 from sst_models.learner import Losses, Scans, adam, freeze
 from sst_models.losses.adversarial import encoder_loss
 from sst_models.losses.image import ssim_l1
-from sst_models.mirror import mirror_image
 from sst_models.seeds import below
+from sst_models.steps.align import align_atlas
 from sst_models.steps.style import critic_step
-from sst_models.warp import warp, warp_labels
-
-
-def align_atlas(
-    nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Give the atlas in the target's style, and F's flow from it to the target: eq. 2 and 6, without gradient.
-
-    Where the atlas's labels are at hand and `appearance.tissue` is on, this first flow only carries them over, to tell
-    how bright each tissue is in the target; the atlas with those tissues is then aligned anew.
-
-    Args:
-        nets: {"E", "A", "F"}.
-        atlas: (1, D, H, W).
-        target: (1, 1, D, H, W).
-        experiment: the preset: whether A restyles the atlas first, and how long the flow is polished.
-        labels: the atlas's class indices (D, H, W), or None.
-
-    Returns:
-        The restyled atlas (1, 1, D, H, W), and the finished flow (1, 3, D, H, W) in voxels, target -> atlas.
-    """
-    registration, tissue = experiment.registration, experiment.appearance.tissue
-    with torch.no_grad():
-        moving = atlas[None]
-        if experiment.appearance.weight:
-            with half(target.device, experiment.amx):
-                moving = nets["A"](moving, nets["E"](target)).float()
-        again = labels is not None and bool(experiment.appearance.weight and tissue)
-        first = replace(registration, ascent=0) if again else registration
-        flow = finish(moving, target, nets["F"](moving, target), first)
-        if labels is not None and again:
-            moving = match_tissues(atlas[None], labels, target, warp_labels(labels[None], flow)[0], tissue)
-            flow = finish(moving, target, nets["F"](moving, target), registration)
-            moving = match_tissues(atlas[None], labels, target, warp_labels(labels[None], flow)[0], tissue)
-        return moving, flow
-
-
-def align_mirror(
-    nets: dict[str, nn.Module], atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor
-) -> Tensor | None:
-    """Give F's flow from the atlas to the target's mirror image, (1, 3, D, H, W), where `registration.mirror` is on.
-
-    Args: as of `align_atlas`.
-    """
-    if not experiment.registration.mirror:
-        return None
-    return align_atlas(nets, atlas, mirror_image(target), experiment, labels)[1]
+from sst_models.warp import warp
 
 
 class FlowCodesLearner:
@@ -110,7 +59,7 @@ class FlowCodesLearner:
     def _flow(self, index: int) -> Tensor:
         if index not in self.flows:
             target = self.scans.image(index)[None].to(self.atlas)
-            _, self.flows[index] = align_atlas(self.used, self.atlas, target, self.experiment)
+            self.flows[index] = align_atlas(self.used, self.atlas, target, self.experiment)
         return self.flows[index]
 
     def _image_term(self, flow: Tensor, decoded: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from configs.schema import Experiment
 from sst_models.groups import group_chances
 from sst_models.posterior import REACH, carried_chances
 from sst_models.separable import blur
-from sst_models.steps.flow_codes import align_atlas, align_mirror
+from sst_models.steps.align import align_both
 from sst_models.steps.segment import own_chances, weighed
 
 PARTS = ("E", "A", "F")
@@ -42,11 +42,8 @@ def chances_together(
         labels: the atlas's class indices, (D, H, W).
         experiment: the preset; `segmenter.likelihood` is the weight of the scan's intensities.
     """
-    parts = dict(nets)
-    _, flow = align_atlas(parts, atlas, volume[None], experiment, labels)
-    mirrored = align_mirror(parts, atlas, volume[None], experiment, labels)
-    carried = carried_chances(labels, flow, mirrored)
-    own = own_chances(parts["segmenter"], volume, experiment)
+    carried = carried_chances(labels, *align_both(nets, atlas, volume[None], experiment, labels))
+    own = own_chances(nets["segmenter"], volume, experiment)
     both = torch.lerp(own, carried, trust(own, carried, volume > 0, experiment.grid.spacing))
     return weighed(both, volume, experiment)
 
