@@ -1,11 +1,21 @@
 """Demons forces: what a polished flow is worth, and that it changes nothing else."""
 
 import torch
+from torch import Tensor
 
-from sst_models.forces import ascend, polish
+from sst_models.forces import approach, ascend, polish
 from sst_models.losses.flow import folded_fraction
 from sst_models.losses.structural import lncc
-from sst_models.warp import warp
+from sst_models.warp import warp, warp_labels
+
+
+def hollow(radius: float, seed: int) -> tuple[Tensor, Tensor]:
+    """A bright ball with a dark one of some radius inside, of the half side: image and mask (48, 48, 48)."""
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, 48)] * 3, indexing="ij")
+    distance = torch.stack(axes).square().sum(0).sqrt()
+    noise = 0.03 * torch.randn(distance.shape, generator=torch.Generator().manual_seed(seed))
+    dark = distance < radius
+    return (torch.where(dark, 0.2, 0.8) + noise).clamp(0, 1) * (distance < 0.9), dark
 
 
 def ball(centre: float, radius: float = 6.0) -> torch.Tensor:
@@ -38,3 +48,16 @@ def test_a_flow_that_is_not_polished_is_the_same_flow() -> None:
     """No steps: the network's flow, with its gradient."""
     flow = torch.ones(1, 3, 24, 24, 24, requires_grad=True)
     assert polish(ball(11.0), ball(12.0), flow, steps=0) is flow
+
+
+def test_brightness_brings_a_flow_to_ventricles_that_windows_do_not_see() -> None:
+    """An atlas's ventricle of a fifth, a scan's of half: windows inside it hold noise, and only brightness knows."""
+    (atlas, inner), (scan, outer) = hollow(0.2, seed=1), hollow(0.5, seed=2)
+
+    def overlap(brightness: float) -> float:
+        flow = approach(atlas[None, None], scan[None, None], 8, brightness)
+        flow = polish(atlas[None, None], scan[None, None], flow, 16, brightness)
+        found = warp_labels(inner[None].to(torch.uint8), flow)[0] > 0
+        return 2 * int((found & outer).sum()) / int(found.sum() + outer.sum())
+
+    assert overlap(2.0) > 2 * overlap(0.0) > 0

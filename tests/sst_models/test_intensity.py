@@ -4,7 +4,7 @@ import torch
 
 from configs.errors import DataError
 from sst_models.grid import Grid, block_mean, block_vote, check_geometry, to_classes
-from sst_models.intensity import closest_to_mean, robust_scale
+from sst_models.intensity import closest_to_mean, match_quantiles, robust_scale
 
 
 def test_robust_scale_matches_numpy_percentiles() -> None:
@@ -30,6 +30,24 @@ def test_robust_scale_is_bounded_and_keeps_background_at_zero() -> None:
     mask[4:] = False
     scaled = robust_scale(volume, mask)
     assert scaled.min() == 0 and scaled.max() == 1 and not scaled[4:].any()
+
+
+def test_matched_quantiles_undo_another_scanners_curve() -> None:
+    """A scan and the same scan by a rising curve: one becomes the other, and the background stays what it is."""
+    scan = torch.rand(12, 12, 12, generator=torch.Generator().manual_seed(3))
+    scan[:4] = 0
+    other = 0.2 + 0.7 * scan.square()
+    other[:4] = 0
+    matched = match_quantiles(other, scan)
+    assert (matched - scan).abs().max() < 0.01
+    assert not matched[:4].any()
+
+
+def test_matching_to_an_empty_volume_changes_nothing() -> None:
+    """Nor does an empty volume take anything on."""
+    scan, empty = torch.rand(4, 4, 4), torch.zeros(4, 4, 4)
+    assert torch.equal(match_quantiles(scan, empty), scan)
+    assert torch.equal(match_quantiles(empty, scan), empty)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])
