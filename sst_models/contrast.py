@@ -9,7 +9,7 @@ window that holds three tissues neither. Ours; its use and its width were chosen
 from torch import Tensor
 from torch.nn import functional as F
 
-from sst_models.groups import COUNT, groups
+from sst_models.groups import COUNT, groups, shares
 from sst_models.separable import blur
 
 RIM = 0.7
@@ -54,8 +54,7 @@ def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, carried: Tensor, 
 
 def _groups(labels: Tensor, inside: Tensor) -> Tensor:
     """Give what each voxel is: (1, 17, D, H, W), the 16 groups and the unlabelled inside of the brain."""
-    one = F.one_hot(groups(labels.device)[labels.long()], COUNT)
-    return one.movedim(-1, 0)[None].to(inside.dtype) * inside
+    return shares(groups(labels.device)[labels.long()], COUNT, inside.dtype)[None] * inside
 
 
 def _core(groups: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def pull(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
     """
     warped = warp(moving, flow)
     difference = fixed - warped
-    slope = ((_gradient(warped) + _gradient(fixed)) / 2).view(len(flow), 3, -1, *flow.shape[2:])  # by axis, by channel
+    slope = _gradient((warped + fixed) / 2).view(len(flow), 3, -1, *flow.shape[2:])  # by axis, by channel
     squares = slope.square().sum(dim=(1, 2)) + difference.square().sum(dim=1)
     step = (difference[:, None] * slope).sum(dim=2) / (squares[:, None] + 1e-3)
     return _smooth(flow + gain * _smooth(step, STEP_SIGMA), FLOW_SIGMA)

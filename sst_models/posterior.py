@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from configs.schema import Experiment
 from configs.structures import CLASSES
-from sst_models.groups import COUNT, group_chances, groups
+from sst_models.groups import COUNT, group_chances, groups, shares
 from sst_models.mirror import mean_of_both, mirror_chances
 from sst_models.separable import blur
 from sst_models.warp import warp, warp_labels
@@ -89,8 +89,7 @@ def carried_chances(labels: Tensor, flow: Tensor, mirrored: Tensor | None = None
 
 def _carried(labels: Tensor, flow: Tensor) -> Tensor:
     """Give the chances of each class, (29, D, H, W), where a flow carries labels; outside their volume, background."""
-    one = F.one_hot(labels.long(), CLASSES).movedim(-1, 0)[None].to(flow.dtype)
-    carried = warp(one, flow)[0]
+    carried = warp(shares(labels, CLASSES, flow.dtype)[None], flow)[0]
     carried[0] = (1 - carried[1:].sum(0)).clamp(min=0)
     return carried
 
@@ -130,8 +129,7 @@ def evidence(scan: Tensor, labels: Tensor, spacing: float) -> float:
         spacing: of the grid, mm.
     """
     group = groups(scan.device)[labels.long()]
-    share = F.one_hot(group, COUNT).movedim(-1, 0).to(scan.dtype)
-    density = _likelihood(share, scan[0, 0], REACH / spacing).gather(0, group[None])[0]
+    density = _likelihood(shares(group, COUNT, scan.dtype), scan[0, 0], REACH / spacing).gather(0, group[None])[0]
     return float(density[scan[0, 0] > 0].mean())
 
 
