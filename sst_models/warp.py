@@ -149,8 +149,11 @@ def _per_axis(values: list[float], dtype: torch.dtype, device: torch.device) -> 
 
 
 def _cells(padded: Tensor) -> Tensor:
-    """The label that all 8 corners of each cell share, or `_MIXED`: most voxels need no vote."""
-    low = high = padded
+    """The label that all 8 corners of each cell share, or `_MIXED`: most voxels need no vote.
+
+    Outside counts as background here: where there is nothing else, it is what a voxel becomes.
+    """
+    low = high = padded.clamp_min(0)
     for axis, side in enumerate(padded.shape[1:], start=1):
         low = torch.minimum(low.narrow(axis, 0, side - 1), low.narrow(axis, 1, side - 1))
         high = torch.maximum(high.narrow(axis, 0, side - 1), high.narrow(axis, 1, side - 1))
@@ -164,20 +167,40 @@ def _locate(flow: Tensor, strides: tuple[int, ...]) -> tuple[Tensor, list[Tensor
     """
     size = flow.shape[2:]
     points = flow.detach().to(torch.promote_types(flow.dtype, torch.float32)) + _identity(size, flow.device)
-    corner = torch.arange(len(flow), device=flow.device).view(-1, 1, 1, 1) * strides[0]
-    fractions = []
     for axis, side in enumerate(size):
-        point = points[:, axis].clamp(-1, side)
-        base = point.floor().clamp_max(side - 1)
-        corner = corner + (base.to(torch.int64) + 1) * strides[axis + 1]
-        fractions.append(point - base)
-    return corner, fractions
+        points[:, axis].clamp_(-1, side)
+    base = points.floor()
+    for axis, side in enumerate(size):
+        base[:, axis].clamp_(max=side - 1)
+    fractions = list(points.sub_(base).unbind(1))
+    # Whole numbers of a float32 are exact up to 2^24: one conversion instead of three.
+    base = base if strides[0] < 2**24 else base.double()
+    first = base[:, 2].add(sum(strides[1:]))
+    first.add_(base[:, 0], alpha=strides[1]).add_(base[:, 1], alpha=strides[2])
+    volumes = torch.arange(len(flow), device=flow.device).view(-1, 1, 1, 1) * strides[0]
+    return first.to(torch.int64) + volumes, fractions
 
 
 def _vote(neighbours: Tensor, fractions: list[Tensor]) -> Tensor:
     """The label with most weight among the 8 corners (8, M) of cells, `fractions` (three of (M,)) into them; (M,)."""
-    sides = [(1 - fraction, fraction) for fraction in fractions]
-    weights = torch.stack([i * j * k for i, j, k in product(*sides)]).masked_fill_(neighbours == _OUTSIDE, 0)
+    i, j, k = fractions
+    rows = torch.stack([(1 - i) * (1 - j), (1 - i) * j, i * (1 - j), i * j])
+    weights = torch.stack([rows * (1 - k), rows * k], dim=1).flatten(0, 1)
+    lowest, highest = neighbours.amin(dim=0), neighbours.amax(dim=0)
+    # Nearly all hold two labels: no corner lies between them then, and one sum tells.
+    wide = neighbours.to(torch.int32)
+    third = ((wide - lowest) * (wide - highest)).amin(dim=0) < 0
+    share = (weights * (neighbours == highest)).sum(dim=0)
+    winner = torch.where(share > 0.5, highest, lowest)
+    rest = (third | (lowest == _OUTSIDE)).nonzero().squeeze(1)
+    if len(rest):
+        winner[rest] = _count(neighbours.index_select(1, rest), weights.index_select(1, rest))
+    return winner
+
+
+def _count(neighbours: Tensor, weights: Tensor) -> Tensor:
+    """As `_vote`, for any number of labels in a cell, by the corners' weights (8, M)."""
+    weights = weights.masked_fill(neighbours == _OUTSIDE, 0)
     labels = neighbours.clamp_min(0).to(weights.dtype)
     votes, same = torch.zeros_like(weights), torch.empty_like(weights)
     for label, weight in zip(labels, weights, strict=True):
