@@ -6,7 +6,7 @@ ventricles makes its own mistake look right, so there is a rival (`registration.
 themselves beside what is left of them in windows. Of both, the one stays whose labels explain the scan better.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from sst_models.warp import warp_labels
 Nets = Mapping[str, nn.Module]
 """{"E", "A", "F"}."""
 
+Way = Callable[[Nets, Tensor, Tensor, Experiment], tuple[Tensor, Tensor]]
+"""A first alignment: from networks, atlas and target to the atlas as it was compared, and its flow."""
+
 
 @torch.no_grad()
 def align_atlas(
@@ -37,7 +40,7 @@ def align_atlas(
         experiment: the preset: whether A restyles the atlas first, how the flow ends, and what labels are used for.
         labels: the atlas's class indices (D, H, W), or None.
     """
-    return _align(nets, atlas, target, experiment, labels, None)[0]
+    return _align(nets, atlas, target, experiment, labels, _ways(experiment, labels))[0]
 
 
 @torch.no_grad()
@@ -48,10 +51,10 @@ def align_both(
 
     Which first alignment stays is told by the target, for both.
     """
-    flow, rival = _align(nets, atlas, target, experiment, labels, None)
+    flow, way = _align(nets, atlas, target, experiment, labels, _ways(experiment, labels))
     if not experiment.registration.mirror:
         return flow, None
-    return flow, _align(nets, atlas, mirror_image(target), experiment, labels, rival)[0]
+    return flow, _align(nets, atlas, mirror_image(target), experiment, labels, [way])[0]
 
 
 @torch.no_grad()
@@ -68,40 +71,41 @@ def restyle_atlas(
     return _by_appearance(nets, atlas, target, experiment)
 
 
+def _ways(experiment: Experiment, labels: Tensor | None) -> list[Way]:
+    return [_by_network] if labels is None or not experiment.registration.rival else [_by_network, _by_brightness]
+
+
 def _align(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor | None, rival: bool | None
-) -> tuple[Tensor, bool]:
-    """Give the flow, and whether the rival began it; `rival` tells so, or None if that is open."""
-    settings = experiment.registration
-    if labels is None or not settings.rival:
-        rival = False
-
-    def look(moving: Tensor) -> Tensor:
-        return polish(moving, target, nets["F"](moving, target), settings.polish)
-
-    moving = atlas[None] if rival else _by_appearance(nets, atlas, target, experiment)
-    flow = None if rival else look(moving)
-    if rival is not False:
-        other = _rival(atlas, target, experiment)
-        if flow is not None:
-            assert labels is not None
-            ours, theirs = (
-                evidence(target, warp_labels(labels[None], way)[0], experiment.grid.spacing) for way in (flow, other)
-            )
-            rival = theirs > ours
-        flow = other if rival else flow
-    assert flow is not None
+    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor | None, ways: list[Way]
+) -> tuple[Tensor, Way]:
+    """Give the finished flow, and the way that began it: of several, the one whose labels explain the target best."""
+    begun = [way(nets, atlas, target, experiment) for way in ways]
+    best = 0
+    if labels is not None and len(ways) > 1:
+        spacing = experiment.grid.spacing
+        told = [evidence(target, warp_labels(labels[None], flow)[0], spacing) for _, flow in begun]
+        best = told.index(max(told))
+    moving, flow = begun[best]
     if labels is not None and _by_tissue(experiment):
         moving = restyle_atlas(nets, atlas, target, experiment, labels, flow)
-        flow = look(moving)
-    return ascend(moving, target, flow, settings.ascent), bool(rival)
+        flow = _look(nets, moving, target, experiment)
+    return ascend(moving, target, flow, experiment.registration.ascent), ways[best]
 
 
-def _rival(atlas: Tensor, target: Tensor, experiment: Experiment) -> Tensor:
-    settings = experiment.registration
+def _by_network(nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment) -> tuple[Tensor, Tensor]:
+    moving = _by_appearance(nets, atlas, target, experiment)
+    return moving, _look(nets, moving, target, experiment)
+
+
+def _by_brightness(_: Nets, atlas: Tensor, target: Tensor, experiment: Experiment) -> tuple[Tensor, Tensor]:
+    own = experiment.registration
     moving = match_quantiles(atlas[None], target)
-    flow = approach(moving, target, settings.pulls, settings.rival)
-    return polish(moving, target, flow, settings.polish, settings.rival)
+    flow = approach(moving, target, own.pulls, own.rival)
+    return moving, polish(moving, target, flow, own.polish, own.rival)
+
+
+def _look(nets: Nets, moving: Tensor, target: Tensor, experiment: Experiment) -> Tensor:
+    return polish(moving, target, nets["F"](moving, target), experiment.registration.polish)
 
 
 def _by_tissue(experiment: Experiment) -> bool:
