@@ -17,6 +17,22 @@ def blob(seed: int) -> Tensor:
     return x
 
 
+WHITE, CORTEX, VENTRICLE = 1, 2, 3
+"""Class indices of `brain`."""
+
+
+def brain(sides: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """A ball of cortex around white matter around a ventricle: labels (D, H, W), and an image of them with noise."""
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, side) for side in sides], indexing="ij")
+    radius = torch.stack(axes).square().sum(0).sqrt()
+    labels = (radius < 0.9) * CORTEX
+    labels[radius < 0.7] = WHITE
+    labels[radius < 0.3] = VENTRICLE
+    level = torch.tensor([0.0, 0.8, 0.5, 0.2])[labels]
+    noise = 0.03 * torch.randn(level.shape, generator=torch.Generator().manual_seed(1))
+    return labels, ((level + noise) * (labels > 0)).clamp(0, 1)
+
+
 @dataclass(frozen=True)
 class Blobs:
     """Scans that need no disk."""

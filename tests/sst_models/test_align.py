@@ -7,24 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment, load
+from material import SIDES, VENTRICLE, WHITE, brain
 from sst_models.forces import finish
 from sst_models.mirror import mirror_image
 from sst_models.posterior import evidence
 from sst_models.steps.align import align_atlas, align_both, restyle_atlas
-
-SIDES = (32, 48, 32)
-
-
-def brain() -> tuple[Tensor, Tensor]:
-    """A ball of cortex around white matter around a ventricle: labels and an image of them with noise, `SIDES`."""
-    axes = torch.meshgrid(*[torch.linspace(-1, 1, side) for side in SIDES], indexing="ij")
-    radius = torch.stack(axes).square().sum(0).sqrt()
-    labels = (radius < 0.9) * 2
-    labels[radius < 0.7] = 1
-    labels[radius < 0.3] = 3
-    level = torch.tensor([0.0, 0.8, 0.5, 0.2])[labels]
-    noise = 0.03 * torch.randn(SIDES, generator=torch.Generator().manual_seed(1))
-    return labels, ((level + noise) * (labels > 0)).clamp(0, 1)
 
 
 class Astray(nn.Module):
@@ -52,7 +39,7 @@ def preset(rival: float, mirror: bool = False) -> Experiment:
 @pytest.mark.parametrize(("voxels", "kept"), [(0.0, True), (6.0, False)])
 def test_the_first_alignment_that_explains_the_scan_stays(voxels: float, kept: bool) -> None:
     """F's flow where it is right, the rival's where F went astray, on the scan and on its mirror image."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     parts = {"F": Astray(voxels)}
     flow, mirrored = align_both(parts, image[None], image[None, None], preset(2.0, mirror=True), labels)
     assert mirrored is not None
@@ -63,7 +50,7 @@ def test_the_first_alignment_that_explains_the_scan_stays(voxels: float, kept: b
 
 def test_without_a_rival_or_labels_f_alone_decides() -> None:
     """Its flow stands, however far astray."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     parts = {"F": Astray(6.0)}
     for found in (
         align_atlas(parts, image[None], image[None, None], preset(0.0), labels),
@@ -74,7 +61,7 @@ def test_without_a_rival_or_labels_f_alone_decides() -> None:
 
 def test_a_flow_ends_as_the_preset_says() -> None:
     """By `polish` and `ascent`, as the registration arm without A ends that of T."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     own = preset(0.0)
     own = replace(own, registration=replace(own.registration, polish=4, ascent=2))
     found = align_atlas({"F": Astray(1.0)}, image[None], image[None, None], own, labels)
@@ -84,7 +71,7 @@ def test_a_flow_ends_as_the_preset_says() -> None:
 
 def test_true_labels_explain_a_scan_better_than_those_of_a_wrong_flow() -> None:
     """And those of its mirror image explain a scan of two equal sides as well."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     scan = image[None, None]
     true = evidence(scan, labels, 2.4)
     assert true > evidence(scan, labels.roll(3, 0), 2.4) + 0.1
@@ -93,11 +80,11 @@ def test_true_labels_explain_a_scan_better_than_those_of_a_wrong_flow() -> None:
 
 def test_the_atlas_takes_the_tissues_of_the_scan_where_labels_lie_on_it() -> None:
     """A scan whose ventricle is brighter gives the atlas a brighter one, and nothing else."""
-    labels, image = brain()
-    scan = torch.where(labels == 3, image + 0.2, image)
+    labels, image = brain(SIDES)
+    scan = torch.where(labels == VENTRICLE, image + 0.2, image)
     own = preset(0.0)
     own = replace(own, appearance=replace(own.appearance, weight=1.0, tissue=3.0))
     still = torch.zeros(1, 3, *SIDES)
     styled = restyle_atlas({}, image[None], scan[None, None], own, labels, still)[0, 0]
-    assert 0.1 < float((styled - image)[labels == 3].mean()) < 0.2
-    assert float((styled - image)[labels == 1].abs().mean()) < 0.01
+    assert 0.1 < float((styled - image)[labels == VENTRICLE].mean()) < 0.2
+    assert float((styled - image)[labels == WHITE].abs().mean()) < 0.01

@@ -9,25 +9,14 @@ from torch.nn.functional import one_hot
 
 from configs.schema import load
 from configs.structures import CLASSES, MIRRORED
+from material import CORTEX, VENTRICLE, WHITE, brain
 from sst_models.metrics import mean_dice
 from sst_models.posterior import carry_labels, refine
 from sst_models.steps.segment import chances, segment
 from sst_models.steps.together import TRUST, chances_together, trust
 from sst_models.warp import warp_labels
 
-WHITE, CORTEX, VENTRICLE = 1, 2, 3
-
-
-def brain() -> tuple[Tensor, Tensor]:
-    """A ball of cortex around white matter around a ventricle: labels (32, 32, 32), and an image of them with noise."""
-    axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 3, indexing="ij")
-    radius = torch.stack(axes).square().sum(0).sqrt()
-    labels = (radius < 0.9) * CORTEX
-    labels[radius < 0.7] = WHITE
-    labels[radius < 0.3] = VENTRICLE
-    level = torch.tensor([0.0, 0.8, 0.5, 0.2])[labels]
-    draws = torch.Generator().manual_seed(1)
-    return labels, (level + 0.03 * torch.randn(level.shape, generator=draws)) * (labels > 0)
+SIDES = (32, 32, 32)
 
 
 def two_sided(labels: Tensor) -> Tensor:
@@ -46,7 +35,7 @@ def off(voxels: float) -> Tensor:
 
 def test_a_wrong_flow_is_corrected_where_the_scan_shows_it() -> None:
     """Most of what a flow of one voxel off costs comes back."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     carried = warp_labels(labels[None], off(1.0))[0]
     found = refine(image[None, None], labels, off(1.0), 0.7, 2.4)
     before, after = mean_dice(carried, labels), mean_dice(found, labels)
@@ -55,7 +44,7 @@ def test_a_wrong_flow_is_corrected_where_the_scan_shows_it() -> None:
 
 def test_a_scan_without_contrast_keeps_its_labels() -> None:
     """Where a scan says nothing, the flow does."""
-    labels, _ = brain()
+    labels, _ = brain(SIDES)
     image = 0.5 * (labels > 0).float()
     found = refine(image[None, None], labels, off(0.0), 0.7, 2.4)
     assert mean_dice(found, labels) > 0.97
@@ -63,7 +52,7 @@ def test_a_scan_without_contrast_keeps_its_labels() -> None:
 
 def test_intensities_are_told_near_each_place() -> None:
     """A coil that makes one side half as bright again costs next to nothing."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     coil = torch.linspace(0.7, 1.2, 32).view(32, 1, 1)
     flat, bright = (refine(one[None, None], labels, off(1.0), 0.7, 2.4) for one in (image, image * coil))
     assert mean_dice(bright, labels) > mean_dice(flat, labels) - 0.03
@@ -71,7 +60,7 @@ def test_intensities_are_told_near_each_place() -> None:
 
 def test_no_structure_appears_that_the_atlas_has_not() -> None:
     """Nor is a flow that carries everything out of the volume an error."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     found = refine(image[None, None], labels, off(1.0), 0.7, 2.4)
     assert set(found.unique().tolist()) <= {0, WHITE, CORTEX, VENTRICLE}
     assert not refine(image[None, None], labels, off(99.0), 0.7, 2.4).any()
@@ -79,7 +68,7 @@ def test_no_structure_appears_that_the_atlas_has_not() -> None:
 
 def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
     """Both are wrong by a voxel, towards opposite ends of the scan; a third of what one of them costs comes back."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     labels = two_sided(labels)
     flat = 0.5 * (image[None, None] > 0).float()  # nothing but the flows to go by
     alone = refine(flat, labels, off(1.0), 0.7, 2.4)
@@ -90,7 +79,7 @@ def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 def test_a_preset_chooses(weight: float) -> None:
     """0 gives the labels as the flow carries them, to the voxel."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     preset = load("tiny")
     preset = replace(preset, registration=replace(preset.registration, likelihood=weight))
     found = carry_labels(image[None, None], labels, off(0.5), preset)
@@ -111,7 +100,7 @@ class Off(torch.nn.Module):
 
 def test_a_segmenter_is_corrected_where_the_scan_shows_it() -> None:
     """As the preset says: without `segmenter.likelihood`, its own word stands."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     labels = two_sided(labels)
     preset, net = load("real-cpu"), Off(labels)
     preset = replace(preset, segmenter=replace(preset.segmenter, shifts=False))  # this net does not see the scan
@@ -144,7 +133,7 @@ class Astray(torch.nn.Module):
 
 def test_a_segmenter_and_f_together_are_better_than_the_worse_of_them() -> None:
     """F is right here and the segmenter off by a voxel: half of what that costs comes back, without the intensities."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     labels = two_sided(labels)
     preset = load("tiny")
     nets = {"segmenter": Off(labels), "E": Still(), "A": Still(), "F": Astray()}
@@ -156,7 +145,7 @@ def test_a_segmenter_and_f_together_are_better_than_the_worse_of_them() -> None:
 
 def test_f_counts_for_less_where_it_went_astray() -> None:
     """Four voxels off, it leaves a segmenter that is right as sure as it was; agreeing, it counts for half."""
-    labels, image = brain()
+    labels, image = brain(SIDES)
     labels, preset = two_sided(labels), load("tiny")
     preset = replace(preset, registration=replace(preset.registration, polish=0, ascent=0))
 
@@ -171,7 +160,7 @@ def test_f_counts_for_less_where_it_went_astray() -> None:
 
 def test_trust_is_full_where_both_say_the_same() -> None:
     """And none where they have no structure in common."""
-    labels, _ = brain()
+    labels, _ = brain(SIDES)
     one = one_hot(labels.long(), CLASSES).movedim(-1, 0).float()
     everywhere = (labels >= 0)[None]
     assert trust(one, one, everywhere, 2.4).sub(TRUST).abs().max() < 1e-5
