@@ -1,6 +1,6 @@
 """What each setting of a preset buys: one at a time turned off, on a finished run.
 
-    python benchmarks/ablation.py --run RUNS/seed1 --out ABLATIONS [--rows "no rival" "no mirror" ...]
+    python benchmarks/ablation.py --run RUNS/seed1 --out ABLATIONS [--rows "no rival" "no mirror image" ...]
 
 RUN is a folder of `sst simulate --preset real-cpu`. A row is a copy of it whose preset differs in one thing. What the
 sites learnt up to the flow codes stays; a row that changes how a segmenter learns lets the sites adapt theirs anew
@@ -71,7 +71,9 @@ def branch(run: Path, folder: Path, row: Row) -> list[str]:
     if not folder.exists():
         fresh = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
-        _copy(run, fresh, before, replace(load(name, row.changes), seed=seed), row)
+        after = replace(load(name, row.changes), seed=seed)
+        write_json({**kept, "experiment": json.loads(after.to_json())}, fresh / "run.json")
+        _copy(run, fresh, before, after, row.adapts)
         fresh.rename(folder)
     words = ["simulate", "--preset", name, "--seed", str(seed), "--out", str(folder), "--arms", ",".join(row.arms)]
     words += [word for change in row.changes for word in ("--set", change)]
@@ -79,13 +81,12 @@ def branch(run: Path, folder: Path, row: Row) -> list[str]:
     return words + (["--splits", kept["splits"]] if kept["splits"] else [])
 
 
-def _copy(run: Path, folder: Path, before: Experiment, after: Experiment, row: Row) -> None:
-    kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    write_json({**kept, "experiment": json.loads(after.to_json())}, folder / "run.json")
+def _copy(run: Path, folder: Path, before: Experiment, after: Experiment, adapts: bool) -> None:
+    """Copy the sites and the federation of a run; with `adapts`, as they were before segmenters were adapted."""
     shutil.copytree(run / "sites", folder / "sites")
     for hub in run.glob("federations/*/federated"):
         ours = folder / hub.relative_to(run)
-        shutil.copytree(hub, ours, ignore=shutil.ignore_patterns("state", *(_LATER if row.adapts else ())))
+        shutil.copytree(hub, ours, ignore=shutil.ignore_patterns("state", *(_LATER if adapts else ())))
         state = Store(hub / "state", before).resume()
         assert state is not None
         (ours / "experiment.json").write_text(after.to_json(), encoding="utf-8")

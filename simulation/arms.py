@@ -88,16 +88,18 @@ def registration(stage: Stage, state: RunState, arm: str, site: str, experiment:
     atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
 
     def predict(image: Tensor) -> Predicted:
+        mirrored = None
         if part == "T":
             with torch.no_grad():
                 flow = nets["T"](atlas[None], image[None])
             flow = finish(atlas[None], image[None], flow, experiment.registration)
-            found = warp_labels(labels[None], flow)[0]
         elif refined:
             flow, mirrored = align_both(nets, atlas, image[None], experiment, labels)
-            found = carry_labels(image[None], labels, flow, experiment, mirrored)
         else:
             flow = align_atlas(nets, atlas, image[None], experiment, labels)
+        if refined:
+            found = carry_labels(image[None], labels, flow, experiment, mirrored)
+        else:
             found = warp_labels(labels[None], flow)[0]
         return Predicted(found, 100 * float(folded_fraction(flow)))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from configs.schema import Registration
+from sst_models.intensity import brain_moments
 from sst_models.losses.structural import lncc
 from sst_models.separable import Filter, apply, bands, box, gaussian
 from sst_models.warp import compose, resize_flow, warp
@@ -48,11 +49,8 @@ def features(volume: Tensor, brightness: float = 0.0) -> Tensor:
     local = local_normalise(volume)
     if not brightness:
         return local
-    brain = (volume > 0).to(volume.dtype)
-    count = brain.sum((1, 2, 3, 4), keepdim=True).clamp(min=1.0)
-    centred = (volume - volume.sum((1, 2, 3, 4), keepdim=True) / count) * brain
-    spread = (centred.square().sum((1, 2, 3, 4), keepdim=True) / count).sqrt().clamp(min=1e-3)
-    return torch.cat([local, brightness * centred / spread], dim=1)
+    mean, spread = brain_moments(volume)
+    return torch.cat([local, brightness * (volume - mean) / spread * (volume > 0)], dim=1)
 
 
 def pull(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
@@ -75,15 +73,31 @@ def pull(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
     return _smooth(flow + gain * _smooth(step, STEP_SIGMA), FLOW_SIGMA)
 
 
+def pulls(both: Tensor, flow: Tensor, steps: int, gain: Tensor, brightness: float = 0.0) -> Tensor:
+    """Improve a flow by some demons steps.
+
+    Args:
+        both: moving and fixed volumes in one batch, (2 N, 1, D, H, W), intensities in [0, 1].
+        flow: as of `pull`.
+        steps: how many.
+        gain: as of `pull`.
+        brightness: what intensities themselves count for, see `features`.
+    """
+    moving, fixed = features(both, brightness).chunk(2)
+    for _ in range(steps):
+        flow = pull(moving, fixed, flow, gain)
+    return flow
+
+
 @torch.no_grad()
-def approach(moving: Tensor, fixed: Tensor, pulls: int, brightness: float) -> Tensor:
+def approach(moving: Tensor, fixed: Tensor, steps: int, brightness: float) -> Tensor:
     """Give a flow by demons steps from coarse to fine, of which nothing is learnt.
 
     Args:
         moving: (N, 1, D, H, W), intensities in [0, 1].
         fixed: likewise, as bright as `moving` where their tissues are the same.
-        pulls: steps at each level.
-        brightness: what intensities themselves count for, see `features`.
+        steps: how many at each level.
+        brightness: as of `pulls`.
 
     Returns:
         (N, 3, D, H, W) voxels, fixed -> moving.
@@ -93,9 +107,7 @@ def approach(moving: Tensor, fixed: Tensor, pulls: int, brightness: float) -> Te
     for size in HALVINGS:
         coarse = avg_pool3d(both, size)
         flow = resize_flow(flow, coarse.shape[2:])
-        ours, theirs = features(coarse, brightness).chunk(2)
-        for _ in range(pulls):
-            flow = pull(ours, theirs, flow, one)
+        flow = pulls(coarse, flow, steps, one, brightness)
     return resize_flow(flow, fixed.shape[2:])
 
 
@@ -107,7 +119,7 @@ def polish(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int, brightness: 
         fixed: likewise.
         flow: (N, 3, D, H, W) voxels, fixed -> moving.
         steps: how many; 0 gives `flow` back.
-        brightness: as of `approach`.
+        brightness: as of `pulls`.
 
     Returns:
         (N, 3, D, H, W) voxels, without gradient unless `steps` is 0.
@@ -115,11 +127,7 @@ def polish(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int, brightness: 
     if not steps:
         return flow
     with torch.no_grad():
-        ours, theirs = features(torch.cat([moving, fixed]), brightness).chunk(2)
-        one = flow.new_ones(())
-        for _ in range(steps):
-            flow = pull(ours, theirs, flow, one)
-    return flow
+        return pulls(torch.cat([moving, fixed]), flow, steps, flow.new_ones(()), brightness)
 
 
 def ascend(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:

@@ -39,6 +39,15 @@ def robust_scale(volume: Tensor, mask: Tensor | None = None, low: float = 0.5, h
     return torch.where(inside, scaled, torch.zeros_like(scaled))
 
 
+def brain_moments(volumes: Tensor) -> tuple[Tensor, Tensor]:
+    """Give mean and standard deviation, at least 1e-3, of each brain of (N, 1, D, H, W): both (N, 1, 1, 1, 1)."""
+    axes = (1, 2, 3, 4)
+    count = (volumes > 0).sum(dim=axes, keepdim=True).clamp(min=2)  # voxels that hold signal; the others add nothing
+    mean = volumes.sum(dim=axes, keepdim=True) / count
+    spread = (volumes.square().sum(dim=axes, keepdim=True) / count - mean.square()).clamp(min=0).sqrt()
+    return mean, spread.clamp(min=1e-3)
+
+
 def match_quantiles(volume: Tensor, target: Tensor, count: int = 65) -> Tensor:
     """Give a volume the intensities of another by a rising curve, so that as many voxels are as bright.
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sst_models.forces import features, pull
+from sst_models.forces import pulls
 from sst_models.networks.blocks import activate, check_sides, conv, double, fold
 from sst_models.warp import integrate, resize_flow, warp
 
@@ -89,9 +89,7 @@ class RegistrationPyramid(nn.Module):
     def _pull(self, both: Tensor, flow: Tensor, level: int) -> Tensor:
         if self.pulls:
             coarse = nn.functional.avg_pool3d(both, self.stem * 2**level)
-            moving, fixed = features(coarse).chunk(2)
-            for _ in range(self.pulls):
-                flow = pull(moving, fixed, flow, self.gain[level])
+            flow = pulls(coarse, flow, self.pulls, self.gain[level])
         return flow
 
     def _residual(self, found: Tensor, flow: Tensor, level: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from configs.schema import Experiment, Segment
 from configs.structures import CLASSES
 from sst_models.device import half
+from sst_models.intensity import brain_moments
 from sst_models.learner import Losses, adam, freeze
 from sst_models.losses.overlap import dice_ce
 from sst_models.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
@@ -37,11 +38,8 @@ def normalise(volume: Tensor, how: str) -> Tensor:
     """Bring (N, 1, D, H, W) to what the segmenter reads: "minmax" leaves [0, 1]; "zscore" centres the brain."""
     if how == "minmax":
         return volume
-    axes = (1, 2, 3, 4)
-    count = (volume > 0).sum(dim=axes, keepdim=True).clamp(min=2)  # voxels that hold signal; the others add nothing
-    mean = volume.sum(dim=axes, keepdim=True) / count
-    spread = (volume.square().sum(dim=axes, keepdim=True) / count - mean.square()).clamp(min=0).sqrt()
-    return (volume - mean) / spread.clamp(min=1e-3) * brain(volume)
+    mean, spread = brain_moments(volume)
+    return (volume - mean) / spread * brain(volume)
 
 
 def move(image: Tensor, labels: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
