@@ -23,10 +23,10 @@ from server.atlas import read_atlas
 from simulation.measured import mean_of
 from sst_models.build import build
 from sst_models.device import half, place
+from sst_models.labels import AtlasLabels
 from sst_models.metrics import dice_per_group
 from sst_models.phases import BY_NAME, Material
 from sst_models.seeds import below, generator
-from sst_models.warp import warp_labels
 
 Carry = Callable[[Tensor], Tensor]
 """From a scan (1, 1, D, H, W) to the flow that carries the atlas onto it."""
@@ -76,13 +76,13 @@ def repeat(step: Callable[[int], object], seconds: float) -> int:
 
 
 @torch.no_grad()
-def mean_dice(carry: Carry, cases: Cases, labels: Tensor) -> float:
+def mean_dice(carry: Carry, cases: Cases, labels: AtlasLabels) -> float:
     """Mean Dice over the 16 groups and the cases, percent."""
     means = []
     for index in range(len(cases)):
         truth = cases.labels(index)
         assert truth is not None
-        found = warp_labels(labels[None], carry(cases.image(index)[None]))[0]
+        found = labels.carry(carry(cases.image(index)[None]))
         means.append(100 * mean_of(dice_per_group(found, truth).values()))
     return mean_of(means)
 

@@ -38,6 +38,7 @@ from sst_models.build import build
 from sst_models.device import place
 from sst_models.files import write_json
 from sst_models.generation import Generator, PriorStyles, Recipe
+from sst_models.labels import AtlasLabels
 from sst_models.losses.structural import lncc, most_levels, ms_ssim
 from sst_models.phases import BY_NAME, Material
 from sst_models.steps.segment import SegmentLearner, segment
@@ -68,11 +69,11 @@ def volume(shape: Shape, seed: int) -> Tensor:
     return (F.interpolate(coarse, size=shape, mode="trilinear")[0] * 0.8 + 0.1) * inside
 
 
-def labels(shape: Shape) -> Tensor:
-    """Give class indices (D, H, W) of a simulated brain."""
-    drawn = torch.from_numpy(draw_anatomy(1, 40.0, 2.4 * SMALL[0] / shape[0]).labels)
-    gaps = [wanted - had for wanted, had in zip(shape, drawn.shape, strict=True)]
-    return F.pad(drawn, [part for gap in gaps[::-1] for part in (gap // 2, gap - gap // 2)]).long()
+def labels(shape: Shape, finer: int) -> AtlasLabels:
+    """Give a simulated brain's labels, `finer` parts to a side of a voxel of the grid (D, H, W)."""
+    drawn = torch.from_numpy(draw_anatomy(1, 40.0, 2.4 * SMALL[0] / shape[0] / finer).labels)
+    gaps = [wanted * finer - had for wanted, had in zip(shape, drawn.shape, strict=True)]
+    return AtlasLabels(F.pad(drawn, [part for gap in gaps[::-1] for part in (gap // 2, gap - gap // 2)]), finer)
 
 
 class Brains:
@@ -160,7 +161,8 @@ def generation(preset: Experiment, repeats: int) -> list[Row]:
     nets = {part: _placed(part, preset) for part in ("A", "decoder")}
     styles = PriorStyles(preset.style.code)
     palette = preset.generation.palette
-    generator = Generator(volume(shape, 9), labels(shape), dict(nets), preset.latent, styles, palette)
+    atlas = (volume(shape, 9), labels(shape, preset.grid.finer))
+    generator = Generator(*atlas, dict(nets), preset.latent, styles, palette)
     pair = generator.pair(Recipe(1, 1, 1, "bench"))
     single = replace(preset.phases.segment, batch=1)
     plain = replace(preset, segmenter=replace(preset.segmenter, augment="none"))
@@ -208,7 +210,7 @@ def _model(preset: Experiment, folder: Path) -> None:
     affine[:3, 3] = [91 - grid.spacing * side / 2 for side in grid.shape]
     frame = AtlasFrame.of(image[None], affine.tolist(), "0" * 64)
     arrays = {part: weights.parameters(build(part, preset)) for part in ("segmenter", "A", "decoder", "E", "F")}
-    arrays["atlas"] = {"labels": labels(grid.shape).numpy()}
+    arrays["atlas"] = {"labels": labels(grid.shape, grid.finer).packed()}
     about = {"run": "bench", "site": "bench", "histogram": histogram(image[None]).tolist()}
     write_model(folder, arrays, frame, preset, about)
 

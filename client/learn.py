@@ -16,6 +16,7 @@ from sst_models import weights
 from sst_models.build import build
 from sst_models.device import choose, place
 from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.labels import AtlasLabels
 from sst_models.learner import Learner, Span, memory, recall, train
 from sst_models.phases import BY_NAME, Material, SitePhase
 from sst_models.steps.style import StyleMoments, encode_all
@@ -32,7 +33,7 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     """
     experiment, phase, folder = from_json(request.experiment), BY_NAME[request.phase], site.folder(request.run)
     device = choose(site.device)
-    material = _material(request, folder, device)
+    material = _material(request, folder, experiment, device)
     nets = load_nets(request.arrays, phase.learns + phase.uses, experiment, device)
     learner = phase.make(nets, experiment, material)
     if request.round > 1:
@@ -70,7 +71,7 @@ def load_nets(
     return nets
 
 
-def _material(request: PhaseRequest, folder: Path, device: torch.device) -> Material:
+def _material(request: PhaseRequest, folder: Path, experiment: Experiment, device: torch.device) -> Material:
     own = scans.cases(folder, "train")
     if not len(own):
         raise DataError(f"no scan to train on in {folder}")
@@ -80,8 +81,10 @@ def _material(request: PhaseRequest, folder: Path, device: torch.device) -> Mate
         if part.startswith("moments.")
     )
     sent = request.arrays.get("atlas", {})
-    labels = torch.from_numpy(sent["labels"].astype(np.int64)).to(device) if "labels" in sent else None
-    return Material(own, scans.atlas_volume(folder).to(device), foreign, labels)
+    atlas, labels = scans.atlas_volume(folder), None
+    if "labels" in sent:
+        labels = AtlasLabels.unpack(sent["labels"], atlas.shape[1:], experiment.grid.finer).to(device)
+    return Material(own, atlas.to(device), foreign, labels)
 
 
 def _released(

@@ -31,6 +31,7 @@ from sst_models.device import place
 from sst_models.exchange import Arrays
 from sst_models.files import write_json
 from sst_models.generation import Generator, PriorStyles
+from sst_models.labels import AtlasLabels
 from sst_models.steps.style import StyleMoments
 
 FORMAT = 1
@@ -80,10 +81,10 @@ class Model:
             parts["A"] = _by_part(weights.load(self.folder / GENERATOR))["A"]
         return {part: self._net(part, tensors, device).eval() for part, tensors in parts.items()}
 
-    def atlas(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Give the hub's labelled scan on the run's grid: (1, D, H, W) in [0, 1], and class indices (D, H, W)."""
+    def atlas(self, device: torch.device) -> tuple[Tensor, AtlasLabels]:
+        """Give the hub's labelled scan on the run's grid: (1, D, H, W) in [0, 1], and its labels."""
         atlas = weights.load(self.folder / ATLAS)
-        return atlas["image"].to(device), atlas["labels"].long().to(device)
+        return atlas["image"].to(device), AtlasLabels(atlas["labels"].to(device), self.experiment.grid.finer)
 
     def generator(self, device: torch.device) -> Generator:
         """Give the generator of labelled pairs in the site's style (eq. 12).
@@ -119,7 +120,7 @@ def write_model(
 
     Args:
         folder: where to.
-        arrays: "segmenter", and "atlas" with its "labels" (D, H, W); "A", "decoder" and "moments" for a generator; "E"
+        arrays: "segmenter", and "atlas" with its "labels", packed; "A", "decoder" and "moments" for a generator; "E"
             and "F" for a registration.
         frame: the atlas.
         experiment: the preset.
@@ -143,7 +144,7 @@ def _fill(
     part: Path, arrays: Mapping[str, Arrays], frame: AtlasFrame, experiment: Experiment, about: Mapping[str, object]
 ) -> None:
     weights.save(_tensors(arrays["segmenter"]), part / SEGMENTER)
-    labels = torch.from_numpy(np.array(arrays["atlas"]["labels"], dtype=np.uint8))
+    labels = AtlasLabels.unpack(arrays["atlas"]["labels"], frame.shape, experiment.grid.finer).parts
     affine = torch.tensor(frame.affine, dtype=torch.float64)
     weights.save({"image": torch.from_numpy(frame.image)[None], "labels": labels, "affine": affine}, part / ATLAS)
     if {"A", "decoder"} <= set(arrays):

@@ -34,6 +34,7 @@ class Grid:
 
     shape: tuple[Positive, Positive, Positive] = (128, 160, 160)  # voxels: left-right, back-front, bottom-top
     spacing: Rate = 1.2  # mm, isotropic
+    finer: Literal[1, 3] = 1  # parts along a side of each voxel that the atlas keeps labels of; 1: as the grid
 
 
 @dataclass(frozen=True, config=_STRICT)

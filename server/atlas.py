@@ -10,7 +10,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from safetensors import SafetensorError
@@ -26,9 +25,11 @@ from sst_models.grid import (
     check_voxels,
     sample_image,
     sample_labels,
+    sample_parts,
     to_classes,
 )
 from sst_models.intensity import robust_scale
+from sst_models.labels import AtlasLabels
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Atlas:
     """One brain with its labels on the run's grid."""
 
     image: Tensor  # (1, D, H, W) float32 in [0, 1]
-    labels: Tensor  # (D, H, W) int64, class indices 0 to 28
+    labels: AtlasLabels
     affine: Affine  # voxel to RAS mm
     spacing: float  # mm, isotropic
     digest: str  # sha256 of image, labels and affine
@@ -45,8 +46,7 @@ class Atlas:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(D, H, W)."""
-        d, h, w = self.labels.shape
-        return d, h, w
+        return self.labels.shape
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -65,14 +65,14 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return voxels, affine
 
 
-def _digest(image: Tensor, labels: Tensor, affine: Affine) -> str:
+def _digest(image: Tensor, labels: AtlasLabels, affine: Affine) -> str:
     digest = hashlib.sha256(json.dumps([affine, list(image.shape)]).encode())
     digest.update(image.contiguous().numpy().tobytes())
-    digest.update(labels.to(torch.uint8).contiguous().numpy().tobytes())
+    digest.update(labels.parts.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def load_atlas(image: Path, labels: Path, shape: Sequence[int], spacing: float) -> Atlas:
+def load_atlas(image: Path, labels: Path, shape: Sequence[int], spacing: float, finer: int = 1) -> Atlas:
     """Read the hub's labelled scan and put it on the run's grid, its brain in the middle.
 
     Args:
@@ -80,6 +80,7 @@ def load_atlas(image: Path, labels: Path, shape: Sequence[int], spacing: float) 
         labels: label map on the same voxels, FreeSurfer ids.
         shape: (D, H, W) of the run's grid.
         spacing: voxel side of the grid, mm.
+        finer: parts along a side of a voxel that labels are kept of.
 
     Raises:
         DataError: either cannot be read or used, they do not lie on each other, an id is unknown, none of the 28
@@ -92,16 +93,18 @@ def load_atlas(image: Path, labels: Path, shape: Sequence[int], spacing: float) 
     classes = to_classes(ids, f"atlas labels {labels}")
     grid = centred(volume, affine, shape, spacing, str(image))
     scaled = robust_scale(sample_image(volume, affine, grid))
-    voted = sample_labels(classes, affine, grid).to(torch.int64)
-    if not bool(voted.any()):
+    on = (classes, affine, grid)
+    parts = sample_labels(*on) if finer == 1 else sample_parts(*on, finer)
+    if not bool(parts.any()):
         raise DataError(f"empty: atlas labels {labels} hold none of the 28 structures; give its segmentation")
-    return Atlas(scaled[None], voted, grid.affine, float(spacing), _digest(scaled, voted, grid.affine), image.name)
+    kept = AtlasLabels(parts, finer)
+    return Atlas(scaled[None], kept, grid.affine, float(spacing), _digest(scaled, kept, grid.affine), image.name)
 
 
 def save_atlas(atlas: Atlas, folder: Path) -> None:
     """Write `atlas.safetensors` and `atlas.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"image": atlas.image.contiguous(), "labels": atlas.labels.to(torch.uint8).contiguous()}
+    tensors = {"image": atlas.image.contiguous(), "labels": atlas.labels.parts.contiguous()}
     save_file(tensors, folder / "atlas.safetensors")
     facts = {"affine": atlas.affine, "spacing": atlas.spacing, "digest": atlas.digest, "source": atlas.source}
     (folder / "atlas.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -116,7 +119,8 @@ def read_atlas(folder: Path) -> Atlas:
     try:
         tensors = load_file(folder / "atlas.safetensors")
         facts = json.loads((folder / "atlas.json").read_text())
-        image, labels = tensors["image"], tensors["labels"].to(torch.int64)
+        image, parts = tensors["image"], tensors["labels"]
+        labels = AtlasLabels(parts, parts.shape[0] // image.shape[1])
         affine: Affine = tuple((row[0], row[1], row[2], row[3]) for row in facts["affine"])
         atlas = Atlas(image, labels, affine, facts["spacing"], facts["digest"], facts["source"])
     except (OSError, SafetensorError, ValueError, KeyError) as error:

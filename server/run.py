@@ -253,7 +253,7 @@ def adapt(hub: Hub, state: RunState, number: int) -> None:
     if not sites or all(len(segmenters.adapted(segmenter_folder(hub.folder, site))) >= number for site in sites):
         return
     hub.tell("round.started", phase=ADAPT.name, round=number)
-    labels = {"labels": hub.atlas.labels.to(torch.uint8).numpy()}
+    labels = {"labels": hub.atlas.labels.packed()}
     own = _segmenters(hub, segment)
     requests = {}
     for site in sites:
@@ -312,7 +312,7 @@ def deliver(hub: Hub, state: RunState) -> None:
     Raises:
         FederationError: a site could not keep it.
     """
-    labels = {"labels": hub.atlas.labels.to(torch.uint8).numpy()}
+    labels = {"labels": hub.atlas.labels.packed()}
     figures, members = _figures(hub), hub.sites
     requests = {}
     for site, arrays in sorted(_segmenters(hub, hub.segment(state)).items()):

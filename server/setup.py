@@ -42,7 +42,8 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
     if (folder / SETTINGS).exists():
         raise RunError(f"{folder} is a hub's folder already; give another one, or change its {SETTINGS}")
     experiment = load(preset)
-    atlas = load_atlas(image, labels, experiment.grid.shape, experiment.grid.spacing)
+    grid = experiment.grid
+    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.finer)
     folder.mkdir(parents=True, exist_ok=True)
     save_atlas(atlas, folder)
     replace_file(folder / "experiment.json", experiment.to_json())

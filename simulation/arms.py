@@ -27,7 +27,6 @@ from sst_models.seeds import below
 from sst_models.steps.align import align_atlas, align_both
 from sst_models.steps.segment import Pairs, segment
 from sst_models.steps.together import PARTS, chances_together
-from sst_models.warp import warp_labels
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def labelled(cases: Cases) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def affine(stage: Stage) -> Predict:
     """Predict the atlas's labels where the affine put the scan."""
-    return lambda image: Predicted(stage.atlas.labels.to(image.device))
+    return lambda image: Predicted(stage.atlas.labels.on_grid.to(image.device))
 
 
 def registration(stage: Stage, state: RunState, arm: str, site: str, experiment: Experiment) -> Predict:
@@ -97,10 +96,7 @@ def registration(stage: Stage, state: RunState, arm: str, site: str, experiment:
             flow, mirrored = align_both(nets, atlas, image[None], experiment, labels)
         else:
             flow = align_atlas(nets, atlas, image[None], experiment, labels)
-        if refined:
-            found = carry_labels(image[None], labels, flow, experiment, mirrored)
-        else:
-            found = warp_labels(labels[None], flow)[0]
+        found = carry_labels(image[None], labels, flow, experiment, mirrored) if refined else labels.carry(flow)
         return Predicted(found, 100 * float(folded_fraction(flow)))
 
     return predict

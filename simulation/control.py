@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sst_models.labels import AtlasLabels
 from sst_models.steps.segment import Pairs
-from sst_models.warp import warp, warp_labels
+from sst_models.warp import warp
 
 KNOTS = 12
 """Voxels between the knots of a random flow: it bends structures, and leaves their edges alone."""
@@ -18,7 +19,7 @@ REACH = 2.0
 """Standard deviation of a flow at its knots, voxels; larger ones fold."""
 
 
-def control_pairs(atlas: Tensor, labels: Tensor) -> Pairs:
+def control_pairs(atlas: Tensor, labels: AtlasLabels) -> Pairs:
     """Give pairs of a randomly bent and randomly coloured atlas.
 
     The affine of `segmenter.augment` comes on top. Bias fields, monotone intensity maps, gamma and noise are MONAI's,
@@ -26,7 +27,7 @@ def control_pairs(atlas: Tensor, labels: Tensor) -> Pairs:
 
     Args:
         atlas: (1, D, H, W) in [0, 1].
-        labels: class indices (D, H, W).
+        labels: its labels.
     """
     from monai.transforms import Compose, RandAdjustContrast, RandBiasField, RandGaussianNoise, RandHistogramShift
 
@@ -45,7 +46,7 @@ def control_pairs(atlas: Tensor, labels: Tensor) -> Pairs:
         seed = int(torch.randint(2**31, (1,), generator=draws))
         coloured = torch.as_tensor(colour.set_random_state(seed)(image.cpu())).to(atlas)
         coloured = (coloured - coloured.min()) / (coloured.max() - coloured.min()).clamp(min=1e-3)
-        return coloured * (image > 0), warp_labels(labels[None], flow)[0]
+        return coloured * (image > 0), labels.carry(flow)
 
     return pairs
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sst_models.device import half
+from sst_models.labels import AtlasLabels
 from sst_models.learner import freeze
 from sst_models.seeds import generator
 from sst_models.steps.style import StyleMoments, prior
-from sst_models.warp import warp, warp_labels
+from sst_models.warp import warp
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Generator:
 
     Args:
         atlas: volume (1, D, H, W) on the device of the networks.
-        labels: the atlas's class indices, (D, H, W).
+        labels: the atlas's.
         appearance: A, or None to keep the atlas's own style.
         decoder: G_flow.
         latent: shape of one flow code, (latent, d, h, w).
@@ -68,7 +69,7 @@ class Generator:
     def __init__(
         self,
         atlas: Tensor,
-        labels: Tensor,
+        labels: AtlasLabels,
         nets: dict[str, nn.Module | None],
         latent: tuple[int, ...],
         styles: Styles | StyleMoments,
@@ -87,7 +88,7 @@ class Generator:
         flow = self.flow(recipe)
         styled = self.styled(recipe)
         image = warp(styled, flow)[0].clamp(0, 1)
-        return GeneratedPair(image, warp_labels(self.labels[None], flow)[0], recipe)
+        return GeneratedPair(image, self.labels.carry(flow), recipe)
 
     @torch.no_grad()
     def flow(self, recipe: Recipe) -> Tensor:

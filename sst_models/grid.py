@@ -137,8 +137,16 @@ def sample_image(volume: np.ndarray, affine: np.ndarray, grid: Grid) -> Tensor:
 
 def sample_labels(classes: np.ndarray, affine: np.ndarray, grid: Grid) -> Tensor:
     """Bring class indices to a grid: (D, H, W) uint8, the majority within each voxel; arguments as `sample_image`."""
-    fine = _sample(torch.from_numpy(classes.astype(np.float32)), np.linalg.inv(affine), grid.finer(_VOTE), "nearest")
-    return block_vote(fine.to(torch.uint8), _VOTE)
+    return block_vote(sample_parts(classes, affine, grid, _VOTE), _VOTE)
+
+
+def sample_parts(classes: np.ndarray, affine: np.ndarray, grid: Grid, factor: int) -> Tensor:
+    """Bring class indices to parts of a grid's voxels: (fD, fH, fW) uint8, the nearest; arguments as `sample_image`.
+
+    `factor` is f, the number of parts along a side of a voxel.
+    """
+    volume = torch.from_numpy(classes.astype(np.float32))
+    return _sample(volume, np.linalg.inv(affine), grid.finer(factor), "nearest").to(torch.uint8)
 
 
 def check_geometry(affine: np.ndarray, where: str) -> None:

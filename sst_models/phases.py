@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from configs.errors import DataError
 from configs.schema import Experiment, Phase
+from sst_models.labels import AtlasLabels
 from sst_models.learner import Learner, Scans
 from sst_models.steps.adapt import AdaptLearner
 from sst_models.steps.flow_codes import FlowCodesLearner
@@ -22,7 +23,7 @@ class Material:
     scans: Scans
     atlas: Tensor  # (1, D, H, W)
     foreign: tuple[StyleMoments, ...] = ()  # of the other sites' style codes
-    labels: Tensor | None = None  # the atlas's class indices (D, H, W), where the phase needs them
+    labels: AtlasLabels | None = None  # the atlas's, where the phase needs them
 
 
 Make = Callable[[dict[str, nn.Module], Experiment, Material], Learner]

@@ -15,14 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.schema import Experiment
-from configs.structures import CLASSES
 from sst_models.groups import COUNT, group_chances, groups, shares
+from sst_models.labels import AtlasLabels
 from sst_models.mirror import mean_of_both, mirror_chances
 from sst_models.separable import blur
-from sst_models.warp import warp, warp_labels
 
 EDGE = 1.4
 """Millimetres, sigma of the Gaussian by which carried labels are softened: how far off a flow may be."""
+
+LEARNT_EDGE = 1.0
+"""Likewise of what a segmenter says, alone or beside carried labels: it has seen where this scan's edges are."""
 
 REACH = 7.2
 """Millimetres, sigma of the Gaussian of what is near a place."""
@@ -41,27 +43,27 @@ FLOOR, REACHED = 1e-4, 1e-3
 
 
 def carry_labels(
-    scan: Tensor, labels: Tensor, flow: Tensor, experiment: Experiment, mirrored: Tensor | None = None
+    scan: Tensor, labels: AtlasLabels, flow: Tensor, experiment: Experiment, mirrored: Tensor | None = None
 ) -> Tensor:
     """Give a scan the atlas's labels as the preset says: by the flow alone, or refined by `registration.likelihood`.
 
-    Args and what is returned: as of `refine`; the type of the labels may be any integer's.
+    Args and what is returned: as of `refine`.
     """
     weight = experiment.registration.likelihood
     if weight or mirrored is not None:
         return refine(scan, labels, flow, weight, experiment.grid.spacing, mirrored)
-    return warp_labels(labels[None], flow)[0]
+    return labels.carry(flow)
 
 
 @torch.no_grad()
 def refine(
-    scan: Tensor, labels: Tensor, flow: Tensor, weight: float, spacing: float, mirrored: Tensor | None = None
+    scan: Tensor, labels: AtlasLabels, flow: Tensor, weight: float, spacing: float, mirrored: Tensor | None = None
 ) -> Tensor:
     """Give a scan the atlas's labels by a flow and by the scan's intensities.
 
     Args:
         scan: (1, 1, D, H, W) in [0, 1], background 0.
-        labels: the atlas's class indices, (D, H, W).
+        labels: the atlas's.
         flow: (1, 3, D, H, W) in voxels, scan -> atlas.
         weight: of the intensities' log-likelihood, as neighbours are not independent; 0 leaves the labels as carried,
             but for their softened edges.
@@ -76,22 +78,15 @@ def refine(
 
 
 @torch.no_grad()
-def carried_chances(labels: Tensor, flow: Tensor, mirrored: Tensor | None = None) -> Tensor:
+def carried_chances(labels: AtlasLabels, flow: Tensor, mirrored: Tensor | None = None) -> Tensor:
     """Give each voxel's chances of each class, (29, D, H, W), by the labels that one flow carries, or two.
 
     Args: as of `refine`.
     """
-    carried = _carried(labels, flow)
+    carried = labels.shares(flow)
     if mirrored is None:
         return carried
-    return mean_of_both(carried, mirror_chances(_carried(labels, mirrored)))
-
-
-def _carried(labels: Tensor, flow: Tensor) -> Tensor:
-    """Give the chances of each class, (29, D, H, W), where a flow carries labels; outside their volume, background."""
-    carried = warp(shares(labels, CLASSES, flow.dtype)[None], flow)[0]
-    carried[0] = (1 - carried[1:].sum(0)).clamp(min=0)
-    return carried
+    return mean_of_both(carried, mirror_chances(labels.shares(mirrored)))
 
 
 @torch.no_grad()

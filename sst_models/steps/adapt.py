@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
+from sst_models.labels import AtlasLabels
 from sst_models.learner import Losses, Scans, freeze
 from sst_models.posterior import carry_labels
 from sst_models.seeds import below, chance
 from sst_models.steps.align import align_both, restyle_atlas
 from sst_models.steps.segment import SegmentLearner
-from sst_models.warp import warp, warp_labels
+from sst_models.warp import warp
 
 KEEP = 64
 """Scans whose flow and labels stay in memory: 30 MB each at 128 x 160 x 160."""
@@ -34,11 +35,11 @@ class AdaptLearner:
         experiment: the preset.
         scans: the site's training scans.
         atlas: the atlas's volume, (1, D, H, W).
-        labels: the atlas's class indices, (D, H, W).
+        labels: the atlas's.
     """
 
     def __init__(
-        self, nets: dict[str, nn.Module], experiment: Experiment, scans: Scans, atlas: Tensor, labels: Tensor
+        self, nets: dict[str, nn.Module], experiment: Experiment, scans: Scans, atlas: Tensor, labels: AtlasLabels
     ) -> None:
         self.used = {part: nets[part] for part in ("E", "A", "F")}
         freeze(self.used.values())
@@ -64,7 +65,7 @@ class AdaptLearner:
         if chance(self.phase.mix, draws):
             share = float(torch.rand(1, generator=draws))
             flow = torch.lerp(flow, self._aligned(other)[0].float(), share)
-        return warp(styled.float(), flow)[0].clamp(0, 1), warp_labels(self.labels[None], flow)[0].long()
+        return warp(styled.float(), flow)[0].clamp(0, 1), self.labels.carry(flow)
 
     def _align(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give of a scan: F's flow from the atlas (1, 3, D, H, W), its labels, the atlas in its style."""

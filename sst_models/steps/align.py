@@ -16,9 +16,9 @@ from sst_models.contrast import match_tissues
 from sst_models.device import half
 from sst_models.forces import approach, ascend, polish
 from sst_models.intensity import match_quantiles
+from sst_models.labels import AtlasLabels
 from sst_models.mirror import mirror_image
 from sst_models.posterior import evidence
-from sst_models.warp import warp_labels
 
 Nets = Mapping[str, nn.Module]
 """{"E", "A", "F"}."""
@@ -29,7 +29,7 @@ Way = Callable[[Nets, Tensor, Tensor, Experiment], tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def align_atlas(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor | None = None
+    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: AtlasLabels | None = None
 ) -> Tensor:
     """Give F's finished flow from the atlas to a scan, (1, 3, D, H, W) in voxels, target -> atlas.
 
@@ -38,14 +38,14 @@ def align_atlas(
         atlas: (1, D, H, W) in [0, 1].
         target: (1, 1, D, H, W) in [0, 1].
         experiment: the preset: whether A restyles the atlas first, how the flow ends, and what labels are used for.
-        labels: the atlas's class indices (D, H, W), or None.
+        labels: the atlas's, or None.
     """
     return _align(nets, atlas, target, experiment, labels, _ways(experiment, labels))[0]
 
 
 @torch.no_grad()
 def align_both(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor
+    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: AtlasLabels
 ) -> tuple[Tensor, Tensor | None]:
     """Give the flow of `align_atlas`, and one to the target's mirror image where `registration.mirror` is on.
 
@@ -59,31 +59,30 @@ def align_both(
 
 @torch.no_grad()
 def restyle_atlas(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor, flow: Tensor
+    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: AtlasLabels, flow: Tensor
 ) -> Tensor:
     """Give the atlas in a scan's style, (1, 1, D, H, W): by A, or by the scan's tissues where labels lie on it.
 
     Args: as of `align_atlas`, and the flow that it gave.
     """
     if _by_tissue(experiment):
-        carried = warp_labels(labels[None], flow)[0]
-        return match_tissues(atlas[None], labels, target, carried, experiment.appearance.tissue)
+        return match_tissues(atlas[None], labels.on_grid, target, labels.carry(flow), experiment.appearance.tissue)
     return _by_appearance(nets, atlas, target, experiment)
 
 
-def _ways(experiment: Experiment, labels: Tensor | None) -> list[Way]:
+def _ways(experiment: Experiment, labels: AtlasLabels | None) -> list[Way]:
     return [_by_network] if labels is None or not experiment.registration.rival else [_by_network, _by_brightness]
 
 
 def _align(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: Tensor | None, ways: list[Way]
+    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: AtlasLabels | None, ways: list[Way]
 ) -> tuple[Tensor, Way]:
     """Give the finished flow, and the way that began it: of several, the one whose labels explain the target best."""
     begun = [way(nets, atlas, target, experiment) for way in ways]
     best = 0
     if labels is not None and len(ways) > 1:
         spacing = experiment.grid.spacing
-        told = [evidence(target, warp_labels(labels[None], flow)[0], spacing) for _, flow in begun]
+        told = [evidence(target, labels.carry(flow), spacing) for _, flow in begun]
         best = told.index(max(told))
     moving, flow = begun[best]
     if labels is not None and _by_tissue(experiment):

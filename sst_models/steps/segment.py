@@ -17,7 +17,7 @@ from sst_models.mirror import mean_of_both, mirror_chances, mirror_image, mirror
 from sst_models.muon import Muon
 from sst_models.networks.appearance import brain
 from sst_models.networks.segmenter import Segmenter, labels_inside
-from sst_models.posterior import settle
+from sst_models.posterior import LEARNT_EDGE, settle
 from sst_models.seeds import chance, generator
 from sst_models.warp import warp, warp_labels
 
@@ -150,7 +150,7 @@ def chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
 def weighed(found: Tensor, volume: Tensor, experiment: Experiment) -> Tensor:
     """Weigh chances (29, D, H, W) with the intensities of their volume, as far as `segmenter.likelihood` says."""
     weight = experiment.segmenter.likelihood
-    return settle(volume[None], found, weight, experiment.grid.spacing) if weight else found
+    return settle(volume[None], found, weight, experiment.grid.spacing, LEARNT_EDGE) if weight else found
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment
 from sst_models.groups import group_chances
+from sst_models.labels import AtlasLabels
 from sst_models.posterior import REACH, carried_chances
 from sst_models.separable import blur
 from sst_models.steps.align import align_both
@@ -31,7 +32,7 @@ APART, ALIKE = 0.85, 0.95
 
 @torch.no_grad()
 def chances_together(
-    nets: Mapping[str, nn.Module], volume: Tensor, atlas: Tensor, labels: Tensor, experiment: Experiment
+    nets: Mapping[str, nn.Module], volume: Tensor, atlas: Tensor, labels: AtlasLabels, experiment: Experiment
 ) -> Tensor:
     """Give each voxel's chances of each class, (29, D, H, W), by a segmenter and by what F carries.
 
@@ -39,7 +40,7 @@ def chances_together(
         nets: "segmenter" and `PARTS`.
         volume: the scan, (1, D, H, W) in [0, 1].
         atlas: likewise.
-        labels: the atlas's class indices, (D, H, W).
+        labels: the atlas's.
         experiment: the preset; `segmenter.likelihood` is the weight of the scan's intensities.
     """
     carried = carried_chances(labels, *align_both(nets, atlas, volume[None], experiment, labels))

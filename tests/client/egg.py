@@ -17,6 +17,7 @@ from sst_models import weights
 from sst_models.build import build
 from sst_models.grid import Grid, sample_image
 from sst_models.intensity import robust_scale
+from sst_models.labels import AtlasLabels
 
 TINY = load("tiny")
 LEFT, RIGHT = 4, 49
@@ -107,7 +108,8 @@ def make_model(folder: Path, generator: bool = True, registration: bool = False)
     classes = np.vectorize(lambda id_: ID_TO_INDEX.get(int(id_), 0))(ids).astype(np.uint8)
     rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in affine)
     frame = AtlasFrame(image, grid.shape, grid.spacing, rows, "d" * 64)
-    arrays = {"segmenter": weights.parameters(build("segmenter", TINY)), "atlas": {"labels": classes}}
+    packed = AtlasLabels(torch.from_numpy(classes)).packed()
+    arrays = {"segmenter": weights.parameters(build("segmenter", TINY)), "atlas": {"labels": packed}}
     if generator:
         arrays |= {part: weights.parameters(build(part, TINY)) for part in ("A", "decoder")}
         code = TINY.style.code

@@ -32,10 +32,11 @@ def test_the_brain_comes_to_the_middle(tmp_path: Path) -> None:
     """The box lies centred on the grid, left on the low side of i, with its volume kept."""
     atlas = load_atlas(*write(tmp_path, *block()), (16, 16, 32), 3.0)
     assert atlas.image.shape == (1, 16, 16, 32) and atlas.image.dtype == torch.float32
-    assert atlas.labels.shape == atlas.shape and atlas.labels.dtype == torch.int64
-    inside = torch.nonzero(atlas.labels)
+    labels = atlas.labels.on_grid
+    assert labels.shape == atlas.shape and labels.dtype == torch.int64
+    inside = torch.nonzero(labels)
     assert inside.min(0).values.tolist() == [3, 1, 7] and inside.max(0).values.tolist() == [12, 14, 24]
-    assert (atlas.labels[3:8, 1:15, 7:25] == 1).all() and (atlas.labels[8:13, 1:15, 7:25] == 18).all()
+    assert (labels[3:8, 1:15, 7:25] == 1).all() and (labels[8:13, 1:15, 7:25] == 18).all()
     assert atlas.image.min() == 0 and atlas.image.max() == 1
 
 
@@ -49,14 +50,14 @@ def test_orientation_of_the_file_does_not_matter(tmp_path: Path) -> None:
             turn = nib.orientations.axcodes2ornt(axes)
             nib.save(nifti.as_reoriented(turn), tmp_path / f"{name}.nii.gz")
         turned = load_atlas(tmp_path / "t1.nii.gz", tmp_path / "seg.nii.gz", (16, 16, 32), 3.0)
-        assert torch.equal(turned.labels, straight.labels)
+        assert torch.equal(turned.labels.parts, straight.labels.parts)
         torch.testing.assert_close(turned.image, straight.image, rtol=0, atol=1e-4)
 
 
 def test_a_coarser_grid_keeps_the_volumes(tmp_path: Path) -> None:
     """Resampled to 6 mm, each structure has the millilitres that it had."""
     atlas = load_atlas(*write(tmp_path, *block()), (16, 16, 16), 6.0)
-    volumes = [(atlas.labels == index).sum().item() * 6.0**3 for index in (1, 18)]
+    volumes = [(atlas.labels.on_grid == index).sum().item() * 6.0**3 for index in (1, 18)]
     assert volumes == pytest.approx([15 * 42 * 54, 15 * 42 * 54], rel=0.25)
 
 
@@ -96,7 +97,7 @@ def test_a_saved_atlas_is_read_back(tmp_path: Path) -> None:
     atlas = load_atlas(*write(tmp_path, *block()), (16, 16, 32), 3.0)
     save_atlas(atlas, tmp_path / "run")
     back = read_atlas(tmp_path / "run")
-    assert torch.equal(back.image, atlas.image) and torch.equal(back.labels, atlas.labels)
+    assert torch.equal(back.image, atlas.image) and torch.equal(back.labels.parts, atlas.labels.parts)
     assert (back.affine, back.spacing, back.digest, back.source) == (atlas.affine, 3.0, atlas.digest, "t1.nii.gz")
 
 
@@ -110,3 +111,14 @@ def test_a_changed_atlas_is_refused(tmp_path: Path) -> None:
     (tmp_path / "atlas.json").unlink()
     with pytest.raises(DataError, match="^unreadable: "):
         read_atlas(tmp_path)
+
+
+def test_finer_labels_are_the_same_on_the_grid_and_come_back(tmp_path: Path) -> None:
+    """Three parts to a voxel's side: what most of them are is what the grid has without them."""
+    paths = write(tmp_path, *block())
+    plain, fine = (load_atlas(*paths, (16, 16, 32), 3.0, finer) for finer in (1, 3))
+    assert fine.labels.parts.shape == (48, 48, 96) and fine.shape == plain.shape and fine.digest != plain.digest
+    assert torch.equal(fine.labels.on_grid, plain.labels.on_grid)
+    save_atlas(fine, tmp_path / "hub")
+    back = read_atlas(tmp_path / "hub")
+    assert torch.equal(back.labels.parts, fine.labels.parts) and back.labels.finer == 3

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from configs.schema import Experiment, load
 from material import SIDES, VENTRICLE, WHITE, brain
 from sst_models.forces import finish
+from sst_models.labels import AtlasLabels
 from sst_models.mirror import mirror_image
 from sst_models.posterior import evidence
 from sst_models.steps.align import align_atlas, align_both, restyle_atlas
@@ -41,7 +42,7 @@ def test_the_first_alignment_that_explains_the_scan_stays(voxels: float, kept: b
     """F's flow where it is right, the rival's where F went astray, on the scan and on its mirror image."""
     labels, image = brain(SIDES)
     parts = {"F": Astray(voxels)}
-    flow, mirrored = align_both(parts, image[None], image[None, None], preset(2.0, mirror=True), labels)
+    flow, mirrored = align_both(parts, image[None], image[None, None], preset(2.0, mirror=True), AtlasLabels(labels))
     assert mirrored is not None
     theirs = parts["F"](flow, flow)
     assert torch.equal(flow, theirs) == kept and torch.equal(mirrored, theirs) == kept
@@ -53,7 +54,7 @@ def test_without_a_rival_or_labels_f_alone_decides() -> None:
     labels, image = brain(SIDES)
     parts = {"F": Astray(6.0)}
     for found in (
-        align_atlas(parts, image[None], image[None, None], preset(0.0), labels),
+        align_atlas(parts, image[None], image[None, None], preset(0.0), AtlasLabels(labels)),
         align_atlas(parts, image[None], image[None, None], preset(2.0)),
     ):
         assert torch.equal(found, Astray(6.0)(found, found))
@@ -64,7 +65,7 @@ def test_a_flow_ends_as_the_preset_says() -> None:
     labels, image = brain(SIDES)
     own = preset(0.0)
     own = replace(own, registration=replace(own.registration, polish=4, ascent=2))
-    found = align_atlas({"F": Astray(1.0)}, image[None], image[None, None], own, labels)
+    found = align_atlas({"F": Astray(1.0)}, image[None], image[None, None], own, AtlasLabels(labels))
     start = Astray(1.0)(found, found)
     assert torch.equal(found, finish(image[None, None], image[None, None], start, own.registration))
 
@@ -85,6 +86,6 @@ def test_the_atlas_takes_the_tissues_of_the_scan_where_labels_lie_on_it() -> Non
     own = preset(0.0)
     own = replace(own, appearance=replace(own.appearance, weight=1.0, tissue=3.0))
     still = torch.zeros(1, 3, *SIDES)
-    styled = restyle_atlas({}, image[None], scan[None, None], own, labels, still)[0, 0]
+    styled = restyle_atlas({}, image[None], scan[None, None], own, AtlasLabels(labels), still)[0, 0]
     assert 0.1 < float((styled - image)[labels == VENTRICLE].mean()) < 0.2
     assert float((styled - image)[labels == WHITE].abs().mean()) < 0.01

@@ -6,6 +6,7 @@ from configs.schema import load
 from material import blob
 from sst_models.build import build
 from sst_models.generation import Generator, PriorStyles, Recipe
+from sst_models.labels import AtlasLabels
 
 TINY = load("tiny")
 LATENT = (4, 2, 3, 2)
@@ -16,7 +17,7 @@ def generator(keep: int = 0) -> Generator:
     image = blob(1)
     labels = (image[0] > 0.5).long() * 7
     nets = {"A": build("A", TINY), "decoder": build("decoder", TINY)}
-    return Generator(image, labels, nets, LATENT, PriorStyles(8), keep)
+    return Generator(image, AtlasLabels(labels), nets, LATENT, PriorStyles(8), keep)
 
 
 def test_a_pair_is_made_again_from_its_recipe() -> None:

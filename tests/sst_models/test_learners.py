@@ -8,6 +8,7 @@ from configs.schema import Experiment, from_dict, load
 from material import Blobs, blob
 from sst_models import weights
 from sst_models.build import build
+from sst_models.labels import AtlasLabels
 from sst_models.learner import Learner, Span, memory, recall, train
 from sst_models.muon import SHARE, Muon, even
 from sst_models.phases import ADAPT, SITE_PHASES, Material, SitePhase
@@ -20,7 +21,7 @@ MOMENTS = StyleMoments(torch.zeros(8), torch.ones(8))
 
 def material() -> Material:
     """Give what a site works with: blobs, one of them the atlas, whose inside is one structure."""
-    return Material(Blobs(), blob(0), (MOMENTS,), (blob(0)[0] > 0.5).long())
+    return Material(Blobs(), blob(0), (MOMENTS,), AtlasLabels((blob(0)[0] > 0.5).long()))
 
 
 def nets_for(phase: SitePhase, experiment: Experiment = TINY) -> dict[str, nn.Module]:

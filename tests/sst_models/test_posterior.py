@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 from configs.schema import load
 from configs.structures import CLASSES, MIRRORED
 from material import CORTEX, VENTRICLE, WHITE, brain
+from sst_models.labels import AtlasLabels
 from sst_models.metrics import mean_dice
 from sst_models.posterior import carry_labels, refine
 from sst_models.steps.segment import chances, segment
@@ -37,7 +38,7 @@ def test_a_wrong_flow_is_corrected_where_the_scan_shows_it() -> None:
     """Most of what a flow of one voxel off costs comes back."""
     labels, image = brain(SIDES)
     carried = warp_labels(labels[None], off(1.0))[0]
-    found = refine(image[None, None], labels, off(1.0), 0.7, 2.4)
+    found = refine(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
     before, after = mean_dice(carried, labels), mean_dice(found, labels)
     assert 1 - after < 0.4 * (1 - before)
 
@@ -46,7 +47,7 @@ def test_a_scan_without_contrast_keeps_its_labels() -> None:
     """Where a scan says nothing, the flow does."""
     labels, _ = brain(SIDES)
     image = 0.5 * (labels > 0).float()
-    found = refine(image[None, None], labels, off(0.0), 0.7, 2.4)
+    found = refine(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
     assert mean_dice(found, labels) > 0.97
 
 
@@ -54,16 +55,16 @@ def test_intensities_are_told_near_each_place() -> None:
     """A coil that makes one side half as bright again costs next to nothing."""
     labels, image = brain(SIDES)
     coil = torch.linspace(0.7, 1.2, 32).view(32, 1, 1)
-    flat, bright = (refine(one[None, None], labels, off(1.0), 0.7, 2.4) for one in (image, image * coil))
+    flat, bright = (refine(one[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4) for one in (image, image * coil))
     assert mean_dice(bright, labels) > mean_dice(flat, labels) - 0.03
 
 
 def test_no_structure_appears_that_the_atlas_has_not() -> None:
     """Nor is a flow that carries everything out of the volume an error."""
     labels, image = brain(SIDES)
-    found = refine(image[None, None], labels, off(1.0), 0.7, 2.4)
+    found = refine(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
     assert set(found.unique().tolist()) <= {0, WHITE, CORTEX, VENTRICLE}
-    assert not refine(image[None, None], labels, off(99.0), 0.7, 2.4).any()
+    assert not refine(image[None, None], AtlasLabels(labels), off(99.0), 0.7, 2.4).any()
 
 
 def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
@@ -71,8 +72,8 @@ def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
     labels, image = brain(SIDES)
     labels = two_sided(labels)
     flat = 0.5 * (image[None, None] > 0).float()  # nothing but the flows to go by
-    alone = refine(flat, labels, off(1.0), 0.7, 2.4)
-    both = refine(flat, labels, off(1.0), 0.7, 2.4, mirrored=off(1.0))
+    alone = refine(flat, AtlasLabels(labels), off(1.0), 0.7, 2.4)
+    both = refine(flat, AtlasLabels(labels), off(1.0), 0.7, 2.4, mirrored=off(1.0))
     assert 1 - mean_dice(both, labels) < 0.7 * (1 - mean_dice(alone, labels))
 
 
@@ -82,7 +83,7 @@ def test_a_preset_chooses(weight: float) -> None:
     labels, image = brain(SIDES)
     preset = load("tiny")
     preset = replace(preset, registration=replace(preset.registration, likelihood=weight))
-    found = carry_labels(image[None, None], labels, off(0.5), preset)
+    found = carry_labels(image[None, None], AtlasLabels(labels), off(0.5), preset)
     assert torch.equal(found, warp_labels(labels[None], off(0.5))[0]) == (weight == 0.0)
 
 
@@ -137,7 +138,7 @@ def test_a_segmenter_and_f_together_are_better_than_the_worse_of_them() -> None:
     labels = two_sided(labels)
     preset = load("tiny")
     nets = {"segmenter": Off(labels), "E": Still(), "A": Still(), "F": Astray()}
-    together = chances_together(nets, image[None], image[None], labels, preset)
+    together = chances_together(nets, image[None], image[None], AtlasLabels(labels), preset)
     assert together.sum(0).sub(1).abs().max() < 1e-4
     alone = mean_dice(segment(nets["segmenter"], image[None], preset), labels)
     assert 1 - mean_dice(together.argmax(0), labels) < 0.5 * (1 - alone)
@@ -151,7 +152,7 @@ def test_f_counts_for_less_where_it_went_astray() -> None:
 
     def sure(voxels: float) -> float:
         nets = {"segmenter": Off(labels, 0.0), "E": Still(), "A": Still(), "F": Astray(voxels)}
-        together = chances_together(nets, image[None], image[None], labels, preset)
+        together = chances_together(nets, image[None], image[None], AtlasLabels(labels), preset)
         return float(together.gather(0, labels[None].long())[0, labels > 0].mean())
 
     assert sure(4.0) > 0.9
