@@ -117,6 +117,7 @@ class Segmenter:
     shifts: bool = False  # give the mean of a scan where it is and moved by one voxel along each axis
     together: bool = False  # `sst segment` gives the mean of the network's word and of the labels that F carries
     augment: Literal["none", "space", "all"] = "none"  # on top of a pair: a small affine, or gamma and noise as well
+    moved: Share = 1.0  # chance that a pair gets that affine, which blurs what it moves: no scan is blurred
 
 
 @dataclass(frozen=True, config=_STRICT)

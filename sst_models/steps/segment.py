@@ -118,7 +118,7 @@ class SegmentLearner:
         image, labels = self.pairs(draws)
         if self.settings.mirror and chance(0.5, draws):
             image, labels = mirror_pair(image, labels)
-        if self.settings.augment != "none":
+        if self.settings.augment != "none" and chance(self.settings.moved, draws):
             image, labels = move(image, labels, draws)
         return (vary(image, draws) if self.settings.augment == "all" else image), labels
 
