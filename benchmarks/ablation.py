@@ -43,6 +43,7 @@ class Row:
 
 ROWS = (
     Row("all of it", (), (*CARRIED, *LEARNT)),
+    Row("labels on the grid", ("grid.finer=1",), CARRIED),
     Row("no rival", ("registration.rival=0",), CARRIED),
     Row("no mirror image", ("registration.mirror=false",), CARRIED),
     Row("no likelihood", ("registration.likelihood=0",), CARRIED),
@@ -54,6 +55,7 @@ ROWS = (
     Row("real scans alone", ("phases.adapt.real=1",), LEARNT, adapts=True),
     Row("Adam", ("phases.adapt.optimiser=adam",), LEARNT, adapts=True),
     Row("no affine on top", ("segmenter.augment=none",), LEARNT, adapts=True),
+    Row("all pairs moved", ("segmenter.moved=1",), LEARNT, adapts=True),
 )
 
 

@@ -146,6 +146,20 @@ def test_augmentation_moves_image_and_labels_together() -> None:
     assert inside > outside
 
 
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 10, 30), (1.0, 40, 40)])
+def test_as_many_pairs_are_moved_as_the_preset_says(share: float, low: int, high: int) -> None:
+    """The others are what they were, image and labels, and as sharp."""
+    preset = load("tiny", (f"segmenter.moved={share}", "segmenter.augment=space", "segmenter.mirror=false"))
+    image = blob(4)
+    labels = (image[0] > 0.5).long()
+    phase = preset.phases.segment
+    learner = SegmentLearner({"segmenter": nn.Conv3d(1, 29, 1)}, preset, lambda _: (image, labels), phase)
+    pairs = [learner._pair(torch.Generator().manual_seed(number)) for number in range(40)]
+    moved = [not torch.equal(found, image) for found, _ in pairs]
+    assert low <= sum(moved) <= high
+    assert all(torch.equal(pair[1], labels) for pair, other in zip(pairs, moved, strict=True) if not other)
+
+
 def test_a_varied_look_keeps_background_and_range() -> None:
     """Gamma and noise never reach outside the brain or outside [0, 1]."""
     image = blob(4)
