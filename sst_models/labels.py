@@ -30,7 +30,7 @@ _BLOCK = 32768
 
 
 class AtlasLabels:
-    """The class of each part of an atlas's voxels.
+    """The class of each part of an atlas's voxels; four bytes a part, once flows were carried.
 
     Args:
         parts: class indices (fD, fH, fW), any integer type, 0 where there is none of the 28 structures.
@@ -140,7 +140,7 @@ class AtlasLabels:
         return counts.scatter_add_(0, boxes.long(), torch.ones(1, 1, device=middles.device).expand(boxes.shape))
 
     def packed(self) -> np.ndarray:
-        """Give the parts as bytes, (N,) uint8, a fiftieth of them: they go to sites and into files so."""
+        """Give the parts as bytes, (N,) uint8, a fiftieth of them: they go to sites so."""
         return np.frombuffer(zlib.compress(self.parts.cpu().contiguous().numpy().tobytes()), np.uint8)
 
     @staticmethod
