@@ -252,7 +252,8 @@ def show(rows: list[Row]) -> None:
 
 def measure(preset: Experiment, shape: Shape, repeats: int) -> list[Row]:
     """Measure all rows at one size."""
-    own = replace(preset, grid=Grid(shape, preset.grid.spacing * preset.grid.shape[0] / shape[0]))
+    finer = preset.grid.finer if shape == preset.grid.shape else 1  # a voxel of 1.2 mm is an atlas's own
+    own = replace(preset, grid=Grid(shape, preset.grid.spacing * preset.grid.shape[0] / shape[0], finer))
     rows = losses(shape, max(5, repeats))  # they are quick, and vary
     calls = {"ours": joint_step(own), "straightforward": straightforward_step(shape)}
     memory = {f"peak_gib_{what}": peak(what, preset.name, shape) for what in calls}
