@@ -101,9 +101,14 @@ def block_vote(labels: Tensor, factor: int) -> Tensor:
     members = blocks[mixed].to(torch.int64)
     counts = torch.zeros(len(members), CLASSES, dtype=torch.int64)
     counts.scatter_add_(1, members, torch.ones_like(members))
-    order = torch.arange(CLASSES, 0, -1)  # makes every count unlike the others, the lower class ahead
-    vote[mixed] = (counts * (CLASSES + 1) + order).argmax(dim=1).to(torch.uint8)
+    vote[mixed] = most_frequent(counts)
     return vote.reshape(d, h, w)
+
+
+def most_frequent(counts: Tensor) -> Tensor:
+    """Give the class that is counted most, (M,) uint8, the lower class of equals; counts (M, 29), whole numbers."""
+    order = torch.arange(CLASSES, 0, -1, device=counts.device)  # makes every count unlike the others
+    return (counts * (CLASSES + 1) + order).argmax(dim=1).to(torch.uint8)
 
 
 def _sample(volume: Tensor, to_voxel: np.ndarray, grid: Grid, mode: str) -> Tensor:

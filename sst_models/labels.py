@@ -8,8 +8,8 @@ points of Dice over labels on the grid that are interpolated linearly (benchmark
 """
 
 import zlib
-from collections.abc import Callable, Sequence
-from functools import cached_property, reduce
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from configs.errors import DataError
 from configs.structures import CLASSES
+from sst_models.grid import most_frequent
 from sst_models.groups import shares
-from sst_models.warp import warp, warp_labels
+from sst_models.warp import shared, warp, warp_labels
 
 _MIXED = CLASSES
 """In place of a class: a box that holds several."""
@@ -96,12 +97,7 @@ class AtlasLabels:
     @cached_property
     def _whole(self) -> Tensor:
         """What the box around each part is, if it is of one class, and `_MIXED`; as large as `_bordered`."""
-        low = high = self._bordered
-        for axis in range(3):
-            slides = range(self.finer), low.shape[axis] - self.finer + 1
-            low = _over(torch.minimum, low, axis, *slides)
-            high = _over(torch.maximum, high, axis, *slides)
-        return F.pad(torch.where(low == high, low, _MIXED), (self.finer // 2,) * 6)
+        return F.pad(shared(self._bordered, self.finer, _MIXED), (self.finer // 2,) * 6)
 
     @cached_property
     def _votes(self) -> Tensor:
@@ -114,10 +110,8 @@ class AtlasLabels:
         new = middles[found == _MIXED]
         if not len(new):
             return found
-        order = torch.arange(CLASSES, 0, -1, device=new.device)[:, None]  # makes every count unlike the others
         for block in torch.split(new, _BLOCK):
-            counts = self._counts(block).to(torch.int32)
-            self._votes[block] = (counts * (CLASSES + 1) + order).argmax(dim=0).to(self._votes.dtype)
+            self._votes[block] = most_frequent(self._counts(block).T)
         return self._votes.take(middles)
 
     def _middles(self, flow: Tensor) -> Tensor:
@@ -166,8 +160,3 @@ class AtlasLabels:
         if len(parts) != size or not reader.eof or parts.max(initial=0) >= CLASSES:
             raise DataError(f"the atlas's labels are not those of {sides} parts; hub and site need the same preset")
         return AtlasLabels(torch.from_numpy(parts.reshape(sides).copy()), finer)
-
-
-def _over(larger: Callable[[Tensor, Tensor], Tensor], volume: Tensor, axis: int, steps: range, size: int) -> Tensor:
-    """Give minimum or maximum over a window that slides along an axis."""
-    return reduce(larger, [volume.narrow(axis, step, size) for step in steps])

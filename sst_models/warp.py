@@ -4,7 +4,7 @@ A flow is (N, 3, D, H, W): displacement in voxels, channels in the order of the 
 the moving volume, so that `warped(x) = moving(x + flow(x))`. Corners are aligned: a voxel's centre is its index.
 """
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import product
 
 import torch
@@ -153,11 +153,26 @@ def _cells(padded: Tensor) -> Tensor:
 
     Outside counts as background here: where there is nothing else, it is what a voxel becomes.
     """
-    low = high = padded.clamp_min(0)
-    for axis, side in enumerate(padded.shape[1:], start=1):
-        low = torch.minimum(low.narrow(axis, 0, side - 1), low.narrow(axis, 1, side - 1))
-        high = torch.maximum(high.narrow(axis, 0, side - 1), high.narrow(axis, 1, side - 1))
-    return functional.pad(torch.where(low == high, low, _MIXED), (0, 1) * 3)
+    return functional.pad(shared(padded.clamp_min(0), 2, _MIXED), (0, 1) * 3)
+
+
+def shared(labels: Tensor, window: int, mixed: int) -> Tensor:
+    """Give the label that all of each window holds, `mixed` where there are several.
+
+    Args:
+        labels: (..., D, H, W), of a type that holds `mixed`, too.
+        window: labels along each of its sides.
+        mixed: none of the labels.
+
+    Returns:
+        (..., D - window + 1, H - window + 1, W - window + 1), by each window's first corner.
+    """
+    low = high = labels
+    for axis in (-3, -2, -1):
+        size = low.shape[axis] - window + 1
+        low = reduce(torch.minimum, [low.narrow(axis, step, size) for step in range(window)])
+        high = reduce(torch.maximum, [high.narrow(axis, step, size) for step in range(window)])
+    return torch.where(low == high, low, mixed)
 
 
 def _locate(flow: Tensor, strides: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:

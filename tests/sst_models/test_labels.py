@@ -60,7 +60,7 @@ def test_labels_on_the_grid_itself_are_interpolated_linearly() -> None:
 
 
 def test_a_sheet_thinner_than_a_voxel_keeps_its_volume() -> None:
-    """Half a voxel of fluid is never most of a box; its shares are still there, wherever a flow puts it."""
+    """A third of a voxel of fluid is never most of a box; its shares are still there, wherever a flow puts it."""
     sheet = torch.zeros([side * FINER for side in SHAPE], dtype=torch.uint8)
     sheet[8] = 10
     labels = AtlasLabels(sheet, FINER)
