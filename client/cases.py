@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -58,3 +59,31 @@ class Cases:
         """
         labels = _tensor(self.paths[position], "labels")
         return None if labels is None else labels.to(torch.int64)
+
+
+KEEP = 64
+"""Scans that stay on a GPU: 13 MB each at 128 x 160 x 160."""
+
+
+class OnDevice:
+    """Scans that stay on a GPU once they were read: a step there is shorter than reading its scans.
+
+    Args:
+        cases: a site's.
+        device: where to.
+    """
+
+    def __init__(self, cases: Cases, device: torch.device) -> None:
+        self._cases = cases
+        self._held = lru_cache(maxsize=KEEP)(lambda position: cases.image(position).to(device))
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def image(self, position: int) -> Tensor:
+        """(1, D, H, W) float32 in [0, 1], not to be changed.
+
+        Raises:
+            DataError: the prepared file is damaged.
+        """
+        return self._held(position)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from client import scans
+from client.cases import OnDevice
 from client.progress import Progress
 from client.site import Site
 from configs.errors import DataError
@@ -84,7 +85,8 @@ def _material(request: PhaseRequest, folder: Path, experiment: Experiment, devic
     atlas, labels = scans.atlas_volume(folder), None
     if "labels" in sent:
         labels = AtlasLabels.unpack(sent["labels"], atlas.shape[1:], experiment.grid.finer).to(device)
-    return Material(own, atlas.to(device), foreign, labels)
+    held = own if device.type == "cpu" else OnDevice(own, device)
+    return Material(held, atlas.to(device), foreign, labels)
 
 
 def _released(

@@ -12,14 +12,14 @@ from sst_models.labels import AtlasLabels
 from sst_models.steps.segment import Pairs
 from sst_models.warp import warp
 
-KNOTS = 12
-"""Voxels between the knots of a random flow: it bends structures, and leaves their edges alone."""
+KNOTS = 28.8
+"""Millimetres between the knots of a random flow: it bends structures, and leaves their edges alone."""
 
-REACH = 2.0
-"""Standard deviation of a flow at its knots, voxels; larger ones fold."""
+REACH = 4.8
+"""Standard deviation of a flow at its knots, mm; larger ones fold."""
 
 
-def control_pairs(atlas: Tensor, labels: AtlasLabels) -> Pairs:
+def control_pairs(atlas: Tensor, labels: AtlasLabels, spacing: float) -> Pairs:
     """Give pairs of a randomly bent and randomly coloured atlas.
 
     The affine of `segmenter.augment` comes on top. Bias fields, monotone intensity maps, gamma and noise are MONAI's,
@@ -28,6 +28,7 @@ def control_pairs(atlas: Tensor, labels: AtlasLabels) -> Pairs:
     Args:
         atlas: (1, D, H, W) in [0, 1].
         labels: its labels.
+        spacing: of the grid, mm.
     """
     from monai.transforms import Compose, RandAdjustContrast, RandBiasField, RandGaussianNoise, RandHistogramShift
 
@@ -41,7 +42,7 @@ def control_pairs(atlas: Tensor, labels: AtlasLabels) -> Pairs:
     )
 
     def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        flow = random_flow(tuple(atlas.shape[1:]), draws).to(atlas)
+        flow = random_flow(tuple(atlas.shape[1:]), spacing, draws).to(atlas)
         image = warp(atlas[None], flow)[0]
         seed = int(torch.randint(2**31, (1,), generator=draws))
         coloured = torch.as_tensor(colour.set_random_state(seed)(image.cpu())).to(atlas)
@@ -51,8 +52,8 @@ def control_pairs(atlas: Tensor, labels: AtlasLabels) -> Pairs:
     return pairs
 
 
-def random_flow(shape: tuple[int, ...], draws: torch.Generator) -> Tensor:
-    """Draw a smooth flow (1, 3, *shape) in voxels."""
-    knots = [side // KNOTS + 2 for side in shape]
-    coarse = REACH * torch.randn(1, 3, *knots, generator=draws)
+def random_flow(shape: tuple[int, ...], spacing: float, draws: torch.Generator) -> Tensor:
+    """Draw a smooth flow (1, 3, *shape) in voxels of `spacing` mm."""
+    knots = [side // round(KNOTS / spacing) + 2 for side in shape]
+    coarse = REACH / spacing * torch.randn(1, 3, *knots, generator=draws)
     return F.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)

@@ -209,8 +209,8 @@ def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Foun
     states = {scheme.name: (scheme, federate(stage, scheme, progress)) for scheme in wanted}
     extra = _train_extra(stage, chosen, states, progress)
     progress.stage(f"{stage.where}: test", 20.0)
-    bench = _Bench(stage, states, extra)
-    tested = [bench.test(arm, site) for arm, site in _cells(chosen, stage.direction)]
+    bench = Bench(stage, states, extra)
+    tested = [bench.test(arm, site) for arm, site in cells(chosen, stage.direction)]
     pairs = bench.pairs() if "U-Net w/ adaptation" in chosen else []
     panels: list[Panel] = []
     for site in (stage.direction.target, stage.direction.source):
@@ -228,7 +228,7 @@ IN_SITE = ("affine", "T", "F", "F w/o appearance")
 """Arms that are tested at the source too: registration in-site is what Table 2a has."""
 
 
-def _cells(chosen: Sequence[str], direction: Direction) -> Iterator[tuple[str, str]]:
+def cells(chosen: Sequence[str], direction: Direction) -> Iterator[tuple[str, str]]:
     """List (arm, tested site) of a direction; "U-Net in-site" is the source's segmenter tested at the source."""
     for arm in chosen:
         of = unrefined(arm)
@@ -252,20 +252,22 @@ def _train_extra(
         if arm in map(unrefined, chosen):
             folders[arm] = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
             progress.stage(f"{stage.where}: {arm}", _segment_units(stage))
-            _train(stage, _pairs(arm, stage, states), arm, folders[arm], progress)
+            train(stage, _pairs(arm, stage, states), arm, folders[arm], progress)
     return folders
 
 
 def _pairs(arm: str, stage: Stage, states: Mapping[str, tuple[Scheme, RunState]]) -> Pairs:
     if arm == "control":
-        return control_pairs(stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device))
+        atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
+        return control_pairs(atlas, labels, stage.experiment.grid.spacing)
     if arm == "U-Net alone":
         return arms.alone_pairs(stage, states[schemes.ALONE_SOURCE][1], states[schemes.ALONE_TARGET][1])
     site = stage.direction.source if arm == "supervised across" else stage.direction.target
     return arms.supervised_pairs(stage, site)
 
 
-def _train(stage: Stage, pairs: Pairs, arm: str, folder: Path, progress: Progress) -> None:
+def train(stage: Stage, pairs: Pairs, arm: str, folder: Path, progress: Progress) -> None:
+    """Train the segmenter of an arm that no federation makes."""
     experiment = extra_experiment(stage.experiment, arm)
     unit = _segment_units(stage) / (experiment.phases.segment.rounds * experiment.phases.segment.steps)
     watch: Watch = lambda step, loss: progress.advance(step * unit, loss=loss)  # noqa: E731
@@ -299,7 +301,7 @@ def _differs(arm: str, experiment: Experiment) -> bool:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
     """Tests the arms of one direction, each once: a score that is on disk is not worked out again."""
 
     stage: Stage
@@ -313,7 +315,7 @@ class _Bench:
         shown = path.with_suffix(".safetensors")
         if path.exists():
             return Tested(_score(json.loads(path.read_text(encoding="utf-8"))), weights.load(shown)["labels"])
-        tested = arms.test(self.stage, arm, site, self._predict(arm, site))
+        tested = arms.test(self.stage, arm, site, self.predict(arm, site))
         weights.save({"labels": tested.shown}, shown)
         write_json(asdict(tested.score), path)
         return tested
@@ -329,7 +331,8 @@ class _Bench:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return [PairsPoint(**{**row, "scans": tuple(row["scans"])}) for row in rows]
 
-    def _predict(self, arm: str, site: str) -> arms.Predict:
+    def predict(self, arm: str, site: str) -> arms.Predict:
+        """Give what an arm says of a scan of a site."""
         if arm == "affine":
             return arms.affine(self.stage)
         of = unrefined(arm)
@@ -338,10 +341,11 @@ class _Bench:
             return arms.registration(self.stage, state, arm, site, scheme.experiment)
         experiment = extra_experiment(self.stage.experiment, of)
         if arm.endswith(WITH_F):
-            return arms.together(self.stage, self.states[schemes.FEDERATED][1], self._segmenter(of, site), site)
-        return arms.unet(self.stage, self._segmenter(of, site), alone(experiment) if of == arm else experiment)
+            return arms.together(self.stage, self.states[schemes.FEDERATED][1], self.segmenter(of, site), site)
+        return arms.unet(self.stage, self.segmenter(of, site), alone(experiment) if of == arm else experiment)
 
-    def _segmenter(self, arm: str, site: str) -> Path:
+    def segmenter(self, arm: str, site: str) -> Path:
+        """Give the file of an arm's segmenter."""
         source, target = self.stage.direction.source, self.stage.direction.target
         if arm in EXTRA and (arm != "U-Net alone" or site == target):
             return segmenters.rounds(self.extra[arm])[-1]

@@ -31,6 +31,8 @@ OTHER_ASEG_IDS = frozenset(
 
 _LARGEST_ID = 65535
 
+CPU = torch.device("cpu")
+
 _VOTE = 3  # samples a voxel side when a label map is resampled
 
 
@@ -99,7 +101,7 @@ def block_vote(labels: Tensor, factor: int) -> Tensor:
     vote = blocks[:, 0].clone()
     mixed = (blocks != blocks[:, :1]).any(dim=1)  # most blocks are all background or all one tissue
     members = blocks[mixed].to(torch.int64)
-    counts = torch.zeros(len(members), CLASSES, dtype=torch.int64)
+    counts = torch.zeros(len(members), CLASSES, dtype=torch.int64, device=members.device)
     counts.scatter_add_(1, members, torch.ones_like(members))
     vote[mixed] = most_frequent(counts)
     return vote.reshape(d, h, w)
@@ -113,12 +115,13 @@ def most_frequent(counts: Tensor) -> Tensor:
 
 def _sample(volume: Tensor, to_voxel: np.ndarray, grid: Grid, mode: str) -> Tensor:
     """Volume at the grid's voxels, 0 outside; slice by slice, for a fine grid's coordinates are 12 bytes a voxel."""
-    half = (torch.tensor(volume.shape, dtype=torch.float64) - 1) / 2
-    matrix = torch.from_numpy(to_voxel @ np.array(grid.affine))
+    half = ((torch.tensor(volume.shape, dtype=torch.float64) - 1) / 2).to(volume.device)
+    matrix = torch.from_numpy(to_voxel @ np.array(grid.affine)).to(volume.device)
     _, h, w = grid.shape
-    j, k = torch.meshgrid(torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij")
+    rows, columns = (torch.arange(side, dtype=torch.float64, device=volume.device) for side in (h, w))
+    j, k = torch.meshgrid(rows, columns, indexing="ij")
     plane = j[..., None] * matrix[:3, 1] + k[..., None] * matrix[:3, 2] + matrix[:3, 3]
-    result = torch.empty(grid.shape, dtype=torch.float32)
+    result = torch.empty(grid.shape, dtype=torch.float32, device=volume.device)
     for i in range(grid.shape[0]):
         place = ((plane + i * matrix[:3, 0]) / half - 1).flip(-1).to(torch.float32)  # grid_sample wants (k, j, i)
         slab = grid_sample(volume[None, None], place[None, None], mode, "zeros", align_corners=True)
@@ -126,31 +129,34 @@ def _sample(volume: Tensor, to_voxel: np.ndarray, grid: Grid, mode: str) -> Tens
     return result
 
 
-def sample_image(volume: np.ndarray, affine: np.ndarray, grid: Grid) -> Tensor:
+def sample_image(volume: np.ndarray, affine: np.ndarray, grid: Grid, device: torch.device = CPU) -> Tensor:
     """Bring a volume to a grid: (D, H, W) float32; a finer volume is averaged over the grid's voxels, not skipped.
 
     Args:
         volume: (i, j, k) float32, on any axes.
         affine: 4 x 4, its voxels to the grid's world, RAS mm.
         grid: where to.
+        device: to work on; the result stays there.
     """
     side = float(np.linalg.norm(affine[:3, :3], axis=0).mean())
     factor = max(1, round(grid.spacing / side))
-    fine = _sample(torch.from_numpy(volume), np.linalg.inv(affine), grid.finer(factor), "bilinear")
+    fine = _sample(torch.from_numpy(volume).to(device), np.linalg.inv(affine), grid.finer(factor), "bilinear")
     return block_mean(fine, factor)
 
 
-def sample_labels(classes: np.ndarray, affine: np.ndarray, grid: Grid) -> Tensor:
+def sample_labels(classes: np.ndarray, affine: np.ndarray, grid: Grid, device: torch.device = CPU) -> Tensor:
     """Bring class indices to a grid: (D, H, W) uint8, the majority within each voxel; arguments as `sample_image`."""
-    return block_vote(sample_parts(classes, affine, grid, _VOTE), _VOTE)
+    return block_vote(sample_parts(classes, affine, grid, _VOTE, device), _VOTE)
 
 
-def sample_parts(classes: np.ndarray, affine: np.ndarray, grid: Grid, factor: int) -> Tensor:
+def sample_parts(
+    classes: np.ndarray, affine: np.ndarray, grid: Grid, factor: int, device: torch.device = CPU
+) -> Tensor:
     """Bring class indices to parts of a grid's voxels: (fD, fH, fW) uint8, the nearest; arguments as `sample_image`.
 
     `factor` is f, the number of parts along a side of a voxel.
     """
-    volume = torch.from_numpy(classes.astype(np.float32))
+    volume = torch.from_numpy(classes.astype(np.float32)).to(device)
     return _sample(volume, np.linalg.inv(affine), grid.finer(factor), "nearest").to(torch.uint8)
 
 

@@ -21,13 +21,10 @@ from configs.errors import DataError
 from configs.structures import CLASSES
 from sst_models.grid import most_frequent
 from sst_models.groups import shares
-from sst_models.warp import shared, warp, warp_labels
+from sst_models.warp import blocks, shared, warp, warp_labels
 
 _MIXED = CLASSES
 """In place of a class: a box that holds several."""
-
-_BLOCK = 32768
-"""Boxes that are counted at once: as many as stay in a processor's cache."""
 
 
 class AtlasLabels:
@@ -81,7 +78,7 @@ class AtlasLabels:
         whole = self._whole.take(middles)
         found = shares(whole, CLASSES + 1, flow.dtype)[:CLASSES]
         mixed = (whole.flatten() == _MIXED).nonzero().squeeze(1)
-        for block in torch.split(mixed, _BLOCK):
+        for block in blocks(mixed):
             found.flatten(1)[:, block] = self._counts(middles.take(block)).to(flow.dtype) / self.finer**3
         return found
 
@@ -110,7 +107,7 @@ class AtlasLabels:
         new = middles[found == _MIXED]
         if not len(new):
             return found
-        for block in torch.split(new, _BLOCK):
+        for block in blocks(new):
             self._votes[block] = most_frequent(self._counts(block).T)
         return self._votes.take(middles)
 

@@ -16,7 +16,7 @@ Size = tuple[int, ...]
 # grid_sample uses one CPU thread per batch element. Slabs of the grid as a batch use more, and a fixed number of them
 # keeps the sums of the gradient in one order whatever the number of threads.
 _SLABS = 4
-# Voxels that vote at once in `warp_labels`: as many as stay in a processor's cache.
+# Voxels that vote at once on a CPU: as many as stay in a processor's cache.
 _BLOCK = 32768
 # In place of a label: beyond the border, and a cell whose corners differ.
 _OUTSIDE, _MIXED = -1, -2
@@ -55,7 +55,7 @@ def warp_labels(labels: Tensor, flow: Tensor) -> Tensor:
     warped = _cells(padded).take(corner).flatten()
     mixed = (warped == _MIXED).nonzero().squeeze(1)
     offsets = [sum(map(int.__mul__, steps, padded.stride()[1:])) for steps in product((0, 1), repeat=3)]
-    for block in torch.split(mixed, _BLOCK):
+    for block in blocks(mixed):
         first = corner.take(block)
         neighbours = torch.stack([padded.take(first + offset) for offset in offsets])
         warped[block] = _vote(neighbours, [fraction.take(block) for fraction in fractions])
@@ -154,6 +154,11 @@ def _cells(padded: Tensor) -> Tensor:
     Outside counts as background here: where there is nothing else, it is what a voxel becomes.
     """
     return functional.pad(shared(padded.clamp_min(0), 2, _MIXED), (0, 1) * 3)
+
+
+def blocks(places: Tensor) -> tuple[Tensor, ...]:
+    """Cut a list of places (M,) into what is worked on at once: a few on a CPU, all on a GPU, whose launches cost."""
+    return torch.split(places, _BLOCK) if places.device.type == "cpu" else (places,)
 
 
 def shared(labels: Tensor, window: int, mixed: int) -> Tensor:

@@ -67,7 +67,7 @@ def restyle_atlas(
     """
     if _by_tissue(experiment):
         return match_tissues(atlas[None], labels.on_grid, target, labels.carry(flow), experiment.appearance.tissue)
-    return _by_appearance(nets, atlas, target, experiment)
+    return by_appearance(nets, atlas, target, experiment)
 
 
 def _ways(experiment: Experiment, labels: AtlasLabels | None) -> list[Way]:
@@ -92,7 +92,7 @@ def _align(
 
 
 def _by_network(nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment) -> tuple[Tensor, Tensor]:
-    moving = _by_appearance(nets, atlas, target, experiment)
+    moving = by_appearance(nets, atlas, target, experiment)
     return moving, _look(nets, moving, target, experiment)
 
 
@@ -111,7 +111,7 @@ def _by_tissue(experiment: Experiment) -> bool:
     return bool(experiment.appearance.weight and experiment.appearance.tissue)
 
 
-def _by_appearance(nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment) -> Tensor:
+def by_appearance(nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment) -> Tensor:
     """Give the atlas in the target's style by A, (1, 1, D, H, W), or as it is where the preset has no A."""
     if not experiment.appearance.weight:
         return atlas[None]

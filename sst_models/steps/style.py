@@ -38,6 +38,10 @@ def prior(count: int, code: int, draws: torch.Generator) -> Tensor:
     return F.normalize(torch.randn(count, code, generator=draws), dim=1)
 
 
+TOGETHER = 4
+"""Volumes that T warps at once on a GPU, which waits for launches otherwise; a CPU takes them one by one."""
+
+
 class Contrast:
     """The key encoder and its queue: what eq. 1 needs beside E. It stays at the site.
 
@@ -124,9 +128,9 @@ class StyleLearner:
     def step(self, draws: torch.Generator) -> Losses:
         """Contrast one batch of queries, then teach the critic."""
         query_volume, other = self._batch(draws), self._batch(draws)
-        key_volume = torch.cat(
-            [positive(self.registration, query_volume[i : i + 1], other[i : i + 1]) for i in range(len(query_volume))]
-        )
+        lot = 1 if query_volume.device.type == "cpu" else TOGETHER
+        pairs = zip(torch.split(query_volume, lot), torch.split(other, lot), strict=True)
+        key_volume = torch.cat([positive(self.registration, *pair) for pair in pairs])
         code = self.nets["E"](query_volume)
         contrast = self.contrast.loss(code, key_volume, draws)
         adversarial = encoder_loss(self.nets["D_style"](code))

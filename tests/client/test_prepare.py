@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from client.cases import Cases
+from client.cases import Cases, OnDevice
 from client.layouts import Scan
 from client.nifti import SEG35_TO_ASEG, read_image, read_labels
 from client.prepare import AtlasFrame, prepare, prepare_site
@@ -145,6 +145,16 @@ def test_cases_reads_prepared_files(tmp_path: Path) -> None:
     paths[1].write_bytes(b"")
     with pytest.raises(DataError, match="unreadable"):
         cases.image(1)
+
+
+def test_scans_on_a_device_are_read_once(tmp_path: Path) -> None:
+    """What a step asks for again does not come from the disk."""
+    path = prepare(scan(tmp_path), frame(), tmp_path / "store")
+    held = OnDevice(Cases((path,)), torch.device("cpu"))
+    first = held.image(0)
+    assert torch.equal(first, Cases((path,)).image(0))
+    path.write_bytes(b"")
+    assert torch.equal(held.image(0), first) and len(held) == 1
 
 
 def changed(voxel: float) -> np.ndarray:

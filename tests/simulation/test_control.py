@@ -13,7 +13,7 @@ def test_a_control_pair_keeps_image_and_labels_together() -> None:
     radius = sum(axis**2 for axis in axes).sqrt()
     image = ((radius < 0.7) * (0.4 + 0.5 * (radius < 0.4)))[None]
     labels = (radius < 0.7).long() + (radius < 0.4).long()
-    pairs = control_pairs(image, AtlasLabels(labels))
+    pairs = control_pairs(image, AtlasLabels(labels), 2.4)
     made, carried = pairs(torch.Generator().manual_seed(1))
     assert made.shape == image.shape and carried.shape == labels.shape
     assert float(made.min()) >= 0 and float(made.max()) <= 1
@@ -28,6 +28,6 @@ def test_a_control_pair_keeps_image_and_labels_together() -> None:
 
 def test_random_flows_bend_and_do_not_fold() -> None:
     """Voxels move by a voxel or more, and next to none fold."""
-    flow = random_flow((48, 48, 48), torch.Generator().manual_seed(3))
+    flow = random_flow((48, 48, 48), 2.4, torch.Generator().manual_seed(3))
     assert float(flow.square().sum(dim=1).sqrt().mean()) > 1.0
     assert float(folded_fraction(flow)) < 0.001
