@@ -82,13 +82,9 @@ def lncc(u: Tensor, v: Tensor, window: int = 7, eps: float = 1e-5) -> Tensor:
     """
     _check_pair(u, v, window)
     u, v = _as_maps(u), _as_maps(v)
-    means = apply(bands(u, box(window)), torch.cat((u, v, u * u, v * v, u * v)))
-    mean_u, mean_v, uu, vv, uv = means.chunk(5)
-    # Means instead of sums keep the cancellation below small; `eps` is divided by voxels squared to match.
-    variances = (uu - mean_u * mean_u).clamp_min(0) * (vv - mean_v * mean_v).clamp_min(0)
-    covariance = uv - mean_u * mean_v
-    correlation: Tensor = covariance * covariance / (variances + eps / window**6)
-    return correlation.mean()
+    # Means instead of sums keep the cancellation small; `eps` is divided by voxels squared to match.
+    correlation: Tensor = _Correlation.apply(u, v, bands(u, box(window)), eps / window**6, _wanted(u, v))  # type: ignore[no-untyped-call]
+    return correlation
 
 
 def _ssim(u: Tensor, v: Tensor, blur: Filter, range_: float) -> Tensor:
@@ -102,7 +98,7 @@ def _ssim(u: Tensor, v: Tensor, blur: Filter, range_: float) -> Tensor:
 
 def _structure(u: Tensor, v: Tensor, blur: Filter, constant: float) -> Tensor:
     """Mean structure term of SSIM of each volume, (N,), from maps (N, D, H, W)."""
-    structure: Tensor = _Structure.apply(u, v, bands(u, blur), constant)  # type: ignore[no-untyped-call]
+    structure: Tensor = _Structure.apply(u, v, bands(u, blur), constant, _wanted(u, v))  # type: ignore[no-untyped-call]
     return structure
 
 
@@ -113,38 +109,118 @@ def _moments(u: Tensor, v: Tensor, along: Bands, constant: float) -> tuple[Tenso
     return apply(along, torch.cat([u, v, squares, product])).chunk(4)
 
 
-class _Structure(torch.autograd.Function):
-    """`(2 cov(u, v) + c) / (var(u) + var(v) + c)` with its gradient written out.
+Wanted = tuple[bool, bool]
+"""Which of two volumes want a gradient."""
 
-    Half the passes over memory of autograd's, and where only one volume wants a gradient, three filtered maps for it.
+
+def _wanted(u: Tensor, v: Tensor) -> Wanted:
+    on = torch.is_grad_enabled()
+    return on and u.requires_grad, on and v.requires_grad
+
+
+class _Known(torch.autograd.Function):
+    """A measure whose gradient is worked out with its value: what comes back to a number can only scale it.
+
+    So one map stays for each volume that wants a gradient, where six to nine would wait for the backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, v: Tensor, along: Bands, constant: float) -> Tensor:
-        mean_u, mean_v, squares, product = _moments(u, v, along, constant)
-        total = squares.addcmul_(mean_u, mean_u, value=-1).addcmul_(mean_v, mean_v, value=-1)
-        structure = product.addcmul_(mean_u, mean_v, value=-2).div_(total)
-        ctx.save_for_backward(u, v, mean_u, mean_v, total, structure)
-        ctx.along = along
-        return structure.flatten(1).mean(1)
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        scale = gradient.view(-1, 1, 1, 1)
+        by_u, by_v = (None if one is None else one * scale for one in ctx.saved_tensors)
+        return by_u, by_v, None, None, None
+
+
+class _Structure(_Known):
+    """`(2 cov(u, v) + c) / (var(u) + var(v) + c)`, the mean of each volume, (N,)."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        u, v, mean_u, mean_v, total, structure = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:2]
-        maps = total.new_empty((2 + sum(wanted)) * len(u), *total.shape[1:])
-        cross, own, *through = maps.chunk(2 + sum(wanted))  # what comes by -2 uv, by uu + vv, and by the means
-        torch.div((-2 * gradient / total[0].numel()).view(-1, 1, 1, 1), total, out=cross)
-        torch.mul(cross, structure, out=own)
-        sides = [one for one, asked in zip(((mean_u, mean_v), (mean_v, mean_u)), wanted, strict=True) if asked]
-        for by_mean, (ours, theirs) in zip(through, sides, strict=True):
-            torch.mul(cross, theirs, out=by_mean).addcmul_(own, ours, value=-1)
-        cross, own, *through = apply(ctx.along.adjoint, maps).chunk(2 + sum(wanted))
-        found = iter(through)
-        by_u = next(found).addcmul_(cross, v, value=-1).addcmul_(own, u) if wanted[0] else None
-        by_v = next(found).addcmul_(cross, u, value=-1).addcmul_(own, v) if wanted[1] else None
-        return by_u, by_v, None, None
+    def forward(ctx: Any, u: Tensor, v: Tensor, along: Bands, constant: float, wanted: Wanted) -> Tensor:
+        maps, (_, _, squares, product) = _room(u, v, 4)
+        start = u.new_tensor(constant)
+        torch.addcmul(start, u, u, out=squares).addcmul_(v, v)
+        torch.addcmul(start, u, v, value=2, out=product)
+        mean_u, mean_v, squares, product = apply(along, maps).chunk(4)
+        total = squares.addcmul_(mean_u, mean_u, value=-1).addcmul_(mean_v, mean_v, value=-1)
+        structure = product.addcmul_(mean_u, mean_v, value=-2).div_(total)
+        slopes = _Slopes(total, wanted, alike=True)
+        for cross, own in zip(slopes.cross, slopes.own, strict=True):
+            torch.div(-2 / total[0].numel(), total, out=cross)
+            torch.mul(cross, structure, out=own)
+        ctx.save_for_backward(*slopes.back((u, v), (mean_u, mean_v), along))
+        return structure.flatten(1).mean(1)
+
+
+class _Correlation(_Known):
+    """`cov(u, v)^2 / (var(u) var(v) + c)`, the mean over all."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, v: Tensor, along: Bands, constant: float, wanted: Wanted) -> Tensor:
+        maps, (_, _, *products) = _room(u, v, 5)
+        for (one, other), product in zip(((u, u), (v, v), (u, v)), products, strict=True):
+            torch.mul(one, other, out=product)
+        mean_u, mean_v, spread_u, spread_v, covariance = apply(along, maps).chunk(5)
+        spread_u.addcmul_(mean_u, mean_u, value=-1).clamp_min_(0)
+        spread_v.addcmul_(mean_v, mean_v, value=-1).clamp_min_(0)
+        covariance.addcmul_(mean_u, mean_v, value=-1)
+        share = covariance / torch.addcmul(u.new_tensor(constant), spread_u, spread_v)
+        slopes = _Slopes(share, wanted, alike=False)
+        for cross in slopes.cross:
+            torch.mul(share, -2 / share.numel(), out=cross)
+        for own, side in zip(slopes.own, slopes.sides, strict=True):
+            ours, theirs = (spread_v, spread_u) if side else (spread_u, spread_v)
+            torch.mul(slopes.cross[0], share, out=own).mul_(theirs).mul_(ours > 0)  # a clamped one has no slope
+        ctx.save_for_backward(*slopes.back((u, v), (mean_u, mean_v), along))
+        return (covariance * share).mean()
+
+
+def _room(u: Tensor, v: Tensor, count: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Make room for maps that are filtered together, of which u and v are the first two: all of them, and each."""
+    maps = u.new_empty(count * len(u), *u.shape[1:])
+    parts = maps.chunk(count)
+    parts[0].copy_(u)
+    parts[1].copy_(v)
+    return maps, parts
+
+
+class _Slopes:
+    """How a measure changes with its filtered maps, and so with u and v themselves.
+
+    Args:
+        like: (N, D, H, W), one such map.
+        wanted: for which of u and v.
+        alike: whether the measure sees uu + vv only.
+    """
+
+    def __init__(self, like: Tensor, wanted: Wanted, alike: bool) -> None:
+        self.sides = [side for side in (0, 1) if wanted[side]]
+        self._owns = min(1, len(self.sides)) if alike else len(self.sides)
+        self._count = min(1, len(self.sides)) + self._owns + len(self.sides)
+        self._maps = like.new_empty(self._count * len(like), *like.shape[1:])
+        self.cross, self.own, self._by_means = self._split(self._maps)
+        """By -2 uv, if any is wanted, and by the squares: to be filled."""
+
+    def _split(self, maps: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        parts = list(maps.chunk(self._count)) if self._count else []
+        return parts[:1], parts[1 : 1 + self._owns], parts[1 + self._owns :]
+
+    def back(
+        self, volumes: tuple[Tensor, Tensor], means: tuple[Tensor, Tensor], along: Bands
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Give the slope by u and by v, or None where it is not wanted."""
+        found: list[Tensor | None] = [None, None]
+        if not self.sides:
+            return None, None
+        for place, (side, by_mean) in enumerate(zip(self.sides, self._by_means, strict=True)):
+            own = self.own[min(place, self._owns - 1)]
+            torch.mul(self.cross[0], means[1 - side], out=by_mean).addcmul_(own, means[side], value=-1)
+        (cross,), owns, by_means = self._split(apply(along.adjoint, self._maps))
+        for place, (side, by_mean) in enumerate(zip(self.sides, by_means, strict=True)):
+            own = owns[min(place, self._owns - 1)]
+            # A new one: what is kept would hold all maps, were it one of them.
+            found[side] = torch.addcmul(by_mean, cross, volumes[1 - side], value=-1).addcmul_(own, volumes[side])
+        return found[0], found[1]
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:

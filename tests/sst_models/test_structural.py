@@ -39,13 +39,15 @@ def assert_alike(ours, theirs, u: Tensor, v: Tensor, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_gradient_for_one_volume_is_that_for_both(first: bool) -> None:
-    """Training asks for one of them."""
+@pytest.mark.parametrize("measure", [lambda u, v: ms_ssim(u, v, 2), lncc])
+def test_a_gradient_for_one_volume_is_that_for_both(measure, first: bool) -> None:
+    """Training asks for one of them; without a gradient the value is the same."""
     u, v = pair(13, 14, 15, batch=2)
-    _, *both = value_and_gradient(lambda u, v: ms_ssim(u, v, 2), u, v)
+    value, *both = value_and_gradient(measure, u, v)
     one = (u if first else v).clone().requires_grad_()
-    (found,) = torch.autograd.grad(ms_ssim(*((one, v) if first else (u, one)), 2), one)
-    torch.testing.assert_close(found, both[0 if first else 1])
+    (found,) = torch.autograd.grad(3 * measure(*((one, v) if first else (u, one))), one)
+    torch.testing.assert_close(found, 3 * both[0 if first else 1])
+    torch.testing.assert_close(measure(u, v), value)
 
 
 def slow_lncc(u: Tensor, v: Tensor, window: int) -> Tensor:
