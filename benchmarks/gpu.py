@@ -37,6 +37,7 @@ from torch.utils.flop_counter import flop_registry
 
 import client.scans
 import server.run
+from client.cases import OnDevice
 from client.prepare import AtlasFrame
 from configs.schema import Experiment, load
 from server import segmenters
@@ -140,14 +141,6 @@ def _tensors(found: Any) -> Iterator[Tensor]:
             yield from _tensors(one)
 
 
-class Held(Brains):
-    """Four scans on the device."""
-
-    def __init__(self, shape: tuple[int, int, int], device: torch.device) -> None:
-        super().__init__(shape)
-        self._volumes = [one.to(device) for one in self._volumes]
-
-
 def speed(preset: Experiment, device: torch.device) -> Row:
     """Measure a step of each phase, the joint one at batch 4, and 1850 pairs, each with a style of its own."""
     most, phases = Ceilings.of(device), preset.phases
@@ -173,7 +166,8 @@ def step_of(name: str, preset: Experiment, device: torch.device, most: Ceilings)
     """Measure one phase's step."""
     phase, shape = BY_NAME[name], preset.grid.shape
     nets = {part: place(build(part, preset), device) for part in phase.learns + phase.uses}
-    own = Material(Held(shape, device), volume(shape, 9).to(device), (), labels(shape, preset.grid.finer).to(device))
+    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.finer).to(device))
+    own = Material(OnDevice(Brains(shape), device), atlas[0], (), atlas[1])
     learner, numbers = phase.make(nets, preset, own), iter(range(10**6))
     seconds = middle(lambda: learner.step(generator(1, name, next(numbers))), device, warm=6)
     with Asked(most) as asked:

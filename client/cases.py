@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from configs.errors import DataError
+from sst_models.learner import Scans
 
 
 def _tensor(path: Path, name: str) -> Tensor | None:
@@ -69,16 +70,16 @@ class OnDevice:
     """Scans that stay on a GPU once they were read: a step there is shorter than reading its scans.
 
     Args:
-        cases: a site's.
+        scans: a site's.
         device: where to.
     """
 
-    def __init__(self, cases: Cases, device: torch.device) -> None:
-        self._cases = cases
-        self._held = lru_cache(maxsize=KEEP)(lambda position: cases.image(position).to(device))
+    def __init__(self, scans: Scans, device: torch.device) -> None:
+        self._scans = scans
+        self._held = lru_cache(maxsize=KEEP)(lambda position: scans.image(position).to(device))
 
     def __len__(self) -> int:
-        return len(self._cases)
+        return len(self._scans)
 
     def image(self, position: int) -> Tensor:
         """(1, D, H, W) float32 in [0, 1], not to be changed.

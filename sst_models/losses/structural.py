@@ -137,18 +137,14 @@ class _Structure(_Known):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, v: Tensor, along: Bands, constant: float, wanted: Wanted) -> Tensor:
-        maps, (_, _, squares, product) = _room(u, v, 4)
-        start = u.new_tensor(constant)
-        torch.addcmul(start, u, u, out=squares).addcmul_(v, v)
-        torch.addcmul(start, u, v, value=2, out=product)
-        mean_u, mean_v, squares, product = apply(along, maps).chunk(4)
+        mean_u, mean_v, squares, product = _moments(u, v, along, constant)
         total = squares.addcmul_(mean_u, mean_u, value=-1).addcmul_(mean_v, mean_v, value=-1)
         structure = product.addcmul_(mean_u, mean_v, value=-2).div_(total)
-        slopes = _Slopes(total, wanted, alike=True)
-        for cross, own in zip(slopes.cross, slopes.own, strict=True):
-            torch.div(-2 / total[0].numel(), total, out=cross)
-            torch.mul(cross, structure, out=own)
-        ctx.save_for_backward(*slopes.back((u, v), (mean_u, mean_v), along))
+        if any(wanted):
+            slopes = _Slopes(total, wanted, alike=True)
+            torch.div(-2 / total[0].numel(), total, out=slopes.cross)
+            torch.mul(slopes.cross, structure, out=slopes.own[0])
+            ctx.save_for_backward(*slopes.back((u, v), (mean_u, mean_v), along))
         return structure.flatten(1).mean(1)
 
 
@@ -157,31 +153,20 @@ class _Correlation(_Known):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, v: Tensor, along: Bands, constant: float, wanted: Wanted) -> Tensor:
-        maps, (_, _, *products) = _room(u, v, 5)
-        for (one, other), product in zip(((u, u), (v, v), (u, v)), products, strict=True):
-            torch.mul(one, other, out=product)
-        mean_u, mean_v, spread_u, spread_v, covariance = apply(along, maps).chunk(5)
+        maps = apply(along, torch.cat((u, v, u * u, v * v, u * v)))
+        mean_u, mean_v, spread_u, spread_v, covariance = maps.chunk(5)
         spread_u.addcmul_(mean_u, mean_u, value=-1).clamp_min_(0)
         spread_v.addcmul_(mean_v, mean_v, value=-1).clamp_min_(0)
         covariance.addcmul_(mean_u, mean_v, value=-1)
         share = covariance / torch.addcmul(u.new_tensor(constant), spread_u, spread_v)
-        slopes = _Slopes(share, wanted, alike=False)
-        for cross in slopes.cross:
-            torch.mul(share, -2 / share.numel(), out=cross)
-        for own, side in zip(slopes.own, slopes.sides, strict=True):
-            ours, theirs = (spread_v, spread_u) if side else (spread_u, spread_v)
-            torch.mul(slopes.cross[0], share, out=own).mul_(theirs).mul_(ours > 0)  # a clamped one has no slope
-        ctx.save_for_backward(*slopes.back((u, v), (mean_u, mean_v), along))
+        if any(wanted):
+            slopes = _Slopes(share, wanted, alike=False)
+            torch.mul(share, -2 / share.numel(), out=slopes.cross)
+            for own, side in zip(slopes.own, slopes.sides, strict=True):
+                ours, theirs = (spread_v, spread_u) if side else (spread_u, spread_v)
+                torch.mul(slopes.cross, share, out=own).mul_(theirs).mul_(ours > 0)  # a clamped one has no slope
+            ctx.save_for_backward(*slopes.back((u, v), (mean_u, mean_v), along))
         return (covariance * share).mean()
-
-
-def _room(u: Tensor, v: Tensor, count: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Make room for maps that are filtered together, of which u and v are the first two: all of them, and each."""
-    maps = u.new_empty(count * len(u), *u.shape[1:])
-    parts = maps.chunk(count)
-    parts[0].copy_(u)
-    parts[1].copy_(v)
-    return maps, parts
 
 
 class _Slopes:
@@ -189,33 +174,30 @@ class _Slopes:
 
     Args:
         like: (N, D, H, W), one such map.
-        wanted: for which of u and v.
+        wanted: for which of u and v; one at least.
         alike: whether the measure sees uu + vv only.
     """
 
     def __init__(self, like: Tensor, wanted: Wanted, alike: bool) -> None:
         self.sides = [side for side in (0, 1) if wanted[side]]
-        self._owns = min(1, len(self.sides)) if alike else len(self.sides)
-        self._count = min(1, len(self.sides)) + self._owns + len(self.sides)
-        self._maps = like.new_empty(self._count * len(like), *like.shape[1:])
+        self._owns = 1 if alike else len(self.sides)
+        self._maps = like.new_empty((1 + self._owns + len(self.sides)) * len(like), *like.shape[1:])
         self.cross, self.own, self._by_means = self._split(self._maps)
-        """By -2 uv, if any is wanted, and by the squares: to be filled."""
+        """By -2 uv, and by the squares: to be filled."""
 
-    def _split(self, maps: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        parts = list(maps.chunk(self._count)) if self._count else []
-        return parts[:1], parts[1 : 1 + self._owns], parts[1 + self._owns :]
+    def _split(self, maps: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        cross, *rest = maps.chunk(1 + self._owns + len(self.sides))
+        return cross, rest[: self._owns], rest[self._owns :]
 
     def back(
         self, volumes: tuple[Tensor, Tensor], means: tuple[Tensor, Tensor], along: Bands
     ) -> tuple[Tensor | None, Tensor | None]:
         """Give the slope by u and by v, or None where it is not wanted."""
-        found: list[Tensor | None] = [None, None]
-        if not self.sides:
-            return None, None
         for place, (side, by_mean) in enumerate(zip(self.sides, self._by_means, strict=True)):
             own = self.own[min(place, self._owns - 1)]
-            torch.mul(self.cross[0], means[1 - side], out=by_mean).addcmul_(own, means[side], value=-1)
-        (cross,), owns, by_means = self._split(apply(along.adjoint, self._maps))
+            torch.mul(self.cross, means[1 - side], out=by_mean).addcmul_(own, means[side], value=-1)
+        cross, owns, by_means = self._split(apply(along.adjoint, self._maps))
+        found: list[Tensor | None] = [None, None]
         for place, (side, by_mean) in enumerate(zip(self.sides, by_means, strict=True)):
             own = owns[min(place, self._owns - 1)]
             # A new one: what is kept would hold all maps, were it one of them.

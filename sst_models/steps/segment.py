@@ -47,7 +47,7 @@ def move(image: Tensor, labels: Tensor, draws: torch.Generator) -> tuple[Tensor,
     sides = torch.tensor(image.shape[1:], dtype=torch.float32)
     change = (0.1 * (torch.rand(3, 3, generator=draws) * 2 - 1)).to(image)
     shift = (0.03 * (torch.rand(3, generator=draws) * 2 - 1) * sides).to(image)
-    axes = [torch.arange(int(side), dtype=torch.float32).to(image) - (int(side) - 1) / 2 for side in sides]
+    axes = [torch.arange(side).to(image) - (side - 1) / 2 for side in image.shape[1:]]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     flow = (torch.einsum("ab,bdhw->adhw", change, grid) + shift.view(3, 1, 1, 1))[None]
     return warp(image[None], flow)[0], warp_labels(labels[None], flow)[0]
