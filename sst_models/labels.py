@@ -26,6 +26,9 @@ from sst_models.warp import blocks, shared, warp, warp_labels
 _MIXED = CLASSES
 """In place of a class: a box that holds several."""
 
+_SLAB = 131072
+"""Voxels whose places are worked out at once on a CPU: as many as stay in a processor's cache."""
+
 
 class AtlasLabels:
     """The class of each part of an atlas's voxels; four bytes a part, once flows were carried.
@@ -114,12 +117,19 @@ class AtlasLabels:
     def _middles(self, flow: Tensor) -> Tensor:
         """Give the place in `_bordered` of the part in the middle of the box that a flow points at, (D, H, W)."""
         half, strides = self.finer // 2, self._bordered.stride()
-        place = torch.zeros(flow.shape[2:], dtype=torch.int64, device=flow.device)
-        for axis, (side, stride) in enumerate(zip(self.parts.shape, strides, strict=True)):
-            voxel = torch.arange(flow.shape[2 + axis], dtype=torch.float32, device=flow.device)
-            points = flow[0, axis].float() + voxel.view([-1 if axis == own else 1 for own in range(3)])
-            part = (points * self.finer + half).round_().clamp_(-half - 1, side + half)
-            place.add_(part.long() + self._border, alpha=stride)
+        place = torch.empty(flow.shape[2:], dtype=torch.int64, device=flow.device)
+        whole = torch.int32 if self._bordered.numel() < 2**31 else torch.int64
+        axes = [torch.arange(side, dtype=torch.float32, device=flow.device) for side in place.shape]
+        voxels = [axis.view([-1 if axis is own else 1 for own in axes]) for axis in axes]
+        planes = max(1, _SLAB // place[0].numel()) if flow.device.type == "cpu" else len(place)
+        for slab in range(0, len(place), planes):
+            rows = slice(slab, slab + planes)
+            found = torch.full_like(place[rows], self._border * sum(strides), dtype=whole)
+            for axis, (side, stride) in enumerate(zip(self.parts.shape, strides, strict=True)):
+                points = flow[0, axis, rows].float() + (voxels[axis] if axis else voxels[0][rows])
+                part = points.mul_(self.finer).add_(half).round_().clamp_(-half - 1, side + half)
+                found.add_(part.to(whole), alpha=stride)
+            place[rows] = found
         return place
 
     def _counts(self, middles: Tensor) -> Tensor:
