@@ -109,7 +109,7 @@ def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: f
     prior /= prior.sum(0, keepdim=True).clamp(min=1e-6)
     prior = (prior + FLOOR * (prior > REACHED)).clamp_(min=1e-9).log_()
     group = groups(scan.device)  # left and right share their intensities
-    share, now = group_chances(chances), torch.empty(0)
+    share, now = group_chances(chances), prior
     for _ in range(PASSES):
         like = _likelihood(share, scan[0, 0], REACH / spacing, unsettled)
         now = torch.softmax(prior.add(like[group], alpha=weight), dim=0)

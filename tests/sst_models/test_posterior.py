@@ -67,6 +67,16 @@ def test_no_structure_appears_that_the_atlas_has_not() -> None:
     assert not refine(image[None, None], AtlasLabels(labels), off(99.0), 0.7, 2.4).any()
 
 
+def test_what_no_label_is_near_is_background_however_bright() -> None:
+    """A scan's skull, say, that was not stripped whole; and what is near labels is told as without it."""
+    labels, image = brain(SIDES)
+    skull = image.clone()
+    skull[:2, :2] = image.max()
+    bare, found = (refine(one[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4) for one in (image, skull))
+    assert not labels[:6, :6].any() and not found[:2, :2].any()
+    assert mean_dice(found, bare) > 0.99
+
+
 def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
     """Both are wrong by a voxel, towards opposite ends of the scan; a third of what one of them costs comes back."""
     labels, image = brain(SIDES)
