@@ -101,23 +101,17 @@ def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: f
         edge: sigma of the Gaussian by which the chances are softened, mm.
 
     Returns:
-        Chances of the same shape. Where nothing but background was thought of near a voxel, it is background.
+        Chances of the same shape.
     """
-    soft = blur(chances, edge / spacing).flatten(1)
-    unsettled = (soft[1:].amax(0) > REACHED).nonzero().squeeze(1)  # most of a volume is settled
-    prior = soft[:, unsettled]
-    prior /= prior.sum(0, keepdim=True).clamp(min=1e-6)
-    prior = (prior + FLOOR * (prior > REACHED)).clamp_(min=1e-9).log_()
+    prior = blur(chances, edge / spacing)
+    prior = prior / prior.sum(0, keepdim=True).clamp(min=1e-6)
+    prior = (prior + FLOOR * (prior > REACHED)).clamp(min=1e-9).log()
     group = groups(scan.device)  # left and right share their intensities
-    share, now = group_chances(chances), prior
+    now = chances
     for _ in range(PASSES):
-        like = _likelihood(share, scan[0, 0], REACH / spacing, unsettled)
-        now = torch.softmax(prior.add(like[group], alpha=weight), dim=0)
-        share.flatten(1)[:, unsettled] = group_chances(now)
-    settled = torch.zeros_like(chances)
-    settled[0] = 1
-    settled.flatten(1)[:, unsettled] = now
-    return settled
+        like = _likelihood(group_chances(now), scan[0, 0], REACH / spacing)
+        now = torch.softmax(prior + weight * like[group], dim=0)
+    return now
 
 
 @torch.no_grad()
@@ -129,29 +123,21 @@ def evidence(scan: Tensor, labels: Tensor, spacing: float) -> float:
         labels: class indices, (D, H, W).
         spacing: of the grid, mm.
     """
-    group, brain = groups(scan.device)[labels.long()], (scan.flatten() > 0).nonzero().squeeze(1)
-    density = _likelihood(shares(group, COUNT, scan.dtype), scan[0, 0], REACH / spacing, brain)
-    return float(density.gather(0, group.flatten()[None, brain]).mean())
+    group = groups(scan.device)[labels.long()]
+    density = _likelihood(shares(group, COUNT, scan.dtype), scan[0, 0], REACH / spacing).gather(0, group[None])[0]
+    return float(density[scan[0, 0] > 0].mean())
 
 
-def _likelihood(share: Tensor, scan: Tensor, reach: float, places: Tensor) -> Tensor:
-    """Give the log-density of the intensity at each of some voxels in each group, (17, M), by the Gaussian near it.
-
-    Args:
-        share: chances of each group, (17, D, H, W).
-        scan: (D, H, W).
-        reach: voxels, sigma of the Gaussian of what is near.
-        places: (M,) int64, where in a flattened volume.
-    """
-    told = (share, share * scan, share * scan.square())  # count, sum and sum of squares
-    whole = torch.stack([maps.sum((1, 2, 3)) for maps in told])[..., None, None, None]
-    overall = whole / whole[0].clamp(min=1.0)
-    pooled = torch.cat([F.avg_pool3d(maps, 2, ceil_mode=True, count_include_pad=False) for maps in told])
+def _likelihood(share: Tensor, scan: Tensor, reach: float) -> Tensor:
+    """Give the log-density of each voxel's intensity in each group, (17, D, H, W), by the Gaussian near it."""
+    told = torch.stack([share, share * scan, share * scan.square()])  # count, sum and sum of squares
+    whole = told.sum((2, 3, 4), keepdim=True)
+    overall = whole / whole[:1].clamp(min=1.0)
+    pooled = F.avg_pool3d(told.flatten(0, 1), 2, ceil_mode=True, count_include_pad=False)
     voxels = (math.sqrt(2 * math.pi) * reach) ** 3  # in a Gaussian of this sigma
     near = voxels * blur(pooled, reach / 2).view(3, -1, *pooled.shape[1:]) + ANCHOR * overall
     mean = near[1] / near[0].clamp(min=1e-6)
     variance = (near[2] / near[0].clamp(min=1e-6) - mean.square()).clamp(min=0) + SPREAD**2
-    fine = (F.interpolate(maps[None], scan.shape, mode="trilinear")[0] for maps in (mean, variance))
-    mean, variance = (maps.flatten(1)[:, places] for maps in fine)
-    density: Tensor = (mean - scan.flatten()[places]).square_().div_(variance).add_(variance.log()).mul_(-0.5)
+    mean, variance = F.interpolate(torch.stack([mean, variance]), scan.shape, mode="trilinear")
+    density: Tensor = -0.5 * ((scan - mean).square() / variance + variance.log())
     return density
