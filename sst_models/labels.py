@@ -116,20 +116,21 @@ class AtlasLabels:
 
     def _middles(self, flow: Tensor) -> Tensor:
         """Give the place in `_bordered` of the part in the middle of the box that a flow points at, (D, H, W)."""
-        half, strides = self.finer // 2, self._bordered.stride()
+        depth, *plane = (torch.arange(side, dtype=torch.float32, device=flow.device) for side in flow.shape[2:])
         place = torch.empty(flow.shape[2:], dtype=torch.int64, device=flow.device)
+        slabs = (blocks(maps, max(1, _SLAB // place[0].numel())) for maps in (place, flow[0].movedim(1, 0), depth))
+        for found, flows, rows in zip(*slabs, strict=True):
+            found.copy_(self._places(flows.unbind(1), torch.meshgrid(rows, *plane, indexing="ij")))
+        return place
+
+    def _places(self, flows: Sequence[Tensor], voxels: Sequence[Tensor]) -> Tensor:
+        """As `_middles`, of some voxels, by their displacement and their index along each axis, (...) each."""
+        half, strides = self.finer // 2, self._bordered.stride()
         whole = torch.int32 if self._bordered.numel() < 2**31 else torch.int64
-        axes = [torch.arange(side, dtype=torch.float32, device=flow.device) for side in place.shape]
-        voxels = [axis.view([-1 if axis is own else 1 for own in axes]) for axis in axes]
-        planes = max(1, _SLAB // place[0].numel()) if flow.device.type == "cpu" else len(place)
-        for slab in range(0, len(place), planes):
-            rows = slice(slab, slab + planes)
-            found = torch.full_like(place[rows], self._border * sum(strides), dtype=whole)
-            for axis, (side, stride) in enumerate(zip(self.parts.shape, strides, strict=True)):
-                points = flow[0, axis, rows].float() + (voxels[axis] if axis else voxels[0][rows])
-                part = points.mul_(self.finer).add_(half).round_().clamp_(-half - 1, side + half)
-                found.add_(part.to(whole), alpha=stride)
-            place[rows] = found
+        place = torch.full_like(flows[0], self._border * sum(strides), dtype=whole)
+        for flow, voxel, side, stride in zip(flows, voxels, self.parts.shape, strides, strict=True):
+            part = (flow.float() + voxel).mul_(self.finer).add_(half).round_().clamp_(-half - 1, side + half)
+            place.add_(part.to(whole), alpha=stride)
         return place
 
     def _counts(self, middles: Tensor) -> Tensor:

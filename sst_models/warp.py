@@ -156,9 +156,9 @@ def _cells(padded: Tensor) -> Tensor:
     return functional.pad(shared(padded.clamp_min(0), 2, _MIXED), (0, 1) * 3)
 
 
-def blocks(places: Tensor) -> tuple[Tensor, ...]:
-    """Cut a list of places (M,) into what is worked on at once: a few on a CPU, all on a GPU, whose launches cost."""
-    return torch.split(places, _BLOCK) if places.device.type == "cpu" else (places,)
+def blocks(places: Tensor, most: int = _BLOCK) -> tuple[Tensor, ...]:
+    """Cut a list (M, ...) into what is worked on at once: `most` on a CPU, all on a GPU, whose launches cost."""
+    return torch.split(places, most) if places.device.type == "cpu" else (places,)
 
 
 def shared(labels: Tensor, window: int, mixed: int) -> Tensor:
