@@ -3,9 +3,10 @@
 A registration is wrong by a voxel here and there, and a scan shows where: a voxel beside the third ventricle that is as
 dark as the ventricle belongs to it. Carried labels, softened at their edges, are the prior; near each place the
 intensities of a structure are a Gaussian, told by the voxels that are most likely its own; Bayes' rule gives each voxel
-its label, and the Gaussians are told anew. It is the expectation maximisation of atlas-based segmentation (Ashburner &
-Friston 2005, NeuroImage 26; Puonti et al. 2016, NeuroImage 143), on flows that stay as they are. The constants were
-chosen on validation scans (LEARNING.md).
+its label, and the Gaussians are told anew. Structures near a place share one width: with widths of their own, the
+wider of two neighbours takes the voxels that hold both, and pallidum and amygdala grow into white matter. It is the
+expectation maximisation of atlas-based segmentation (Ashburner & Friston 2005, NeuroImage 26; Puonti et al. 2016,
+NeuroImage 143), on flows that stay as they are. The constants were chosen on validation scans (LEARNING.md).
 """
 
 import math
@@ -26,8 +27,11 @@ EDGE = 1.4
 LEARNT_EDGE = 1.0
 """Likewise of what a segmenter says, alone or beside carried labels: it has seen where this scan's edges are."""
 
+NEAR = 4.8
+"""Millimetres, sigma of the Gaussian of what is near a place, for a structure's intensities."""
+
 REACH = 7.2
-"""Millimetres, sigma of the Gaussian of what is near a place."""
+"""Likewise for how well labels explain a scan there (`evidence`)."""
 
 PASSES = 2
 """Times that intensities are told and labels given; more of them leave the prior behind."""
@@ -109,7 +113,7 @@ def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: f
     group = groups(scan.device)  # left and right share their intensities
     now = chances
     for _ in range(PASSES):
-        like = _likelihood(group_chances(now), scan[0, 0], REACH / spacing)
+        like = _likelihood(group_chances(now), scan[0, 0], NEAR / spacing, shared=True)
         now = torch.softmax(prior + weight * like[group], dim=0)
     return now
 
@@ -128,8 +132,12 @@ def evidence(scan: Tensor, labels: Tensor, spacing: float) -> float:
     return float(density[scan[0, 0] > 0].mean())
 
 
-def _likelihood(share: Tensor, scan: Tensor, reach: float) -> Tensor:
-    """Give the log-density of each voxel's intensity in each group, (17, D, H, W), by the Gaussian near it."""
+def _likelihood(share: Tensor, scan: Tensor, reach: float, shared: bool = False) -> Tensor:
+    """Give the log-density of each voxel's intensity in each group, (17, D, H, W), by the Gaussian near it.
+
+    `shared` gives structures the width of all of them near the place, as linear discriminants have; background, which
+    is air and tissue without a name, keeps its own.
+    """
     told = torch.stack([share, share * scan, share * scan.square()])  # count, sum and sum of squares
     whole = told.sum((2, 3, 4), keepdim=True)
     overall = whole / whole[:1].clamp(min=1.0)
@@ -137,7 +145,10 @@ def _likelihood(share: Tensor, scan: Tensor, reach: float) -> Tensor:
     voxels = (math.sqrt(2 * math.pi) * reach) ** 3  # in a Gaussian of this sigma
     near = voxels * blur(pooled, reach / 2).view(3, -1, *pooled.shape[1:]) + ANCHOR * overall
     mean = near[1] / near[0].clamp(min=1e-6)
-    variance = (near[2] / near[0].clamp(min=1e-6) - mean.square()).clamp(min=0) + SPREAD**2
+    variance = (near[2] / near[0].clamp(min=1e-6) - mean.square()).clamp(min=0)
+    if shared:
+        variance[1:] = (near[0, 1:] * variance[1:]).sum(0) / near[0, 1:].sum(0).clamp(min=1e-6)
+    variance += SPREAD**2
     mean, variance = F.interpolate(torch.stack([mean, variance]), scan.shape, mode="trilinear")
     density: Tensor = -0.5 * ((scan - mean).square() / variance + variance.log())
     return density

@@ -13,11 +13,13 @@ from material import CORTEX, VENTRICLE, WHITE, brain
 from sst_models.labels import AtlasLabels
 from sst_models.metrics import mean_dice
 from sst_models.posterior import carry_labels, refine
+from sst_models.separable import blur
 from sst_models.steps.segment import chances, segment
 from sst_models.steps.together import TRUST, chances_together, trust
 from sst_models.warp import warp_labels
 
 SIDES = (32, 32, 32)
+NUCLEUS = 9
 
 
 def two_sided(labels: Tensor) -> Tensor:
@@ -75,6 +77,18 @@ def test_what_no_label_is_near_is_background_however_bright() -> None:
     bare, found = (refine(one[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4) for one in (image, skull))
     assert not labels[:6, :6].any() and not found[:2, :2].any()
     assert mean_dice(found, bare) > 0.99
+
+
+def test_a_small_structure_keeps_its_size() -> None:
+    """Under a flow that is a voxel off, a nucleus of 56 voxels in white matter does not take those around it."""
+    draws = torch.Generator().manual_seed(1)
+    places = torch.stack(torch.meshgrid(*[torch.arange(32.0) - 15.5] * 3, indexing="ij"))
+    radius = places.square().sum(0).sqrt()
+    labels = torch.where(radius < 2.5, NUCLEUS, torch.where(radius < 14, WHITE, 0))
+    image = blur(torch.where(labels == WHITE, 0.8, 0.0)[None] + 0.5 * (labels == NUCLEUS), 0.6)[0]
+    image = (image + 0.02 * torch.randn(SIDES, generator=draws)).clamp(0.01, 1.0) * (labels > 0)
+    found = refine(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
+    assert 0.95 < float((found == NUCLEUS).sum() / (labels == NUCLEUS).sum()) < 1.05
 
 
 def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
