@@ -31,7 +31,7 @@ NEAR = 4.8
 """Millimetres, sigma of the Gaussian of what is near a place, for a structure's intensities."""
 
 REACH = 7.2
-"""Likewise for how well labels explain a scan there (`evidence`)."""
+"""Likewise for how well labels explain a scan (`evidence`) and how far two opinions agree (`together.trust`)."""
 
 PASSES = 2
 """Times that intensities are told and labels given; more of them leave the prior behind."""
@@ -113,7 +113,7 @@ def settle(scan: Tensor, chances: Tensor, weight: float, spacing: float, edge: f
     group = groups(scan.device)  # left and right share their intensities
     now = chances
     for _ in range(PASSES):
-        like = _likelihood(group_chances(now), scan[0, 0], NEAR / spacing, shared=True)
+        like = _likelihood(group_chances(now), scan[0, 0], NEAR / spacing, one_width=True)
         now = torch.softmax(prior + weight * like[group], dim=0)
     return now
 
@@ -132,11 +132,11 @@ def evidence(scan: Tensor, labels: Tensor, spacing: float) -> float:
     return float(density[scan[0, 0] > 0].mean())
 
 
-def _likelihood(share: Tensor, scan: Tensor, reach: float, shared: bool = False) -> Tensor:
+def _likelihood(share: Tensor, scan: Tensor, reach: float, one_width: bool = False) -> Tensor:
     """Give the log-density of each voxel's intensity in each group, (17, D, H, W), by the Gaussian near it.
 
-    `shared` gives structures the width of all of them near the place, as linear discriminants have; background, which
-    is air and tissue without a name, keeps its own.
+    `one_width` gives structures the width of all of them near the place, as linear discriminants have; background,
+    which is air and tissue without a name, keeps its own.
     """
     told = torch.stack([share, share * scan, share * scan.square()])  # count, sum and sum of squares
     whole = told.sum((2, 3, 4), keepdim=True)
@@ -146,7 +146,7 @@ def _likelihood(share: Tensor, scan: Tensor, reach: float, shared: bool = False)
     near = voxels * blur(pooled, reach / 2).view(3, -1, *pooled.shape[1:]) + ANCHOR * overall
     mean = near[1] / near[0].clamp(min=1e-6)
     variance = (near[2] / near[0].clamp(min=1e-6) - mean.square()).clamp(min=0)
-    if shared:
+    if one_width:
         variance[1:] = (near[0, 1:] * variance[1:]).sum(0) / near[0, 1:].sum(0).clamp(min=1e-6)
     variance += SPREAD**2
     mean, variance = F.interpolate(torch.stack([mean, variance]), scan.shape, mode="trilinear")

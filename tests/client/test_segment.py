@@ -58,8 +58,8 @@ def test_left_and_right_stay_left_and_right_from_file_to_file(
         places = np.argwhere(ids == id_) @ written.affine[:3, :3].T + written.affine[:3, 3]
         assert side * places[:, 0].mean() > 8, (id_, places.mean(axis=0))
     _, truth = sample(*affine_for(axes, sides, turn))
-    assert dice(ids == LEFT, truth == LEFT) > 0.7
-    assert dice(ids == RIGHT, truth == RIGHT) > 0.7
+    assert dice(ids == LEFT, truth == LEFT) > 0.75
+    assert dice(ids == RIGHT, truth == RIGHT) > 0.74
 
 
 def test_a_model_with_a_registration_asks_it_too(tmp_path: Path) -> None:
