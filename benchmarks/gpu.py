@@ -38,7 +38,7 @@ from torch.utils.flop_counter import flop_registry
 import client.scans
 import server.run
 from client.cases import OnDevice
-from client.prepare import AtlasFrame
+from client.prepare import AtlasFrame, Prepared, store_of
 from configs.schema import Experiment, load
 from server import segmenters
 from server.atlas import read_atlas, save_atlas
@@ -185,8 +185,10 @@ def step_of(name: str, preset: Experiment, device: torch.device, most: Ceilings)
 def stages_of(pack: Pack, preset: Experiment, out: Path, device: torch.device) -> list[Stage]:
     """Give both directions, the first site of the goals first, and prepare all scans unless they are."""
 
-    def found(folders: list[Path], atlas: AtlasFrame, store: Path, *_: object) -> Any:
-        return pack.prepared(folders[0].name, store)
+    def found(folders: list[Path], atlas: AtlasFrame, *_: object) -> Prepared:
+        stores = {folder.name: store_of(out / "sites" / folder.name / "prepared", atlas) for folder in folders}
+        cases = [case for site, store in stores.items() for case in pack.prepared(site, store).cases]
+        return Prepared(tuple(cases), ())
 
     client.scans.prepare_site = found  # type: ignore[assignment]
     first, second = sorted(pack.listed, reverse=True)
@@ -195,7 +197,8 @@ def stages_of(pack: Pack, preset: Experiment, out: Path, device: torch.device) -
         direction, kept = schemes.Direction(source, target), out / "atlases" / source
         if not (out / "ready").exists():
             save_atlas(pack.atlas(source, preset.grid, device), kept)
-            write_splits(pack.splits, out / "splits" / f"{direction.name}.tsv")
+            pooled = {case: split for rows in pack.splits.values() for case, split in rows.items()}
+            write_splits({**pack.splits, schemes.POOLED: pooled}, out / "splits" / f"{direction.name}.tsv")
         stage = Stage(out, direction, preset, read_atlas(kept), data, "inprocess", device)
         stages.append(stage)
         if not (out / "ready").exists():
@@ -270,6 +273,8 @@ FEDERATED = (
 )
 PARTS = {
     "federated": FEDERATED,
+    "pooled": ("U-Net pooled", "U-Net pooled refined"),
+    "alone": ("U-Net alone", "U-Net alone refined"),
     "control": ("control", "control refined"),
     "supervised": ("supervised", "supervised refined"),
 }
@@ -296,16 +301,15 @@ def accuracy(asked: argparse.Namespace, preset: Experiment, device: torch.device
 
 def part(stage: Stage, name: str, workers: int) -> None:
     """Train and test one of `PARTS` of a direction."""
-    states, extra = {}, {}
-    if name == "federated":
-        server.run.evaluate = server.run.deliver = lambda hub, state: None  # tested below, on the card
-        scheme = schemes.schemes_for(FEDERATED, stage.direction, stage.experiment)[0]
+    server.run.evaluate = server.run.deliver = lambda hub, state: None  # tested below, on the card
+    chosen, states, extra = PARTS[name], {}, {}
+    for scheme in schemes.schemes_for(chosen, stage.direction, stage.experiment):
         states[scheme.name] = (scheme, federate(stage, scheme, Said()))
-    else:
-        extra[name] = stage.folder / "segmenters" / stage.direction.name / name
-        coloured = Coloured(stage, workers) if name == "control" else None
-        pairs = coloured.pair if coloured else arms.supervised_pairs(stage, stage.direction.target)
-        simulate.train(stage, pairs, name, extra[name], Said())
+    for arm in sorted(set(simulate.EXTRA).intersection(chosen)):
+        extra[arm] = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
+        coloured = Coloured(stage, workers) if arm == "control" else None
+        pairs = coloured.pair if coloured else simulate.pairs_of(arm, stage, states)
+        simulate.train(stage, pairs, arm, extra[arm], Said())
         if coloured:
             coloured.stop()
     say(name, "trained")

@@ -295,9 +295,17 @@ def from_dict(values: dict[str, Any], source: str) -> Experiment:
 
 
 def _check_grid(experiment: Experiment, source: str) -> None:
+    codes, unet = experiment.flow_codes, experiment.segmenter
+    multiples = {
+        "every network": 16,
+        "flow_codes, with its stem and widths,": codes.stem * 2 ** len(codes.widths),
+        "segmenter, with its stem and widths,": unet.stem * 2 ** (len(unet.widths) - 1),
+    }
     for side in experiment.grid.shape:
-        if side % 16 or side < 32:
-            raise ConfigError(f"{source}: grid.shape has a side of {side}; every side must divide by 16, from 32 on")
+        for part, multiple in multiples.items():
+            if side % multiple or side < 32:
+                least = f"{part} needs sides that divide by {multiple}, from 32 on"
+                raise ConfigError(f"{source}: grid.shape has a side of {side}; {least}")
 
 
 def _explain(error: ValidationError) -> str:

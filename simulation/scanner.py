@@ -103,7 +103,7 @@ def scan(anatomy: Anatomy, scanner: Scanner, seed: int) -> tuple[Floats, Labels,
     brain = ((anatomy.labels > 0) | (anatomy.fluid > 0.5)).astype(np.float32)
     mask = resample(brain, mats) > 0.5
     signal = resample(_emitted(anatomy, scanner, contrast, rng) * brain, mats)
-    image = _acquired(signal, mask, scanner, voxel, rng)
+    image = acquired(signal, mask, scanner, voxel, rng)
     return stored(image, resampled_labels(anatomy.labels, mats), affine, scanner.axes)
 
 
@@ -134,10 +134,18 @@ def _emitted(anatomy: Anatomy, scanner: Scanner, contrast: Floats, rng: np.rando
     return np.asarray(np.maximum(mixed, 0) ** np.float32(scanner.gamma), dtype=np.float32)
 
 
-def _acquired(
+def acquired(
     signal: Floats, mask: NDArray[np.bool_], scanner: Scanner, voxel: list[float], rng: np.random.Generator
 ) -> Floats:
-    """Bias field, Rician noise, gain and rounding, on the scanner's grid."""
+    """Give what a scanner stores of a signal: with its bias field, Rician noise and gain, in whole numbers.
+
+    Args:
+        signal: (i, j, k), white matter 1, on the grid of the scan.
+        mask: (i, j, k), the brain; outside of it the result is 0, inside at least 1.
+        scanner: whose `centre`, `bias`, `noise` and `gain` are used.
+        voxel: mm along each axis.
+        rng: of the bias field and the noise.
+    """
     points = _mm(mask, voxel)
     bump = np.exp(-0.5 * (length(points) / 48) ** 2)
     bias = 1 + scanner.centre * (bump - 0.4) + scanner.bias * smooth_noise(rng, 130.0).at(points)

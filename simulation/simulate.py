@@ -252,11 +252,12 @@ def _train_extra(
         if arm in map(unrefined, chosen):
             folders[arm] = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
             progress.stage(f"{stage.where}: {arm}", _segment_units(stage))
-            train(stage, _pairs(arm, stage, states), arm, folders[arm], progress)
+            train(stage, pairs_of(arm, stage, states), arm, folders[arm], progress)
     return folders
 
 
-def _pairs(arm: str, stage: Stage, states: Mapping[str, tuple[Scheme, RunState]]) -> Pairs:
+def pairs_of(arm: str, stage: Stage, states: Mapping[str, tuple[Scheme, RunState]]) -> Pairs:
+    """Give the pairs that an arm of `EXTRA` learns from; "U-Net alone" needs the states of both federations of one."""
     if arm == "control":
         atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
         return control_pairs(atlas, labels, stage.experiment.grid.spacing)

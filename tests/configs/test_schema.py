@@ -23,6 +23,8 @@ def test_every_preset_that_comes_with_the_project_loads(name: str) -> None:
         ({"style": {"code": 1.5}}, "key 'style.code'"),
         ({"grid": {"shape": [20, 32, 32]}}, "side of 20"),
         ({"grid": {"shape": [16, 32, 32]}}, "side of 16"),
+        ({"grid": {"shape": [32, 48, 64]}}, "side of 48; flow_codes, with its stem and widths, needs .* by 32"),
+        ({"segmenter": {"widths": [2] * 7}}, "side of 160; segmenter, with its stem and widths, needs .* by 64"),
         ({"federation": {"quorum": 2.0}}, "key 'federation.quorum'"),
     ],
 )
