@@ -36,8 +36,7 @@ def rescanned(voxels: Voxels, sides: NDArray[np.float64], scanner: Scanner, seed
     tissue = dict(scanner.tissue)
     wanted = [tissue["CSF"], tissue["Cerebral-CX"], tissue["Cerebral-WM"]]
     slope = (wanted[2] - wanted[1]) / (means[2] - means[1])
-    darkest, brightest = float(own.min()), float(own.max())
-    places = [min(darkest, means[0] - 1), *means, max(brightest, means[2] + 1)]
+    places = [0.0, *means, max(float(own.max()), means[2] + 1)]
     values = [0.0, *wanted, wanted[2] + slope * (places[-1] - means[2])]
     signal = np.zeros(voxels.shape, np.float32)
     signal[brain] = np.interp(own, places, values) ** scanner.gamma
