@@ -91,8 +91,9 @@ def segment_command(
 
     from client.model import open_model
     from client.segment import scans_at, segment_all
-    from sst_models.device import choose
+    from sst_models.device import choose, keep_freed
 
+    keep_freed()
     opened = open_model(model)
     scans = scans_at(sources, mask_pattern)
     _writable(out)
