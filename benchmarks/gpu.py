@@ -5,9 +5,9 @@
     python benchmarks/gpu.py accuracy --pack FOLDER --out RUN
     python benchmarks/gpu.py score --out RUN                            (Dice, HD95 and folds of what `accuracy` kept)
 
-FOLDER is what `pack.py` wrote. `accuracy` runs the product's own federation, control and upper bound in both
-directions, a process each, and keeps the label maps that every arm gives of the test scans. A step's floor is the sum
-over its operations of the longer of two times: floating-point operations over what a matrix product reaches on this
+FOLDER is what `pack.py` wrote. `accuracy` runs the product's own federation, pooled, alone, control and upper bound in
+both directions, a process each, and keeps the label maps that every arm gives of the test scans. A step's floor is the
+sum over its operations of the longer of two times: floating-point operations over what a matrix product reaches on this
 card, bytes read and written over what a copy reaches. The share of the roofline is that floor over the step's time.
 """
 
@@ -43,7 +43,6 @@ from configs.schema import Experiment, load
 from server import segmenters
 from server.atlas import read_atlas, save_atlas
 from simulation import arms, schemes, simulate
-from simulation.atlases import write_splits
 from simulation.control import control_pairs
 from simulation.progress import Silent
 from simulation.stage import Stage, federate, prepare
@@ -197,11 +196,10 @@ def stages_of(pack: Pack, preset: Experiment, out: Path, device: torch.device) -
         direction, kept = schemes.Direction(source, target), out / "atlases" / source
         if not (out / "ready").exists():
             save_atlas(pack.atlas(source, preset.grid, device), kept)
-            pooled = {case: split for rows in pack.splits.values() for case, split in rows.items()}
-            write_splits({**pack.splits, schemes.POOLED: pooled}, out / "splits" / f"{direction.name}.tsv")
         stage = Stage(out, direction, preset, read_atlas(kept), data, "inprocess", device)
         stages.append(stage)
         if not (out / "ready").exists():
+            stage.split(pack.splits)
             frame = AtlasFrame.of(stage.atlas.image, [list(row) for row in stage.atlas.affine], stage.atlas.digest)
             threads = torch.get_num_threads()
             for site, folder in data.items():
@@ -306,10 +304,9 @@ def part(stage: Stage, name: str, workers: int) -> None:
     for scheme in schemes.schemes_for(chosen, stage.direction, stage.experiment):
         states[scheme.name] = (scheme, federate(stage, scheme, Said()))
     for arm in sorted(set(simulate.EXTRA).intersection(chosen)):
-        extra[arm] = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
         coloured = Coloured(stage, workers) if arm == "control" else None
         pairs = coloured.pair if coloured else simulate.pairs_of(arm, stage, states)
-        simulate.train(stage, pairs, arm, extra[arm], Said())
+        extra[arm] = simulate.train(stage, pairs, arm, Said())
         if coloured:
             coloured.stop()
     say(name, "trained")

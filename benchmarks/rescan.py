@@ -56,10 +56,9 @@ def main() -> None:
     shutil.copytree(asked.site, asked.out, copy_function=shutil.copyfile)
     for number, scan in enumerate(find_scans([asked.out])):
         image = read_image(scan.image)
-        affine = affine_of(image)
-        sides = np.linalg.norm(affine[:3, :3], axis=0)
+        sides = np.array(image.GetSpacing())
         voxels = rescanned(array_of(image).astype(np.float32), sides, SCANNERS[asked.scanner], asked.seed + number)
-        nib.save(nib.Nifti1Image(voxels.astype(np.int16), affine), scan.image)  # type: ignore[no-untyped-call]
+        nib.save(nib.Nifti1Image(voxels.astype(np.int16), affine_of(image)), scan.image)  # type: ignore[no-untyped-call]
         print(scan.case, flush=True)
 
 

@@ -26,7 +26,7 @@ from server.atlas import Atlas
 from server.state import RunState
 from simulation import arms, pictures, schemes
 from simulation.arms import Tested
-from simulation.atlases import choose_atlas, write_splits
+from simulation.atlases import choose_atlas
 from simulation.control import control_pairs
 from simulation.measured import WITH_F, ArmScore, PairsPoint, Results, ScanScore, unrefined
 from simulation.panels import PICTURES, Panel, save_panels
@@ -147,12 +147,11 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
     stages = []
     for source, target in ((first, second), (second, first)):
         direction = Direction(source, target)
-        splits = {name: own.splits for name, own in chosen.items()}
-        pooled = {case: split for rows in splits.values() for case, split in rows.items()}
-        write_splits({**splits, POOLED: pooled}, options.out / "splits" / f"{direction.name}.tsv")
         atlas: Atlas = chosen[source].atlas
         data = dict(options.sites)
-        stages.append(Stage(options.out, direction, experiment, atlas, data, options.engine, device, options.bias))
+        stage = Stage(options.out, direction, experiment, atlas, data, options.engine, device, options.bias)
+        stage.split({name: own.splits for name, own in chosen.items()})
+        stages.append(stage)
     return stages
 
 
@@ -250,9 +249,8 @@ def _train_extra(
     folders = {}
     for arm in EXTRA:
         if arm in map(unrefined, chosen):
-            folders[arm] = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
             progress.stage(f"{stage.where}: {arm}", _segment_units(stage))
-            train(stage, pairs_of(arm, stage, states), arm, folders[arm], progress)
+            folders[arm] = train(stage, pairs_of(arm, stage, states), arm, progress)
     return folders
 
 
@@ -267,12 +265,14 @@ def pairs_of(arm: str, stage: Stage, states: Mapping[str, tuple[Scheme, RunState
     return arms.supervised_pairs(stage, site)
 
 
-def train(stage: Stage, pairs: Pairs, arm: str, folder: Path, progress: Progress) -> None:
-    """Train the segmenter of an arm that no federation makes."""
+def train(stage: Stage, pairs: Pairs, arm: str, progress: Progress) -> Path:
+    """Train the segmenter of an arm that no federation makes; give its folder."""
+    folder = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
     experiment = extra_experiment(stage.experiment, arm)
     unit = _segment_units(stage) / (experiment.phases.segment.rounds * experiment.phases.segment.steps)
     watch: Watch = lambda step, loss: progress.advance(step * unit, loss=loss)  # noqa: E731
     segmenters.train_segmenter(experiment, pairs, arm, folder, stage.device, watch)
+    return folder
 
 
 def extra_experiment(experiment: Experiment, arm: str) -> Experiment:

@@ -1,7 +1,7 @@
 """One direction of a simulation on disk: its sites, its atlas, and the federations that were run for it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from client.site import Site
 from configs.schema import Experiment
 from server.atlas import Atlas, save_atlas
 from server.state import RunState, Store
+from simulation.atlases import write_splits
 from simulation.engines import SiteFolder, run_federation
 from simulation.progress import PlannedPhase, Progress, watch
 from simulation.schemes import POOLED, Direction, Scheme
@@ -43,8 +44,16 @@ class Stage:
     def site(self, name: str) -> SiteFolder:
         """Give a simulated site: a folder of NIfTI and one for its state, as a real one has."""
         folders = tuple(self.data.values()) if name == POOLED else (self.data[name],)
-        splits = self.folder / "splits" / f"{self.direction.name}.tsv"
-        return SiteFolder(name, folders, self.folder / "sites" / name, None, splits, self.device.type, self.bias)
+        return SiteFolder(name, folders, self.folder / "sites" / name, None, self._splits, self.device.type, self.bias)
+
+    def split(self, splits: Mapping[str, Mapping[str, str]]) -> None:
+        """Fix which scan of which site (site -> case -> split) is for what, also where all scans are in one place."""
+        pooled = {case: split for rows in splits.values() for case, split in rows.items()}
+        write_splits({**splits, POOLED: pooled}, self._splits)
+
+    @property
+    def _splits(self) -> Path:
+        return self.folder / "splits" / f"{self.direction.name}.tsv"
 
     def cases(self, site: str, split: str) -> Cases:
         """Give a site's prepared scans of one split, aligned to this direction's atlas."""
