@@ -15,6 +15,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +39,7 @@ class Row:
     name: str
     changes: tuple[str, ...]  # as `sst simulate --set` takes them
     arms: tuple[str, ...]
-    adapts: bool = False  # whether segmenters learn anew at the sites
+    anew: Literal["test", "adapt", "segment", "all"] = "test"  # from where on it is done again
 
 
 ROWS = (
@@ -51,11 +52,14 @@ ROWS = (
     Row("no ascent", ("registration.ascent=0",), CARRIED),
     Row("no polish, no ascent", ("registration.polish=0", "registration.ascent=0"), CARRIED),
     Row("no shifts", ("segmenter.shifts=false",), TOLD),
-    Row("restyled pairs alone", ("phases.adapt.real=0",), LEARNT, adapts=True),
-    Row("real scans alone", ("phases.adapt.real=1",), LEARNT, adapts=True),
-    Row("Adam", ("phases.adapt.optimiser=adam",), LEARNT, adapts=True),
-    Row("no affine on top", ("segmenter.augment=none",), LEARNT, adapts=True),
-    Row("all pairs moved", ("segmenter.moved=1",), LEARNT, adapts=True),
+    Row("restyled pairs alone", ("phases.adapt.real=0",), LEARNT, anew="adapt"),
+    Row("real scans alone", ("phases.adapt.real=1",), LEARNT, anew="adapt"),
+    Row("Adam", ("phases.adapt.optimiser=adam",), LEARNT, anew="adapt"),
+    Row("no affine on top", ("segmenter.augment=none",), LEARNT, anew="adapt"),
+    Row("all pairs moved", ("segmenter.moved=1",), LEARNT, anew="adapt"),
+    Row("all steps at the hub", ("phases.segment.steps=150", "phases.adapt.rounds=0"), LEARNT, anew="segment"),
+    Row("no LNCC", ("registration.lncc=0",), CARRIED, anew="all"),
+    Row("a U-Net for T and F", ("registration.kind=unet",), CARRIED, anew="all"),
 )
 
 
@@ -75,7 +79,7 @@ def branch(run: Path, folder: Path, row: Row) -> list[str]:
         shutil.rmtree(fresh, ignore_errors=True)
         after = replace(load(name, row.changes), seed=seed)
         write_json({**kept, "experiment": json.loads(after.to_json())}, fresh / "run.json")
-        _copy(run, fresh, before, after, row.adapts)
+        _copy(run, fresh, before, after, row.anew)
         fresh.rename(folder)
     words = ["simulate", "--preset", name, "--seed", str(seed), "--out", str(folder), "--arms", ",".join(row.arms)]
     words += [word for change in row.changes for word in ("--set", change)]
@@ -83,20 +87,27 @@ def branch(run: Path, folder: Path, row: Row) -> list[str]:
     return words + (["--splits", kept["splits"]] if kept["splits"] else [])
 
 
-def _copy(run: Path, folder: Path, before: Experiment, after: Experiment, adapts: bool) -> None:
-    """Copy the sites and the federation of a run; with `adapts`, as they were before segmenters were adapted."""
+def _copy(run: Path, folder: Path, before: Experiment, after: Experiment, anew: str) -> None:
+    """Copy the prepared scans of a run, and of its federation what was there before that which is done again."""
+    if anew == "all":
+        shutil.copytree(run / "sites", folder / "sites", ignore=shutil.ignore_patterns("*-federated", "replies"))
+        return
     shutil.copytree(run / "sites", folder / "sites")
     for hub in run.glob("federations/*/federated"):
         ours = folder / hub.relative_to(run)
-        shutil.copytree(hub, ours, ignore=shutil.ignore_patterns("state", *(_LATER if adapts else ())))
+        shutil.copytree(hub, ours, ignore=shutil.ignore_patterns("state", *LATER[anew]))
         state = Store(hub / "state", before).resume()
         assert state is not None
         (ours / "experiment.json").write_text(after.to_json(), encoding="utf-8")
         Store(ours / "state", after).save(state)
 
 
-_LATER = ("adapted-*", "finished.json", "cross-site.json")
-"""What a hub has after its sites adapted their segmenters."""
+LATER: dict[str, tuple[str, ...]] = {
+    "test": (),
+    "adapt": ("adapted-*", "finished.json", "cross-site.json"),
+    "segment": ("segmenters", "finished.json", "cross-site.json"),
+}
+"""What a hub has since a phase began."""
 
 
 def show(out: Path, rows: list[Row]) -> None:
