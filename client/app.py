@@ -29,11 +29,12 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import ledger, release, replies
+from client.answer import LEARNING, answer
 from client.kept import Kept
 from client.messages import decode_parcel, decode_request, encode_reply, return_nonce, size
 from client.policy import read_policy
 from client.preparation import Preparation, Stripping
-from client.site import LEARNING, Site, answer
+from client.site import Site
 from configs import logs
 from configs.errors import ConfigError, DataError, FederationError, ReleaseError, RunError, SstError
 from sst_models import payload

@@ -13,8 +13,9 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 import client.app
+from client.answer import LEARNING
 from client.messages import encode_reply, return_nonce
-from client.site import LEARNING, Site
+from client.site import Site
 from configs.schema import load
 from server import holdings
 from server.federation import GridFederation, Traffic
