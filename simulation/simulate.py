@@ -97,8 +97,8 @@ def simulate(options: Options, progress: Progress) -> Results:
 
 
 SMALL = 64 * 80 * 80
-"""Voxels of a grid on which a run keeps the memory that it frees: a ninth of its time for 0.3 to 0.8 GB (LEARNING.md). At
-128 x 160 x 160 a joint step would take more than the 3 GB that a laptop is to have for it."""
+"""Voxels of a grid on which a run keeps the memory that it frees: a ninth of its time for 0.3 to 0.8 GB (LEARNING.md).
+At 128 x 160 x 160 a joint step would take more than the 3 GB that a laptop is to have for it."""
 
 
 def experiment_of(options: Options) -> Experiment:
