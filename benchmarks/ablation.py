@@ -31,6 +31,9 @@ TOLD = ("U-Net w/ adaptation refined", "U-Net in-site refined")
 BOTH = ("U-Net w/ adaptation and F", "U-Net in-site and F")
 LEARNT = ("U-Net w/o adaptation", "U-Net w/ adaptation", "U-Net w/o adaptation refined", "U-Net in-site", *TOLD, *BOTH)
 
+Anew = Literal["test", "adapt", "segment", "all"]
+"""From where on a row is done again; "all": from the prepared scans on."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -39,7 +42,7 @@ class Row:
     name: str
     changes: tuple[str, ...]  # as `sst simulate --set` takes them
     arms: tuple[str, ...]
-    anew: Literal["test", "adapt", "segment", "all"] = "test"  # from where on it is done again
+    anew: Anew = "test"
 
 
 ROWS = (
@@ -87,27 +90,21 @@ def branch(run: Path, folder: Path, row: Row) -> list[str]:
     return words + (["--splits", kept["splits"]] if kept["splits"] else [])
 
 
-def _copy(run: Path, folder: Path, before: Experiment, after: Experiment, anew: str) -> None:
+def _copy(run: Path, folder: Path, before: Experiment, after: Experiment, anew: Anew) -> None:
     """Copy the prepared scans of a run, and of its federation what was there before that which is done again."""
+    learnt = ("*-federated", "replies") if anew == "all" else ()
+    shutil.copytree(run / "sites", folder / "sites", ignore=shutil.ignore_patterns(*learnt))
     if anew == "all":
-        shutil.copytree(run / "sites", folder / "sites", ignore=shutil.ignore_patterns("*-federated", "replies"))
         return
-    shutil.copytree(run / "sites", folder / "sites")
+    tested = ("finished.json", "cross-site.json")
+    later = {"test": (), "adapt": ("adapted-*", *tested), "segment": ("segmenters", *tested)}[anew]
     for hub in run.glob("federations/*/federated"):
         ours = folder / hub.relative_to(run)
-        shutil.copytree(hub, ours, ignore=shutil.ignore_patterns("state", *LATER[anew]))
+        shutil.copytree(hub, ours, ignore=shutil.ignore_patterns("state", *later))
         state = Store(hub / "state", before).resume()
         assert state is not None
         (ours / "experiment.json").write_text(after.to_json(), encoding="utf-8")
         Store(ours / "state", after).save(state)
-
-
-LATER: dict[str, tuple[str, ...]] = {
-    "test": (),
-    "adapt": ("adapted-*", "finished.json", "cross-site.json"),
-    "segment": ("segmenters", "finished.json", "cross-site.json"),
-}
-"""What a hub has since a phase began."""
 
 
 def show(out: Path, rows: list[Row]) -> None:
