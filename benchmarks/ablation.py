@@ -24,7 +24,7 @@ from configs.errors import RunError
 from configs.schema import Experiment, load
 from server.state import Store
 from simulation.results import read
-from sst_models.files import write_json
+from sst_models.wire.files import write_json
 
 CARRIED = ("F refined",)
 TOLD = ("U-Net w/ adaptation refined", "U-Net in-site refined")

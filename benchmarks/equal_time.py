@@ -21,12 +21,12 @@ from client.cases import Cases
 from configs.schema import Experiment, load
 from server.atlas import read_atlas
 from simulation.measured import mean_of
-from sst_models.build import build
-from sst_models.device import half, place
-from sst_models.labels import AtlasLabels
-from sst_models.metrics import dice_per_group
-from sst_models.phases import BY_NAME, Material
-from sst_models.seeds import below, generator
+from sst_models.networks.build import build
+from sst_models.phases.table import BY_NAME, Material
+from sst_models.training.device import half, place
+from sst_models.training.seeds import below, generator
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.metrics import dice_per_group
 
 Carry = Callable[[Tensor], Tensor]
 """From a scan (1, 1, D, H, W) to the flow that carries the atlas onto it."""

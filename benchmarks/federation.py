@@ -38,8 +38,8 @@ if TYPE_CHECKING:  # this process stays small, and each measured one imports wha
     from configs.schema import Experiment
     from server.state import RunState
     from simulation.engines import SiteFolder
-    from sst_models.exchange import PhaseRequest, SiteReply
-    from sst_models.phases import SitePhase
+    from sst_models.phases.table import SitePhase
+    from sst_models.wire.exchange import PhaseRequest, SiteReply
 
     LearnAll = Callable[[Sequence[PhaseRequest]], Sequence[SiteReply]]
 
@@ -174,7 +174,7 @@ def make_scans(folder: Path) -> Row:
     from simulation.atlases import write_splits
     from simulation.scanner import CANDI, OASIS
     from simulation.sites import write_site
-    from sst_models.exchange import PhaseRequest
+    from sst_models.wire.exchange import PhaseRequest
 
     splits = {}
     for seed, (name, scanner) in enumerate(zip(NAMES, (CANDI, OASIS), strict=True)):
@@ -249,8 +249,8 @@ def move_a_little(request: "PhaseRequest", site: "Site") -> "SiteReply":
     import numpy as np
 
     from configs.schema import from_json
-    from sst_models.exchange import Arrays, SiteReply
-    from sst_models.phases import BY_NAME
+    from sst_models.phases.table import BY_NAME
+    from sst_models.wire.exchange import Arrays, SiteReply
 
     shutil.rmtree(site.state / "replies", ignore_errors=True)
     if request.phase == "join":
@@ -286,7 +286,7 @@ def first_state(experiment: "Experiment") -> "RunState":
     import numpy as np
 
     from server.state import MOMENTS, RunState, fresh_parts
-    from sst_models.phases import SITE_PHASES
+    from sst_models.phases.table import SITE_PHASES
 
     code = experiment.style.code
     moments = {"mean": np.zeros(code, np.float32), "std": np.ones(code, np.float32)}
@@ -300,7 +300,7 @@ def plain_round(state: "RunState", phase: "SitePhase", experiment: "Experiment",
     """Do a round without a message: the same requests, steps and mean."""
     from server.aggregate import RunningMean
     from server.state import MOMENTS, OWN
-    from sst_models.exchange import Arrays, PhaseRequest
+    from sst_models.wire.exchange import Arrays, PhaseRequest
 
     requests = []
     for name in NAMES:
@@ -327,7 +327,7 @@ def run_inside(folder: Path) -> Row:
     from server.run import open_hub, run_round
     from server.state import Store
     from simulation.engines.inprocess import InProcessGrid, identity, node_config
-    from sst_models.phases import SITE_PHASES
+    from sst_models.phases.table import SITE_PHASES
 
     experiment, both = preset(folder), sites(folder)
     took: dict[str, dict[str, float]] = {"plain": {}, "federated": {}}
@@ -354,7 +354,7 @@ def run_beside(folder: Path, *names: str) -> Row:
     from multiprocessing import get_context
 
     from client.learn import learn
-    from sst_models.phases import BY_NAME
+    from sst_models.phases.table import BY_NAME
 
     experiment, both, took = preset(folder), sites(folder), {}
     state = first_state(experiment)

@@ -46,16 +46,16 @@ from simulation import arms, schemes, simulate
 from simulation.control import control_pairs
 from simulation.progress import Silent
 from simulation.stage import Stage, federate, prepare
-from sst_models.build import build
-from sst_models.device import choose, place
-from sst_models.generation import Generator, PriorStyles, Recipe
 from sst_models.losses.flow import folded_fraction
-from sst_models.metrics import dice_per_group, mean_dice, mean_hd95
-from sst_models.phases import BY_NAME, Material
-from sst_models.posterior import refine
-from sst_models.seeds import generator
-from sst_models.steps import align
-from sst_models.steps.segment import Pairs, own_chances, segment, weighed
+from sst_models.networks.build import build
+from sst_models.phases.generate import Generator, PriorStyles, Recipe
+from sst_models.phases.segment import Pairs, own_chances, segment, weighed
+from sst_models.phases.table import BY_NAME, Material
+from sst_models.propagation import align
+from sst_models.propagation.em import refine
+from sst_models.training.device import choose, place
+from sst_models.training.seeds import generator
+from sst_models.volume.metrics import dice_per_group, mean_dice, mean_hd95
 
 BEGAN = time.perf_counter()
 

@@ -44,8 +44,8 @@ from client.prepare import AtlasFrame, Prepared, PreparedCase, store_of
 from client.split import split_people
 from configs.schema import Grid
 from server.atlas import Atlas, load_atlas
-from sst_models.grid import sample_image, sample_labels
-from sst_models.intensity import robust_scale
+from sst_models.volume.grid import sample_image, sample_labels
+from sst_models.volume.intensity import robust_scale
 
 TOP = 99.95
 """Percentile of the brain that becomes the brightest shade: what is cut lies far above `robust_scale`'s 99.5."""

@@ -33,15 +33,15 @@ from client.prepare import AtlasFrame
 from client.quality import histogram
 from configs.schema import Experiment, Grid, load
 from simulation.phantom import draw_anatomy
-from sst_models import weights
-from sst_models.build import build
-from sst_models.device import place
-from sst_models.files import write_json
-from sst_models.generation import Generator, PriorStyles, Recipe
-from sst_models.labels import AtlasLabels
 from sst_models.losses.structural import lncc, most_levels, ms_ssim
-from sst_models.phases import BY_NAME, Material
-from sst_models.steps.segment import SegmentLearner, segment
+from sst_models.networks.build import build
+from sst_models.phases.generate import Generator, PriorStyles, Recipe
+from sst_models.phases.segment import SegmentLearner, segment
+from sst_models.phases.table import BY_NAME, Material
+from sst_models.training.device import place
+from sst_models.volume.labels import AtlasLabels
+from sst_models.wire import weights
+from sst_models.wire.files import write_json
 
 Shape = tuple[int, int, int]
 Row = dict[str, float | str]

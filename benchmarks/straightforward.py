@@ -10,12 +10,12 @@ from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sst_models.learner import adam
-from sst_models.losses.contrast import info_nce
+from sst_models.losses.contrastive import info_nce
 from sst_models.losses.flow import gradient_l1
 from sst_models.losses.structural import most_levels
 from sst_models.networks.registration import RegistrationUNet
 from sst_models.networks.style import StyleEncoder
+from sst_models.training.learner import adam
 
 
 def ms_ssim(u: Tensor, v: Tensor, window: int = 7, levels: int | None = None) -> Tensor:

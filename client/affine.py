@@ -11,8 +11,8 @@ import torch
 
 from client.nifti import LPS, to_sitk
 from configs.errors import DataError
-from sst_models.grid import Grid
-from sst_models.intensity import robust_scale
+from sst_models.volume.grid import Grid
+from sst_models.volume.intensity import robust_scale
 
 _LEVELS_MM = (9.6, 4.8, 2.4)
 """Voxel sizes at which the affine is sought; 12 parameters gain nothing from finer ones, and it costs seconds."""

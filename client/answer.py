@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from client.site import Site
 from configs.errors import FederationError
-from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 LEARNING = ("register", "style", "joint", "flow_codes", "adapt")
 """The phases in which a site trains."""

@@ -31,14 +31,15 @@ from flwr.clientapp import ClientApp
 from client import ledger, release, replies
 from client.answer import LEARNING, answer
 from client.kept import Kept
-from client.messages import decode_parcel, decode_request, encode_reply, return_nonce, size
+from client.messages import decode_request, encode_reply, return_nonce, size
 from client.policy import read_policy
 from client.preparation import Preparation, Stripping
 from client.site import Site
 from configs import logs
 from configs.errors import ConfigError, DataError, FederationError, ReleaseError, RunError, SstError
-from sst_models import payload
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire import payload
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.records import decode_parcel
 
 Answer = Callable[[PhaseRequest, Site], SiteReply]
 

@@ -3,7 +3,7 @@
 from importlib import metadata
 from pathlib import Path
 
-from sst_models.files import write_json
+from sst_models.wire.files import write_json
 
 VERSION = "1.10.0"
 """Of BIDS, which our folders follow."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from client.home import Home
 from configs.errors import DataError
-from sst_models.files import write_json
+from sst_models.wire.files import write_json
 
 INFO = ".info/"
 """Flower's own manifest inside a bundle; it is not unpacked."""

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from configs.errors import DataError
-from sst_models.learner import Scans
+from sst_models.training.learner import Scans
 
 
 def _tensor(path: Path, name: str) -> Tensor | None:

@@ -10,8 +10,8 @@ import torch
 from client.pictures import gray, in_a_row, outline, plane, png_uri, zoom
 from client.prepare import AtlasFrame, Prepared, PreparedCase, SetAside
 from client.quality import DISTANCE, OVERLAP, SIMILARITY, Light, Quality, assess, histogram, usual
-from sst_models import weights
-from sst_models.files import replace_file
+from sst_models.wire import weights
+from sst_models.wire.files import replace_file
 
 _WORST: tuple[Light, ...] = ("red", "yellow", "green")
 _WIDTH = 720  # pixels of a row of slices, about

@@ -91,7 +91,7 @@ def segment_command(
 
     from client.model import open_model
     from client.segment import scans_at, segment_all
-    from sst_models.device import choose, keep_freed
+    from sst_models.training.device import choose, keep_freed
 
     keep_freed()
     opened = open_model(model)
@@ -128,7 +128,7 @@ def generate_command(
 
     from client.generate import again, generate
     from client.model import open_model
-    from sst_models.device import choose
+    from sst_models.training.device import choose
 
     opened = open_model(model)
     _writable(out)

@@ -12,10 +12,10 @@ from client.quality import histogram, usual
 from client.site import Site
 from configs.schema import from_json
 from configs.structures import GROUPS
-from sst_models.device import choose
-from sst_models.exchange import PhaseRequest, SiteReply
-from sst_models.metrics import dice_per_group
-from sst_models.steps.segment import segment
+from sst_models.phases.segment import segment
+from sst_models.training.device import choose
+from sst_models.volume.metrics import dice_per_group
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 
 def evaluate(request: PhaseRequest, site: Site) -> SiteReply:

@@ -23,8 +23,8 @@ from client.layouts import stem_of
 from client.nifti import array_of, read_geometry, read_labels
 from configs.errors import DataError
 from configs.structures import CLASSES, GROUP_MEMBERS, STRUCTURES
-from sst_models.files import replace_file, write_json
-from sst_models.metrics import dice_per_class
+from sst_models.volume.metrics import dice_per_class
+from sst_models.wire.files import replace_file, write_json
 
 MEASURES = ("dice", "hd95_mm", "assd_mm", "volume_error_ml", "volume_error_percent")
 

@@ -11,9 +11,9 @@ from client.nifti import affine_of, array_of, read_image
 from client.prepare import AtlasFrame
 from configs.errors import DataError
 from configs.schema import load
-from sst_models import weights
-from sst_models.grid import centred, sample_image
-from sst_models.intensity import robust_scale
+from sst_models.volume.grid import centred, sample_image
+from sst_models.volume.intensity import robust_scale
+from sst_models.wire import weights
 
 FILES = ("atlas.safetensors", "atlas.json")
 """What a hub's folder, or a run's at a site, holds of the atlas."""

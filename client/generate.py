@@ -16,10 +16,10 @@ from client.model import Model
 from client.native import IDS, save_nifti
 from configs.errors import DataError
 from configs.structures import STRUCTURES
-from sst_models.files import write_json
-from sst_models.generation import GeneratedPair, Generator, Recipe
-from sst_models.seeds import generator
-from sst_models.steps.segment import move
+from sst_models.phases.generate import GeneratedPair, Generator, Recipe
+from sst_models.phases.segment import move
+from sst_models.training.seeds import generator
+from sst_models.wire.files import write_json
 
 LAYOUTS = ("nifti", "bids", "nnunet")
 

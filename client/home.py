@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from configs.errors import ConfigError, DataError, RunError
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 SETTINGS, KIT_FILES = "site.toml", ("README.txt", "app.fab", "ca.crt", "experiment.json", "kit.json")
 MOST = 50_000_000

@@ -4,7 +4,7 @@ from client.progress import Progress
 from client.scans import keep_atlas, prepare_scans
 from client.site import Site
 from configs.schema import from_json
-from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 
 def join(request: PhaseRequest, site: Site) -> SiteReply:

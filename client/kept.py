@@ -12,9 +12,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from sst_models.exchange import Arrays
-from sst_models.files import replace_file
-from sst_models.payload import digest
+from sst_models.wire.exchange import Arrays
+from sst_models.wire.files import replace_file
+from sst_models.wire.payload import digest
 
 KEEP = 24
 """Parts on disk: those of two rounds of the phase with most parts, as sent and as answered."""

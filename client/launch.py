@@ -13,7 +13,7 @@ from client.home import Home
 from configs import guard
 from configs.errors import RunError
 from configs.processes import Processes
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 QUIET: Mapping[str, str] = {
     "FLWR_TELEMETRY_ENABLED": "0",

@@ -13,14 +13,14 @@ from client.progress import Progress
 from client.site import Site
 from configs.errors import DataError
 from configs.schema import Experiment, from_json
-from sst_models import weights
-from sst_models.build import build
-from sst_models.device import choose, place
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.labels import AtlasLabels
-from sst_models.learner import Learner, Span, memory, recall, train
-from sst_models.phases import BY_NAME, Material, SitePhase
-from sst_models.steps.style import StyleMoments, encode_all
+from sst_models.networks.build import build
+from sst_models.phases.style import StyleMoments, encode_all
+from sst_models.phases.table import BY_NAME, Material, SitePhase
+from sst_models.training.device import choose, place
+from sst_models.training.learner import Learner, Span, memory, recall, train
+from sst_models.volume.labels import AtlasLabels
+from sst_models.wire import weights
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
 
 def learn(request: PhaseRequest, site: Site) -> SiteReply:

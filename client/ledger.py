@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from configs.errors import RunError
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.payload import Parcel
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.payload import Parcel
 
 NAME = "ledger.jsonl"
 _START = "0" * 64

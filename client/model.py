@@ -25,14 +25,14 @@ from client.quality import QUANTILES
 from configs.errors import DataError
 from configs.schema import Experiment, from_json
 from configs.structures import STRUCTURES
-from sst_models import weights
-from sst_models.build import build
-from sst_models.device import place
-from sst_models.exchange import Arrays
-from sst_models.files import write_json
-from sst_models.generation import Generator, PriorStyles
-from sst_models.labels import AtlasLabels
-from sst_models.steps.style import StyleMoments
+from sst_models.networks.build import build
+from sst_models.phases.generate import Generator, PriorStyles
+from sst_models.phases.style import StyleMoments
+from sst_models.training.device import place
+from sst_models.volume.labels import AtlasLabels
+from sst_models.wire import weights
+from sst_models.wire.exchange import Arrays
+from sst_models.wire.files import write_json
 
 FORMAT = 1
 """Of the folder; a reader refuses another."""

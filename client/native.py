@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample
 
 from client.nifti import open_image
 from configs.structures import STRUCTURES
-from sst_models.grid import Affine
+from sst_models.volume.grid import Affine
 
 SLAB = 8
 """Planes of the scan at a time: all classes of a slab of 1 mm are about 40 MB."""

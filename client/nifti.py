@@ -18,7 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from configs.errors import DataError
-from sst_models.grid import check_geometry, check_same_place, check_voxels, to_classes
+from sst_models.volume.grid import check_geometry, check_same_place, check_voxels, to_classes
 
 SEG35_TO_ASEG: dict[int, int] = {
     index: id_

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.structures import CLASSES, STRUCTURES
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 Image = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]

@@ -28,8 +28,8 @@ from client.layouts import Scan, find_scans, with_masks
 from client.nifti import affine_of, array_of, read_image, read_labels, to_sitk
 from client.preparation import Preparation
 from configs.errors import DataError, RunError
-from sst_models.grid import Affine, Grid, sample_image, sample_labels
-from sst_models.intensity import robust_scale
+from sst_models.volume.grid import Affine, Grid, sample_image, sample_labels
+from sst_models.volume.intensity import robust_scale
 
 PLAIN = Preparation()
 """What is done where a site says nothing."""

@@ -3,8 +3,8 @@
 import time
 
 from client.site import Site
-from sst_models.exchange import PhaseRequest
-from sst_models.files import write_json
+from sst_models.wire.exchange import PhaseRequest
+from sst_models.wire.files import write_json
 
 FILE = "progress.json"
 

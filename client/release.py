@@ -15,7 +15,7 @@ import numpy as np
 from client.policy import Policy
 from configs.errors import ReleaseError
 from configs.structures import GROUPS, STRUCTURES
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
 DECLARED: Mapping[str, frozenset[str]] = MappingProxyType(
     {

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 KEEP = 4
 """Replies on disk: one for the request under way, and some for runs that interleave at one site."""

@@ -12,9 +12,9 @@ from client.prepare import AtlasFrame, Prepared, prepare_site, store_of
 from client.site import Site
 from client.split import find_table, split_people
 from configs.errors import DataError
-from sst_models import weights
-from sst_models.exchange import Arrays
-from sst_models.files import write_json
+from sst_models.wire import weights
+from sst_models.wire.exchange import Arrays
+from sst_models.wire.files import write_json
 
 ATLAS = "atlas.safetensors"
 SPLITS = "splits.json"

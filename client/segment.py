@@ -22,10 +22,10 @@ from client.prepare import SetAside, bring
 from client.quality import Quality, assess
 from configs.errors import DataError
 from configs.structures import STRUCTURES
-from sst_models.files import replace_file, write_json
-from sst_models.intensity import robust_scale
-from sst_models.steps.segment import chances
-from sst_models.steps.together import chances_together
+from sst_models.phases.segment import chances
+from sst_models.propagation.fusion import chances_together
+from sst_models.volume.intensity import robust_scale
+from sst_models.wire.files import replace_file, write_json
 
 PIXEL = 0.6
 """mm of a side of a pixel of the overlay: a picture of some 900 x 500 pixels."""

@@ -53,7 +53,7 @@ def approve(
 ) -> None:
     """Show the code that the hub would run here and what may leave, and approve both."""
     from client import bundle, home
-    from sst_models.files import replace_file
+    from sst_models.wire.files import replace_file
 
     own = home.Home(site)
     _ = own.settings

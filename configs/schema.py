@@ -156,7 +156,7 @@ class Segment(Phase):
     """The hub's training of a segmenter; a round ends in a saved state."""
 
     average: Share = 0.99  # momentum of the running mean of weights that is delivered; 0: the last weights
-    optimiser: Literal["adam", "muon"] = "adam"  # muon: for the convolutions, see `sst_models.muon`
+    optimiser: Literal["adam", "muon"] = "adam"  # muon: for the convolutions, see `sst_models.training.muon`
     decay: Share = 0.0  # share of the phase's steps, at its end, over which the rate falls to 0
 
 

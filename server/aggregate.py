@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from configs.errors import FederationError
-from sst_models.exchange import Arrays
+from sst_models.wire.exchange import Arrays
 
 
 class RunningMean:

@@ -24,7 +24,7 @@ from configs import logs
 from configs.errors import ConfigError, RunError, SstError
 from configs.schema import Experiment, from_json
 from server.federation import Federation, GridFederation
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 FAILED, HOLDINGS = "failed.json", "holdings.json"
 

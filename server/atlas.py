@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.errors import DataError
-from sst_models.grid import (
+from sst_models.volume.grid import (
     CPU,
     Affine,
     centred,
@@ -30,8 +30,8 @@ from sst_models.grid import (
     sample_parts,
     to_classes,
 )
-from sst_models.intensity import robust_scale
-from sst_models.labels import AtlasLabels
+from sst_models.volume.intensity import robust_scale
+from sst_models.volume.labels import AtlasLabels
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 825
 """How long certificates hold: a federation's life, and the longest that TLS clients commonly accept for a server."""

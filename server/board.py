@@ -17,7 +17,7 @@ from typing import Any
 
 from configs.schema import Experiment, from_json
 from server import events
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 FILE = "events.out.tfevents.sst"
 VERSION = "brain.Event:2"

@@ -78,7 +78,7 @@ def renew(hub: Folder) -> None:
     from server.kit import invite as make
     from server.office import Office
     from server.setup import build_bundle
-    from sst_models.files import replace_file
+    from sst_models.wire.files import replace_file
 
     office = Office(hub)
     _ = office.settings

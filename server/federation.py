@@ -20,9 +20,10 @@ from flwr.serverapp import Grid
 
 from configs.errors import FederationError
 from server.holdings import Holdings
-from server.messages import TYPES, decode_parcel, decode_reply, encode_request
-from sst_models.exchange import PhaseRequest, SiteReply
-from sst_models.payload import Parcel, WrongDigest
+from server.messages import TYPES, decode_reply, encode_request
+from sst_models.wire.exchange import PhaseRequest, SiteReply
+from sst_models.wire.payload import Parcel, WrongDigest
+from sst_models.wire.records import decode_parcel
 
 log = logging.getLogger(__name__)
 

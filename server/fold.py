@@ -18,9 +18,9 @@ from configs.schema import Experiment
 from server import vet
 from server.aggregate import RunningMean
 from server.state import MOMENTS, OWN, store
-from sst_models import weights
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.phases import SitePhase
+from sst_models.phases.table import SitePhase
+from sst_models.wire import weights
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
 FAR = 10.0
 """How many times further than the other sites' median a reply may have moved the weights that it was sent.

@@ -9,9 +9,9 @@ from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-from sst_models.exchange import Arrays, PhaseRequest, Step
-from sst_models.files import write_json
-from sst_models.payload import Parcel, digest
+from sst_models.wire.exchange import Arrays, PhaseRequest, Step
+from sst_models.wire.files import write_json
+from sst_models.wire.payload import Parcel, digest
 
 KEEP = 24
 """Digests per site; no more than a site keeps parts (`client.kept`)."""

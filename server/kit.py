@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from configs.errors import DataError
 from configs.schema import from_json
 from server.office import LEFT, Office, check_name
-from sst_models.files import replace_file, write_json
+from sst_models.wire.files import replace_file, write_json
 
 README = """\
 {federation}: start-up kit of the site "{site}"

@@ -26,7 +26,7 @@ from configs.processes import Processes
 from server import events
 from server.office import Office
 from server.setup import PROJECT, QUIET, build_bundle
-from sst_models.files import replace_file, write_json
+from sst_models.wire.files import replace_file, write_json
 
 CONNECTION = "hub"
 HEALTHY = 90.0

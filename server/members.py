@@ -14,8 +14,8 @@ from configs.errors import FederationError
 from server.federation import Federation
 from server.office import LEFT
 from server.vet import Strikes
-from sst_models.exchange import PhaseRequest, SiteReply
-from sst_models.files import write_json
+from sst_models.wire.exchange import PhaseRequest, SiteReply
+from sst_models.wire.files import write_json
 
 AWAY = frozenset({"lost", "unavailable", "crashed", "deadline"})
 """Words for a site that did not answer; any other word is its answer."""

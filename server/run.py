@@ -21,11 +21,11 @@ from server.federation import Federation
 from server.fold import Fold
 from server.members import FIRST, Members
 from server.state import LIBRARY, MOMENTS, OWN, RunState, Store, fresh_parts, schedule
-from sst_models import weights
-from sst_models.device import choose
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.files import write_json
-from sst_models.phases import ADAPT, SitePhase
+from sst_models.phases.table import ADAPT, SitePhase
+from sst_models.training.device import choose
+from sst_models.wire import weights
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.files import write_json
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment
 from server.atlas import Atlas
-from sst_models import weights
-from sst_models.build import build
-from sst_models.device import place
-from sst_models.exchange import Arrays
-from sst_models.generation import Generator, PriorStyles, Recipe
-from sst_models.learner import Span, Watch, memory, recall, train
-from sst_models.seeds import below
-from sst_models.steps.segment import Pairs, SegmentLearner
-from sst_models.steps.style import StyleMoments
+from sst_models.networks.build import build
+from sst_models.phases.generate import Generator, PriorStyles, Recipe
+from sst_models.phases.segment import Pairs, SegmentLearner
+from sst_models.phases.style import StyleMoments
+from sst_models.training.device import place
+from sst_models.training.learner import Span, Watch, memory, recall, train
+from sst_models.training.seeds import below
+from sst_models.wire import weights
+from sst_models.wire.exchange import Arrays
 
 
 @dataclass(frozen=True)

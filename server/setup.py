@@ -10,7 +10,7 @@ from configs.schema import load
 from server.atlas import load_atlas, save_atlas
 from server.authority import issue_server, make_authority, make_secret
 from server.office import SETTINGS, Office, Settings, check_name, write_settings
-from sst_models.files import replace_file, write_json
+from sst_models.wire.files import replace_file, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 

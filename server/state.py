@@ -11,11 +11,11 @@ from safetensors import safe_open
 
 from configs.errors import RunError
 from configs.schema import Experiment
-from sst_models import payload, weights
-from sst_models.build import build
-from sst_models.exchange import Arrays, Step
-from sst_models.files import write_json
-from sst_models.phases import SITE_PHASES, SitePhase
+from sst_models.networks.build import build
+from sst_models.phases.table import SITE_PHASES, SitePhase
+from sst_models.wire import payload, weights
+from sst_models.wire.exchange import Arrays, Step
+from sst_models.wire.files import write_json
 
 MOMENTS = "moments"
 OWN = "A"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.files import write_json
-from sst_models.phases import SitePhase
+from sst_models.phases.table import SitePhase
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.files import write_json
 
 MOMENTS = ("mean", "std")
 

@@ -16,17 +16,17 @@ from server.state import RunState
 from simulation.measured import ArmScore, PairsPoint, ScanScore, mean_of, std_of
 from simulation.schemes import Scheme
 from simulation.stage import Stage
-from sst_models import weights
-from sst_models.build import build
-from sst_models.device import place
-from sst_models.forces import finish
 from sst_models.losses.flow import folded_fraction
-from sst_models.metrics import dice_per_group, mean_hd95
-from sst_models.posterior import carry_labels
-from sst_models.seeds import below
-from sst_models.steps.align import align_atlas, align_both
-from sst_models.steps.segment import Pairs, segment
-from sst_models.steps.together import PARTS, chances_together
+from sst_models.networks.build import build
+from sst_models.phases.segment import Pairs, segment
+from sst_models.propagation.align import align_atlas, align_both
+from sst_models.propagation.demons import finish
+from sst_models.propagation.em import carry_labels
+from sst_models.propagation.fusion import PARTS, chances_together
+from sst_models.training.device import place
+from sst_models.training.seeds import below
+from sst_models.volume.metrics import dice_per_group, mean_hd95
+from sst_models.wire import weights
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def unet(stage: Stage, path: Path, experiment: Experiment) -> Predict:
 
 
 def together(stage: Stage, state: RunState, path: Path, site: str) -> Predict:
-    """Predict by a saved segmenter and by F together, see `sst_models.steps.together`."""
+    """Predict by a saved segmenter and by F together, see `sst_models.propagation.fusion`."""
     nets = {name: _net(name, state, site, stage.experiment, stage.device) for name in PARTS}
     nets["segmenter"] = segmenters.load_segmenter(path, stage.experiment, stage.device)
     atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)

@@ -10,7 +10,7 @@ from client.split import find_table, split_people
 from configs.errors import DataError
 from configs.schema import Grid
 from server.atlas import Atlas, load_atlas
-from sst_models.intensity import closest_to_mean
+from sst_models.volume.intensity import closest_to_mean
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sst_models.labels import AtlasLabels
-from sst_models.steps.segment import Pairs
-from sst_models.warp import warp
+from sst_models.phases.segment import Pairs
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.warp import warp
 
 KNOTS = 28.8
 """Millimetres between the knots of a random flow: it bends structures, and leaves their edges alone."""

@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from client.pictures import Image, Labels
 from configs.errors import RunError
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 PICTURES = "pictures.safetensors"
 """Name of the file of panels in a run folder."""

@@ -12,7 +12,7 @@ from server.state import RunState
 from simulation.arms import labelled
 from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, direction_name
 from simulation.stage import Stage
-from sst_models.generation import Recipe
+from sst_models.phases.generate import Recipe
 
 STYLES, FLOWS = 3, 4
 """Rows and columns of the grid of generated images."""

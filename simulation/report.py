@@ -11,7 +11,7 @@ from simulation.measured import ARMS, Results, arms_in_order
 from simulation.panels import REGISTRATION, SEGMENTATION, Panel, direction_name
 from simulation.report_pictures import grids, strips, structures_shown
 from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 _RUN_NAMES = {
     "preset": "Preset",

@@ -25,7 +25,7 @@ from simulation.measured import (
     SetAside,
     Traffic,
 )
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 
 __all__ = [
     "ARMS",

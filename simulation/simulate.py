@@ -37,11 +37,11 @@ from simulation.report import write_report
 from simulation.results import write
 from simulation.schemes import POOLED, Direction, Scheme
 from simulation.stage import COST, Stage, federate, planned, prepare
-from sst_models import weights
-from sst_models.device import choose, keep_freed
-from sst_models.files import write_json
-from sst_models.learner import Watch
-from sst_models.steps.segment import Pairs
+from sst_models.phases.segment import Pairs
+from sst_models.training.device import choose, keep_freed
+from sst_models.training.learner import Watch
+from sst_models.wire import weights
+from sst_models.wire.files import write_json
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from simulation.atlases import write_splits
 from simulation.engines import SiteFolder, run_federation
 from simulation.progress import PlannedPhase, Progress, watch
 from simulation.schemes import POOLED, Direction, Scheme
-from sst_models.files import write_json
-from sst_models.phases import SITE_PHASES
+from sst_models.phases.table import SITE_PHASES
+from sst_models.wire.files import write_json
 
 
 @dataclass(frozen=True)

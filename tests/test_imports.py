@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Packages that are free of transport, file formats and display: all that they may import beside the standard library.
 ONLY: dict[str, set[str]] = {
     "configs": {"pydantic"},
-    "sst_models": {"torch", "numpy", "safetensors", "monai"},
+    "sst_models": {"torch", "numpy", "safetensors", "monai", "flwr"},
 }
 
 # Flower's edge: the only modules that may import it.
@@ -31,6 +31,7 @@ FLOWER = (
     "server/app.py",
     "server/messages.py",
     "server/federation.py",
+    "sst_models/wire/records.py",
     "simulation/engines/",
 )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sst_models.separable import Bands, Filter, apply, bands, box, gaussian, halving
+from sst_models.volume.separable import Bands, Filter, apply, bands, box, gaussian, halving
 
 # Wang, Simoncelli and Bovik 2003, Sec. 3.2: the weights of the scales, from the finest to the coarsest.
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

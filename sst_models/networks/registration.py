@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from sst_models.forces import pulls
 from sst_models.networks.blocks import activate, check_sides, conv, double, fold
-from sst_models.warp import integrate, resize_flow, warp
+from sst_models.propagation.demons import pulls
+from sst_models.volume.warp import integrate, resize_flow, warp
 
 
 def _flow_head(inside: int) -> nn.Conv3d:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sst_models.networks.blocks import check_sides, fold, unfold
 from sst_models.networks.norm import merge_norms
-from sst_models.separable import apply, bands, gaussian
+from sst_models.volume.separable import apply, bands, gaussian
 
 COARSE = 4
 """Voxels of the grid along a side of one voxel of the spatial prior: it is smooth, and travels with the weights."""

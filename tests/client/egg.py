@@ -13,11 +13,11 @@ from client.prepare import AtlasFrame
 from client.quality import histogram
 from configs.schema import load
 from configs.structures import CLASSES, ID_TO_INDEX
-from sst_models import weights
-from sst_models.build import build
-from sst_models.grid import Grid, sample_image
-from sst_models.intensity import robust_scale
-from sst_models.labels import AtlasLabels
+from sst_models.networks.build import build
+from sst_models.volume.grid import Grid, sample_image
+from sst_models.volume.intensity import robust_scale
+from sst_models.volume.labels import AtlasLabels
+from sst_models.wire import weights
 
 TINY = load("tiny")
 LEFT, RIGHT = 4, 49

@@ -16,8 +16,8 @@ from client import ledger
 from configs.errors import DataError
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines.inprocess import identity
-from sst_models.exchange import PhaseRequest, SiteReply
-from sst_models.payload import Parcel, digest, step_between
+from sst_models.wire.exchange import PhaseRequest, SiteReply
+from sst_models.wire.payload import Parcel, digest, step_between
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 REQUEST = PhaseRequest("run", "register", 1, "one", EXPERIMENT, {"T": {"w": np.ones(3, np.float32)}})

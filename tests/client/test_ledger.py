@@ -8,8 +8,8 @@ import pytest
 
 from client import ledger, replies
 from configs.errors import RunError
-from sst_models.exchange import PhaseRequest, SiteReply
-from sst_models.payload import Parcel, answer
+from sst_models.wire.exchange import PhaseRequest, SiteReply
+from sst_models.wire.payload import Parcel, answer
 
 REQUEST = PhaseRequest("run", "register", 1, "one", "{}", {"T": {"w": np.zeros(3, np.float32)}}, {"steps": 2})
 REPLY = SiteReply(

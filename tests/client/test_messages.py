@@ -7,8 +7,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 import client.messages
 import server.messages
-from sst_models.exchange import PhaseRequest, SiteReply
-from sst_models.payload import answer
+from sst_models.wire.exchange import PhaseRequest, SiteReply
+from sst_models.wire.payload import answer
 
 
 def same(one, other):

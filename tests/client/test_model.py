@@ -10,8 +10,8 @@ from client.model import CARD, GENERATOR, SEGMENTER, open_model
 from configs.errors import DataError
 from configs.structures import STRUCTURES
 from egg import make_model
-from sst_models import weights
-from sst_models.build import build
+from sst_models.networks.build import build
+from sst_models.wire import weights
 
 
 def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:

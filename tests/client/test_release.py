@@ -9,7 +9,7 @@ import pytest
 from client.policy import Policy, read_policy
 from client.release import check, permit
 from configs.errors import ConfigError, ReleaseError
-from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
 WEIGHTS = {"conv.weight": np.ones((4, 1, 3, 3, 3), np.float32), "conv.bias": np.zeros(4, np.float32)}

@@ -18,7 +18,7 @@ from client.segment import home_of, scans_at, segment_all, tell_by
 from configs.errors import DataError
 from configs.structures import CLASSES, ID_TO_INDEX
 from egg import LEFT, RIGHT, affine_for, egg, make_model, remember, sample, write_scan
-from sst_models.grid import Grid, sample_labels
+from sst_models.volume.grid import Grid, sample_labels
 
 QUICK = Preparation(bias=False)
 CPU = torch.device("cpu")

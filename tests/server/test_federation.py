@@ -14,7 +14,7 @@ from configs.errors import FederationError
 from server.federation import GridFederation, Late, Traffic
 from simulation.engines import SiteFolder
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
-from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 NAMES = ("one", "three", "two")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from configs.schema import Experiment, load
 from server.fold import Fold
 from server.vet import MOST, Strikes
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.phases import BY_NAME
+from sst_models.phases.table import BY_NAME
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
 SITES = ("a", "b", "c", "d")
 TINY = load("tiny")

@@ -23,8 +23,8 @@ from server.holdings import Holdings
 from server.state import RunState, Store
 from simulation.engines import SiteFolder
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
-from sst_models.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.payload import digest, step_between
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.payload import digest, step_between
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 SIZE = 1000

@@ -13,7 +13,7 @@ from server import members, run
 from server.federation import Late, Traffic
 from server.members import Members
 from server.vet import MOST
-from sst_models.exchange import PhaseRequest, SiteReply
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 SITES = ("a", "b", "c", "d")
 

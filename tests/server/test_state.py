@@ -8,7 +8,7 @@ import pytest
 from configs.schema import load
 from server import state
 from server.state import RunState, Store, Stored
-from sst_models.exchange import Arrays
+from sst_models.wire.exchange import Arrays
 
 
 def part(value: float) -> Arrays:

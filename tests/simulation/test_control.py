@@ -3,8 +3,8 @@
 import torch
 
 from simulation.control import control_pairs, random_flow
-from sst_models.labels import AtlasLabels
 from sst_models.losses.flow import folded_fraction
+from sst_models.volume.labels import AtlasLabels
 
 
 def test_a_control_pair_keeps_image_and_labels_together() -> None:

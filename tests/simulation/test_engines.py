@@ -29,8 +29,8 @@ from server.state import RunState, Store
 from simulation.engines import SiteFolder, failure, run_federation
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from simulation.engines.superlink import free_port
-from sst_models.exchange import PhaseRequest, SiteReply
-from sst_models.generation import Recipe
+from sst_models.phases.generate import Recipe
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 EXPERIMENT = replace(Experiment(name="toy"), grid=Grid(shape=(32, 32, 32), spacing=6.0))
 

@@ -15,7 +15,7 @@ from simulation.gains import gains
 from simulation.panels import Panel, load_panels, save_panels
 from simulation.reference import TABLE_1, paper_rows, rows_for
 from simulation.results import ArmScore, Results, ScanScore, from_json, read, to_json, write
-from sst_models.files import replace_file
+from sst_models.wire.files import replace_file
 from synthetic_run import arm_score, run_panels, run_results
 
 NAN = float("nan")

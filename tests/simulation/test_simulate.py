@@ -23,11 +23,11 @@ from simulation.results import read
 from simulation.scanner import SCANNERS
 from simulation.simulate import Options, simulate
 from simulation.sites import write_site
-from sst_models import weights
-from sst_models.build import build
-from sst_models.device import place
-from sst_models.learner import Span, train
-from sst_models.phases import SITE_PHASES, Material
+from sst_models.networks.build import build
+from sst_models.phases.table import SITE_PHASES, Material
+from sst_models.training.device import place
+from sst_models.training.learner import Span, train
+from sst_models.wire import weights
 
 PEOPLE = 6  # 1 atlas, 1 test, 1 val, 3 to train: too few for moments, so the prior is used too
 TINY = load("tiny")

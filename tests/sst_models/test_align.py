@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment, load
 from material import SIDES, VENTRICLE, WHITE, brain
-from sst_models.forces import finish
-from sst_models.labels import AtlasLabels
-from sst_models.mirror import mirror_image
-from sst_models.posterior import evidence
-from sst_models.steps.align import align_atlas, align_both, restyle_atlas
+from sst_models.propagation.align import align_atlas, align_both, restyle_atlas
+from sst_models.propagation.demons import finish
+from sst_models.propagation.em import evidence
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.mirror import mirror_image
 
 
 class Astray(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sst_models import device
+from sst_models.training import device
 
 
 @pytest.mark.parametrize(("wish", "has", "expected"), [
@@ -25,7 +25,7 @@ def test_a_cpu_computes_in_half_only_if_asked_and_fast_in_it(
 
 FAULTS = """
 import resource, sys, torch
-from sst_models.device import keep_freed
+from sst_models.training.device import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
 for count in range(40):

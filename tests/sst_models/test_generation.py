@@ -4,9 +4,9 @@ import torch
 
 from configs.schema import load
 from material import blob
-from sst_models.build import build
-from sst_models.generation import Generator, PriorStyles, Recipe
-from sst_models.labels import AtlasLabels
+from sst_models.networks.build import build
+from sst_models.phases.generate import Generator, PriorStyles, Recipe
+from sst_models.volume.labels import AtlasLabels
 
 TINY = load("tiny")
 LATENT = (4, 2, 3, 2)

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from configs.errors import DataError
-from sst_models.grid import Grid, block_mean, block_vote, check_geometry, to_classes
-from sst_models.intensity import closest_to_mean, match_quantiles, robust_scale
+from sst_models.volume.grid import Grid, block_mean, block_vote, check_geometry, to_classes
+from sst_models.volume.intensity import closest_to_mean, match_quantiles, robust_scale
 
 
 def test_robust_scale_matches_numpy_percentiles() -> None:

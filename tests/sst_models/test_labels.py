@@ -7,9 +7,9 @@ from torch import Tensor
 
 from configs.errors import DataError
 from configs.structures import CLASSES
-from sst_models.grid import block_vote
-from sst_models.labels import AtlasLabels
-from sst_models.warp import warp_labels
+from sst_models.volume.grid import block_vote
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.warp import warp_labels
 
 SHAPE, FINER = (6, 7, 8), 3
 

@@ -6,14 +6,14 @@ from torch import nn
 
 from configs.schema import Experiment, from_dict, load
 from material import Blobs, blob
-from sst_models import weights
-from sst_models.build import build
-from sst_models.labels import AtlasLabels
-from sst_models.learner import Learner, Span, memory, recall, train
-from sst_models.muon import SHARE, Muon, even
-from sst_models.phases import ADAPT, SITE_PHASES, Material, SitePhase
-from sst_models.steps.segment import SegmentLearner, move, normalise, vary
-from sst_models.steps.style import Contrast, StyleMoments, prior
+from sst_models.networks.build import build
+from sst_models.phases.segment import SegmentLearner, move, normalise, vary
+from sst_models.phases.style import Contrast, StyleMoments, prior
+from sst_models.phases.table import ADAPT, SITE_PHASES, Material, SitePhase
+from sst_models.training.learner import Learner, Span, memory, recall, train
+from sst_models.training.muon import SHARE, Muon, even
+from sst_models.volume.labels import AtlasLabels
+from sst_models.wire import weights
 
 TINY = load("tiny")
 MOMENTS = StyleMoments(torch.zeros(8), torch.ones(8))

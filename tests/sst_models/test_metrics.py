@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs.structures import CLASSES, GROUP_MEMBERS, GROUPS, STRUCTURES
-from sst_models.metrics import dice_per_class, dice_per_group, mean_dice, mean_hd95
+from sst_models.volume.metrics import dice_per_class, dice_per_group, mean_dice, mean_hd95
 
 
 def labels(classes: int, seed: int, size: tuple[int, int, int] = (16, 12, 10)) -> Tensor:

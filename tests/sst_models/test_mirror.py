@@ -8,8 +8,8 @@ from torch.nn.functional import one_hot
 
 from configs.schema import load
 from configs.structures import CLASSES, GROUP_OF, MIRRORED, STRUCTURES
-from sst_models.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
-from sst_models.steps.segment import SegmentLearner, segment
+from sst_models.phases.segment import SegmentLearner, segment
+from sst_models.volume.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
 
 SHAPE = (16, 18, 20)
 

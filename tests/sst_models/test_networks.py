@@ -8,9 +8,9 @@ from monai.networks.nets import DynUNet
 from torch.nn import functional as F
 
 from configs.schema import load
-from sst_models.build import PARTS, build
 from sst_models.networks.appearance import AppearanceModel
 from sst_models.networks.blocks import conv, fold, unfold
+from sst_models.networks.build import PARTS, build
 from sst_models.networks.flow_codes import FlowDecoder, FlowEncoder
 from sst_models.networks.norm import merge_norms, normalise_activate
 from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from sst_models.exchange import Arrays, PhaseRequest, Step
-from sst_models.payload import (
+from sst_models.wire.exchange import Arrays, PhaseRequest, Step
+from sst_models.wire.payload import (
     MissingBase,
     Parcel,
     WrongDigest,

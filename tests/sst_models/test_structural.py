@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmarks import straightforward
 from sst_models.losses.structural import lncc, most_levels, ms_ssim
-from sst_models.separable import apply, bands, box, gaussian, halving
+from sst_models.volume.separable import apply, bands, box, gaussian, halving
 
 
 def pair(*size: int, seed: int = 0, batch: int = 1, noise: float = 0.2) -> tuple[Tensor, Tensor]:

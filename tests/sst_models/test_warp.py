@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from sst_models.warp import compose, integrate, resize_flow, warp, warp_labels
+from sst_models.volume.warp import compose, integrate, resize_flow, warp, warp_labels
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

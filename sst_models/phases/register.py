@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment, Registration
-from sst_models.learner import Losses, Scans, adam
 from sst_models.losses.flow import gradient_l1
 from sst_models.losses.image import ssim_l1
 from sst_models.losses.structural import lncc
-from sst_models.seeds import below, chance
-from sst_models.warp import warp
+from sst_models.training.learner import Losses, Scans, adam
+from sst_models.training.seeds import below, chance
+from sst_models.volume.warp import warp
 
 
 @dataclass(frozen=True)

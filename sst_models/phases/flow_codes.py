@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
-from sst_models.learner import Losses, Scans, adam, freeze
 from sst_models.losses.adversarial import encoder_loss
 from sst_models.losses.image import ssim_l1
-from sst_models.seeds import below
-from sst_models.steps.align import align_atlas
-from sst_models.steps.style import critic_step
-from sst_models.warp import warp
+from sst_models.phases.style import critic_step
+from sst_models.propagation.align import align_atlas
+from sst_models.training.learner import Losses, Scans, adam, freeze
+from sst_models.training.seeds import below
+from sst_models.volume.warp import warp
 
 
 class FlowCodesLearner:

@@ -3,7 +3,7 @@
 A voxel of 2.4 mm holds a dozen of the voxels that an atlas was labelled in, and a third ventricle is thinner than that.
 So labels stay as fine as `grid.finer` says, and a voxel of a scan gets what most of a box is, as large as a voxel, that
 its flow points at: as label maps are brought to a grid, but at places between the grid's. The share of each class in
-that box is the prior for a scan's own intensities (`sst_models.posterior`). On validation scans it gave 0.7 to 1.7
+that box is the prior for a scan's own intensities (`sst_models.propagation.em`). On validation scans it gave 0.7 to 1.7
 points of Dice over labels on the grid that are interpolated linearly (benchmarks/LEARNING.md).
 """
 
@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from configs.errors import DataError
 from configs.structures import CLASSES
-from sst_models.grid import most_frequent
-from sst_models.groups import shares
-from sst_models.warp import blocks, shared, warp, warp_labels
+from sst_models.volume.grid import most_frequent
+from sst_models.volume.groups import shares
+from sst_models.volume.warp import blocks, shared, warp, warp_labels
 
 _MIXED = CLASSES
 """In place of a class: a box that holds several."""

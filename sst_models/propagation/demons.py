@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from configs.schema import Registration
-from sst_models.intensity import brain_moments
 from sst_models.losses.structural import lncc
-from sst_models.separable import Filter, apply, bands, box, gaussian
-from sst_models.warp import compose, resize_flow, warp
+from sst_models.volume.intensity import brain_moments
+from sst_models.volume.separable import Filter, apply, bands, box, gaussian
+from sst_models.volume.warp import compose, resize_flow, warp
 
 WINDOW = 5
 """Voxels of the window in which intensities are normalised; 5 and 7 were alike on validation scans."""

@@ -9,8 +9,8 @@ window that holds three tissues neither. Ours; its use and its width were chosen
 from torch import Tensor
 from torch.nn import functional as F
 
-from sst_models.groups import COUNT, groups, shares
-from sst_models.separable import blur
+from sst_models.volume.groups import COUNT, groups, shares
+from sst_models.volume.separable import blur
 
 RIM = 0.7
 """Voxels by which the edges of tissues are softened, so that partial volume at the atlas's edges stays what it is."""

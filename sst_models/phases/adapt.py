@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
-from sst_models.labels import AtlasLabels
-from sst_models.learner import Losses, Scans, freeze
-from sst_models.posterior import carry_labels
-from sst_models.seeds import below, chance
-from sst_models.steps.align import align_both, restyle_atlas
-from sst_models.steps.segment import SegmentLearner
-from sst_models.warp import warp
+from sst_models.phases.segment import SegmentLearner
+from sst_models.propagation.align import align_both, restyle_atlas
+from sst_models.propagation.em import carry_labels
+from sst_models.training.learner import Losses, Scans, freeze
+from sst_models.training.seeds import below, chance
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.warp import warp
 
 KEEP = 64
 """Scans whose flow and labels stay in memory: 30 MB each at 128 x 160 x 160."""
@@ -27,8 +27,8 @@ class AdaptLearner:
     """Train a segmenter on the atlas's labels, carried onto the site's scans by F.
 
     A pair's image is the scan itself, whose labels are then as good as the registration, and as the scan's intensities
-    make them (`sst_models.posterior`); or the atlas, restyled as one scan and warped onto another, whose labels are
-    exact. What is released is the running mean of the weights.
+    make them (`sst_models.propagation.em`); or the atlas, restyled as one scan and warped onto another, whose labels
+    are exact. What is released is the running mean of the weights.
 
     Args:
         nets: {"segmenter"} to train and {"E", "A", "F"} to use.

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.schema import Experiment
-from sst_models.groups import COUNT, group_chances, groups, shares
-from sst_models.labels import AtlasLabels
-from sst_models.mirror import mean_of_both, mirror_chances
-from sst_models.separable import blur
+from sst_models.volume.groups import COUNT, group_chances, groups, shares
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.mirror import mean_of_both, mirror_chances
+from sst_models.volume.separable import blur
 
 EDGE = 1.4
 """Millimetres, sigma of the Gaussian by which carried labels are softened: how far off a flow may be."""

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
-from sst_models.device import half
-from sst_models.learner import Losses, Scans, adam, freeze
 from sst_models.losses.adversarial import encoder_loss
 from sst_models.losses.image import ssim_l1
 from sst_models.networks.style import quantile_curve
-from sst_models.seeds import below, chance
-from sst_models.steps.register import Registered, register
-from sst_models.steps.style import Contrast, StyleMoments, critic_step, positive, prior
+from sst_models.phases.register import Registered, register
+from sst_models.phases.style import Contrast, StyleMoments, critic_step, positive, prior
+from sst_models.training.device import half
+from sst_models.training.learner import Losses, Scans, adam, freeze
+from sst_models.training.seeds import below, chance
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sst_models import weights
-from sst_models.seeds import generator
+from sst_models.training.seeds import generator
+from sst_models.wire import weights
 
 Losses = Mapping[str, Tensor]
 """Every loss of a step by name, "total" among them; scalars without gradient."""

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.schema import Experiment
-from sst_models.learner import Losses, Scans, adam, freeze
 from sst_models.losses.adversarial import critic_loss, encoder_loss
-from sst_models.losses.contrast import info_nce
-from sst_models.seeds import below
-from sst_models.warp import warp
+from sst_models.losses.contrastive import info_nce
+from sst_models.training.learner import Losses, Scans, adam, freeze
+from sst_models.training.seeds import below
+from sst_models.volume.warp import warp
 
 
 @dataclass(frozen=True)

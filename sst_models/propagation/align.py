@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
-from sst_models.contrast import match_tissues
-from sst_models.device import half
-from sst_models.forces import approach, ascend, polish
-from sst_models.intensity import match_quantiles
-from sst_models.labels import AtlasLabels
-from sst_models.mirror import mirror_image
-from sst_models.posterior import evidence
+from sst_models.propagation.demons import approach, ascend, polish
+from sst_models.propagation.em import evidence
+from sst_models.propagation.tissue_matching import match_tissues
+from sst_models.training.device import half
+from sst_models.volume.intensity import match_quantiles
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.mirror import mirror_image
 
 Nets = Mapping[str, nn.Module]
 """{"E", "A", "F"}."""

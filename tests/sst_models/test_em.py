@@ -10,13 +10,13 @@ from torch.nn.functional import one_hot
 from configs.schema import load
 from configs.structures import CLASSES, MIRRORED
 from material import CORTEX, VENTRICLE, WHITE, brain
-from sst_models.labels import AtlasLabels
-from sst_models.metrics import mean_dice
-from sst_models.posterior import carry_labels, refine
-from sst_models.separable import blur
-from sst_models.steps.segment import chances, segment
-from sst_models.steps.together import TRUST, chances_together, trust
-from sst_models.warp import warp_labels
+from sst_models.phases.segment import chances, segment
+from sst_models.propagation.em import carry_labels, refine
+from sst_models.propagation.fusion import TRUST, chances_together, trust
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.metrics import mean_dice
+from sst_models.volume.separable import blur
+from sst_models.volume.warp import warp_labels
 
 SIDES = (32, 32, 32)
 NUCLEUS = 9

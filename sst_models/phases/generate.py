@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sst_models.device import half
-from sst_models.labels import AtlasLabels
-from sst_models.learner import freeze
-from sst_models.seeds import generator
-from sst_models.steps.style import StyleMoments, prior
-from sst_models.warp import warp
+from sst_models.phases.style import StyleMoments, prior
+from sst_models.training.device import half
+from sst_models.training.learner import freeze
+from sst_models.training.seeds import generator
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.warp import warp
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from configs.errors import DataError
 from configs.schema import Experiment, Phase
-from sst_models.labels import AtlasLabels
-from sst_models.learner import Learner, Scans
-from sst_models.steps.adapt import AdaptLearner
-from sst_models.steps.flow_codes import FlowCodesLearner
-from sst_models.steps.joint import JointLearner
-from sst_models.steps.register import RegisterLearner
-from sst_models.steps.style import StyleLearner, StyleMoments
+from sst_models.phases.adapt import AdaptLearner
+from sst_models.phases.flow_codes import FlowCodesLearner
+from sst_models.phases.joint import JointLearner
+from sst_models.phases.register import RegisterLearner
+from sst_models.phases.style import StyleLearner, StyleMoments
+from sst_models.training.learner import Learner, Scans
+from sst_models.volume.labels import AtlasLabels
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from configs.errors import DataError, RunError
-from sst_models.exchange import Arrays
+from sst_models.wire.exchange import Arrays
 
 
 def parameters(net: nn.Module) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from hashlib import sha256
 import numpy as np
 
 from configs.errors import FederationError
-from sst_models.exchange import Arrays, PhaseRequest, Step
+from sst_models.wire.exchange import Arrays, PhaseRequest, Step
 
 WHOLE, STEP = "arrays.", "step."
 """First words of the names of records."""

@@ -12,7 +12,7 @@ from sst_models.networks.flow_codes import FlowCritic, FlowDecoder, FlowEncoder
 from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
 from sst_models.networks.segmenter import COARSE, Segmenter
 from sst_models.networks.style import StyleCritic, StyleEncoder
-from sst_models.seeds import generator
+from sst_models.training.seeds import generator
 
 
 def _registration(own: Registration) -> nn.Module:

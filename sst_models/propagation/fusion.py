@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment
-from sst_models.groups import group_chances
-from sst_models.labels import AtlasLabels
-from sst_models.posterior import REACH, carried_chances
-from sst_models.separable import blur
-from sst_models.steps.align import align_both
-from sst_models.steps.segment import own_chances, weighed
+from sst_models.phases.segment import own_chances, weighed
+from sst_models.propagation.align import align_both
+from sst_models.propagation.em import REACH, carried_chances
+from sst_models.volume.groups import group_chances
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.separable import blur
 
 PARTS = ("E", "A", "F")
 """What is needed beside the segmenter."""

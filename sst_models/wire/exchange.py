@@ -15,7 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Step:
-    """How a part came from an earlier version of itself, coded (`sst_models.payload`)."""
+    """How a part came from an earlier version of itself, coded (`sst_models.wire.payload`)."""
 
     base: str  # digest of the version that it starts from
     digest: str  # of the version that it leads to

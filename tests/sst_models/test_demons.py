@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from sst_models.forces import approach, ascend, polish
 from sst_models.losses.flow import folded_fraction
 from sst_models.losses.structural import lncc
-from sst_models.warp import warp, warp_labels
+from sst_models.propagation.demons import approach, ascend, polish
+from sst_models.volume.warp import warp, warp_labels
 
 
 def hollow(radius: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -9,17 +9,17 @@ from torch.nn import functional as F
 
 from configs.schema import Experiment, Segment
 from configs.structures import CLASSES
-from sst_models.device import half
-from sst_models.intensity import brain_moments
-from sst_models.learner import Losses, adam, freeze
 from sst_models.losses.overlap import dice_ce
-from sst_models.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
-from sst_models.muon import Muon
 from sst_models.networks.appearance import brain
 from sst_models.networks.segmenter import Segmenter, labels_inside
-from sst_models.posterior import LEARNT_EDGE, settle
-from sst_models.seeds import chance, generator
-from sst_models.warp import warp, warp_labels
+from sst_models.propagation.em import LEARNT_EDGE, settle
+from sst_models.training.device import half
+from sst_models.training.learner import Losses, adam, freeze
+from sst_models.training.muon import Muon
+from sst_models.training.seeds import chance, generator
+from sst_models.volume.intensity import brain_moments
+from sst_models.volume.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
+from sst_models.volume.warp import warp, warp_labels
 
 Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 """Gives one labelled pair for a step: image (1, D, H, W) in [0, 1], labels (D, H, W) int64."""

@@ -1,7 +1,7 @@
 """Mirror images: a head's left for its right, so that every scan and every atlas counts twice.
 
 A brain and its mirror image are both likely brains, and the errors that a method makes of the two differ. The axes of a
-run's grid are RAS (`sst_models.grid`), so the first one runs from left to right.
+run's grid are RAS (`sst_models.volume.grid`), so the first one runs from left to right.
 
 Where two sides of a structure meet, labels have customs and heads have tilts that a mirror turns round: of one atlas
 that was looked at, the vermis of the cerebellum is labelled left up to 3 mm beyond the middle. So a mirror image says
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from configs.structures import CLASSES, GROUP_OF, MIRRORED
-from sst_models.groups import group_chances, groups
+from sst_models.volume.groups import group_chances, groups
 
 SIDE = -3
 """Axis of a volume or a label map, (..., D, H, W), that runs from left to right."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from configs.structures import STRUCTURES
-from sst_models.contrast import DOUBT, match_tissues
+from sst_models.propagation.tissue_matching import DOUBT, match_tissues
 
 SIDE = 24
 WHITE, THALAMUS, CAUDATE = (
