@@ -14,6 +14,7 @@ from pathlib import Path
 
 import straightforward
 import torch
+from sst_models.phases.table import BY_NAME, Material
 from torch import Tensor
 
 from client import scans
@@ -22,7 +23,6 @@ from configs.schema import Experiment, load
 from server.atlas import read_atlas
 from simulation.measured import mean_of
 from sst_models.networks.build import build
-from sst_models.phases.table import BY_NAME, Material
 from sst_models.training.device import half, place
 from sst_models.training.seeds import below, generator
 from sst_models.volume.labels import AtlasLabels
@@ -82,7 +82,7 @@ def mean_dice(carry: Carry, cases: Cases, labels: AtlasLabels) -> float:
     for index in range(len(cases)):
         truth = cases.labels(index)
         assert truth is not None
-        found = labels.carry(carry(cases.image(index)[None]))
+        found = labels.propagate(carry(cases.image(index)[None]))
         means.append(100 * mean_of(dice_per_group(found, truth).values()))
     return mean_of(means)
 

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from pack import Pack
 from speed import Brains, labels, volume
+from sst_models.phases.table import BY_NAME, Material
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -49,8 +50,7 @@ from simulation.stage import Stage, federate, prepare
 from sst_models.losses.flow import folded_fraction
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
-from sst_models.phases.segment import Pairs, own_chances, segment, weighed
-from sst_models.phases.table import BY_NAME, Material
+from sst_models.phases.segment import Pairs, network_probabilities, segment, weighed
 from sst_models.propagation import align
 from sst_models.propagation.em import refine
 from sst_models.training.device import choose, place
@@ -149,7 +149,7 @@ def speed(preset: Experiment, device: torch.device) -> Row:
     rows = {phase.name: step_of(phase.name, preset, device, most) for phase in BY_NAME.values()}
     shape = preset.grid.shape
     nets = {part: place(build(part, preset), device) for part in ("A", "decoder")}
-    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.finer).to(device))
+    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.label_oversampling).to(device))
     made = Generator(*atlas, dict(nets), preset.latent, PriorStyles(preset.style.code))
     numbers = iter(range(10**6))
     pair = middle(
@@ -165,7 +165,7 @@ def step_of(name: str, preset: Experiment, device: torch.device, most: Ceilings)
     """Measure one phase's step."""
     phase, shape = BY_NAME[name], preset.grid.shape
     nets = {part: place(build(part, preset), device) for part in phase.learns + phase.uses}
-    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.finer).to(device))
+    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.label_oversampling).to(device))
     own = Material(OnDevice(Brains(shape), device), atlas[0], (), atlas[1])
     learner, numbers = phase.make(nets, preset, own), iter(range(10**6))
     seconds = middle(lambda: learner.step(generator(1, name, next(numbers))), device, warm=6)
@@ -331,7 +331,7 @@ def likelihoods(stage: Stage, bench: simulate.Bench) -> None:
     net = segmenters.load_segmenter(bench.segmenter("U-Net w/ adaptation", target), stage.experiment, stage.device)
     found: dict[float, list[float]] = {}
     for _, image, truth in arms.labelled(stage.cases(target, "val")):
-        own = own_chances(net, image.to(stage.device), stage.experiment)
+        own = network_probabilities(net, image.to(stage.device), stage.experiment)
         for weight in (0.0, 0.2, 0.4, 0.7):
             preset = replace(stage.experiment, segmenter=replace(stage.experiment.segmenter, likelihood=weight))
             refined = weighed(own, image.to(stage.device), preset).argmax(0).cpu()
@@ -367,7 +367,7 @@ def _compressed(map_: Tensor) -> bytes:
 class _Flows:
     """Stands in for labels that are carried elsewhere."""
 
-    def carry(self, flow: Tensor) -> Tensor:
+    def propagate(self, flow: Tensor) -> Tensor:
         """Give the flow itself."""
         return flow.half()
 
@@ -406,7 +406,7 @@ class Coloured:
         self._waiting.append(self._ask())
         image, flow = (one.to(self._device).float() for one in torch.load(path))
         path.unlink()
-        return image, self._labels.carry(flow)
+        return image, self._labels.propagate(flow)
 
     def stop(self) -> None:
         """Make no more."""

@@ -25,6 +25,7 @@ import straightforward
 import torch
 from rich.console import Console
 from rich.table import Table
+from sst_models.phases.table import BY_NAME, Material
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,7 +38,6 @@ from sst_models.losses.structural import lncc, most_levels, ms_ssim
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
 from sst_models.phases.segment import SegmentLearner, segment
-from sst_models.phases.table import BY_NAME, Material
 from sst_models.training.device import place
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import weights
@@ -160,8 +160,8 @@ def generation(preset: Experiment, repeats: int) -> list[Row]:
     shape = preset.grid.shape
     nets = {part: _placed(part, preset) for part in ("A", "decoder")}
     styles = PriorStyles(preset.style.code)
-    palette = preset.generation.palette
-    atlas = (volume(shape, 9), labels(shape, preset.grid.finer))
+    palette = preset.generation.cached_styles
+    atlas = (volume(shape, 9), labels(shape, preset.grid.label_oversampling))
     generator = Generator(*atlas, dict(nets), preset.latent, styles, palette)
     pair = generator.pair(Recipe(1, 1, 1, "bench"))
     single = replace(preset.phases.segment, batch=1)
@@ -210,7 +210,7 @@ def _model(preset: Experiment, folder: Path) -> None:
     affine[:3, 3] = [91 - grid.spacing * side / 2 for side in grid.shape]
     frame = AtlasFrame.of(image[None], affine.tolist(), "0" * 64)
     arrays = {part: weights.parameters(build(part, preset)) for part in ("segmenter", "A", "decoder", "E", "F")}
-    arrays["atlas"] = {"labels": labels(grid.shape, grid.finer).packed()}
+    arrays["atlas"] = {"labels": labels(grid.shape, grid.label_oversampling).packed()}
     about = {"run": "bench", "site": "bench", "histogram": histogram(image[None]).tolist()}
     write_model(folder, arrays, frame, preset, about)
 
@@ -252,7 +252,7 @@ def show(rows: list[Row]) -> None:
 
 def measure(preset: Experiment, shape: Shape, repeats: int) -> list[Row]:
     """Measure all rows at one size."""
-    finer = preset.grid.finer if shape == preset.grid.shape else 1  # a voxel of 1.2 mm is an atlas's own
+    finer = preset.grid.label_oversampling if shape == preset.grid.shape else 1  # a voxel of 1.2 mm is an atlas's own
     own = replace(preset, grid=Grid(shape, preset.grid.spacing * preset.grid.shape[0] / shape[0], finer))
     rows = losses(shape, max(5, repeats))  # they are quick, and vary
     calls = {"ours": joint_step(own), "straightforward": straightforward_step(shape)}

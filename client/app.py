@@ -29,7 +29,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import ledger, release, replies
-from client.answer import LEARNING, answer
+from client.answer import answer
 from client.kept import Kept
 from client.messages import decode_request, encode_reply, return_nonce, size
 from client.policy import read_policy
@@ -37,6 +37,7 @@ from client.preparation import Preparation, Stripping
 from client.site import Site
 from configs import logs
 from configs.errors import ConfigError, DataError, FederationError, ReleaseError, RunError, SstError
+from configs.phases import PHASES
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.records import decode_parcel
@@ -98,11 +99,10 @@ def register(app: ClientApp, answer: Answer) -> ClientApp:
     def handle(message: Message, context: Context) -> Message:
         return respond(message, context, answer)
 
-    for action in LEARNING:
-        app.train(action)(handle)
-    for action in ("hello", "join", "deliver"):
-        app.query(action)(handle)
-    app.evaluate("evaluate")(handle)
+    for phase in PHASES:
+        if phase.message:
+            category, _, action = phase.message.partition(".")
+            getattr(app, category)(action)(handle)
     return app
 
 
@@ -151,7 +151,7 @@ def _received(content: RecordDict, held: Kept) -> dict[str, Arrays]:
     """Unpack the request's parts, and keep those that the hub will come back to."""
     parcel = decode_parcel(content)
     parts = payload.unpack(parcel, held.recall)
-    for part in {*parcel.whole, *parcel.steps} & set(parcel.digests):
+    for part in {*parcel.whole, *parcel.deltas} & set(parcel.digests):
         held.remember(parcel.digests[part], parts[part])
     return parts
 

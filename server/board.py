@@ -68,7 +68,7 @@ def points(
         phase, number, time = str(event["phase"]), int(event["round"]), float(event["time"])
         for site, curves in event.get("series", {}).items():
             for name, values in curves.items():
-                at = steps(number, getattr(experiment.phases, phase).steps, len(values))
+                at = steps(number, experiment.phases.of(phase).steps, len(values))
                 for step, value in zip(at, values, strict=True):
                     yield Point(f"sites/{site}", f"{phase}/{name}", step, value, time)
         for row in event.get("traffic", []):

@@ -71,7 +71,7 @@ class Members:
         self,
         requests: Mapping[str, PhaseRequest],
         take: Take,
-        settle: Callable[[], Mapping[str, str]] = dict,
+        drop_outliers: Callable[[], Mapping[str, str]] = dict,
         consent: bool = False,
         quorum: float | None = None,
     ) -> dict[str, str]:
@@ -80,7 +80,7 @@ class Members:
         Args:
             requests: of one round, by site.
             take: takes in a reply without an error.
-            settle: called when all asked have answered; drops replies that are wrong beside the others', by site.
+            drop_outliers: called when all have answered; drops replies that are wrong beside the others'.
             consent: a site may say no to this round, and that counts as its answer.
             quorum: instead of the run's.
 
@@ -101,7 +101,7 @@ class Members:
                     if not reply.error or reply.error in BAD:
                         self._strike(reply.site, reply.phase, word)
                 del reply  # else it would live while the next one is unpacked
-            for site, word in settle().items():
+            for site, word in drop_outliers().items():
                 failed[site] = word
                 self._strike(site, some.phase, word)
             self._tell_late()

@@ -43,7 +43,7 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
         raise RunError(f"{folder} is a hub's folder already; give another one, or change its {SETTINGS}")
     experiment = load(preset)
     grid = experiment.grid
-    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.finer)
+    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling)
     folder.mkdir(parents=True, exist_ok=True)
     save_atlas(atlas, folder)
     replace_file(folder / "experiment.json", experiment.to_json())

@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from configs.phases import learning
 from server.events import read
 from server.kit import dismissed
 from server.office import Office
@@ -81,7 +82,7 @@ def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus
     for event in events:
         if event["event"] == "site.quarantined" and event["site"] == name:
             state = "quarantined"
-        if event["event"] != "round.finished":
+        if event["event"] != "round.finished" or event.get("phase") == "segment":  # the hub's own
             continue
         if name in event.get("series", {}) or name in event.get("sites", {}):
             seen, rounds, word = float(event["time"]), rounds + 1, ""
@@ -95,8 +96,7 @@ def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
     from configs.schema import from_json
 
     experiment = from_json((office.folder / "experiment.json").read_text(encoding="utf-8"))
-    planned = {name: getattr(experiment.phases, name).rounds for name in ("register", "style", "joint", "flow_codes")}
-    planned |= {"segment": max(1, len(office.admitted)), "adapt": experiment.phases.adapt.rounds}
+    planned = {phase.name: experiment.phases.of(phase.name).rounds for phase in learning()}
     took: dict[str, list[float]] = {}
     began: dict[tuple[str, int], float] = {}
     for event in events:

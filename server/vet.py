@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sst_models.phases.table import SitePhase
+from configs.phases import Phase
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
@@ -43,7 +43,7 @@ class Strikes:
         return self._counts[site] == MOST
 
 
-def fault(reply: SiteReply, request: PhaseRequest, phase: SitePhase, code: int) -> str:
+def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code: int) -> str:
     """Say what is wrong with a reply, in one word; "" where nothing is.
 
     Args:
@@ -57,8 +57,7 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: SitePhase, code: int) 
     """
     if reply.count < 1:
         return "count"
-    allowed = {*phase.learns, *(("moments",) if phase.moments else ())}
-    if not set(reply.arrays) <= allowed:
+    if not set(reply.arrays) <= phase.parts:
         return "undeclared"
     if not set(phase.learns) <= set(reply.arrays):
         return "missing"

@@ -47,7 +47,7 @@ def control_pairs(atlas: Tensor, labels: AtlasLabels, spacing: float) -> Pairs:
         seed = int(torch.randint(2**31, (1,), generator=draws))
         coloured = torch.as_tensor(colour.set_random_state(seed)(image.cpu())).to(atlas)
         coloured = (coloured - coloured.min()) / (coloured.max() - coloured.min()).clamp(min=1e-3)
-        return coloured * (image > 0), labels.carry(flow)
+        return coloured * (image > 0), labels.propagate(flow)
 
     return pairs
 

@@ -22,7 +22,6 @@ from rich.progress import Progress as Bar
 
 FOUND_DONE = 1.0  # seconds: work reported this soon after a stage began was done by an earlier run
 POLL = 0.5  # seconds between two looks at the files of hub and sites
-SEGMENT = "segment"  # the one phase that learns at the hub; a round of it is a whole segmenter
 ROUND = ("round.started", "round.finished")
 LINE_EVERY = 30.0  # seconds between two lines of a stage where there is no terminal
 
@@ -215,9 +214,10 @@ class PlannedPhase:
     """One phase that a hub is going to run, and the name and work units of its stage on the display."""
 
     phase: str
-    rounds: int  # of the phase "segment", which is the hub's own: how many segmenters
+    rounds: int
     units: float
     name: str
+    at_hub: bool = False  # the hub trains, and its `progress.json` says how far it is
 
 
 @contextmanager
@@ -268,7 +268,7 @@ class Watcher:
             self._take(event)
         planned = self._plan.get(self._phase)
         if planned is not None:
-            workers = {"hub": self._hub} if self._phase == SEGMENT else self._states
+            workers = {"hub": self._hub} if planned.at_hub else self._states
             said = {name: read_json(folder / "progress.json") for name, folder in workers.items()}
             here = {name: words for name, words in said.items() if self._is_here(words)}
             self._report(planned, sum(map(_share, here.values())) / max(1, len(workers)), _furthest(here))

@@ -17,7 +17,7 @@ def curves(stage: Stage, chosen: Sequence[str]) -> Iterator[Curve]:
             for site, series in event.get("series", {}).items():
                 rows.setdefault((event["phase"], site), []).append((int(event["round"]), series))
         for (phase, site), rounds in rows.items():
-            settings = getattr(scheme.experiment.phases, phase)
+            settings = scheme.experiment.phases.of(phase)
             steps, losses = _join(rounds, settings.steps)
             yield Curve(phase, site, f"{stage.where}, {scheme.name}", steps, losses)
 

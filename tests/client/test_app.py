@@ -17,7 +17,7 @@ from configs.errors import DataError
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines.inprocess import identity
 from sst_models.wire.exchange import PhaseRequest, SiteReply
-from sst_models.wire.payload import Parcel, digest, step_between
+from sst_models.wire.payload import Parcel, delta_between, digest
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 REQUEST = PhaseRequest("run", "register", 1, "one", EXPERIMENT, {"T": {"w": np.ones(3, np.float32)}})
@@ -142,7 +142,7 @@ def test_message_that_is_not_ours_is_answered(tmp_path):
 
 
 ONE, TWO = {"w": np.ones(3, np.float32)}, {"w": np.full(3, 1.5, np.float32)}
-STEP, _ = step_between(ONE, TWO)
+STEP, _ = delta_between(ONE, TWO)
 
 
 def hostile(**arrays):
@@ -176,7 +176,7 @@ def test_a_site_takes_a_difference_to_what_it_holds_and_nothing_else(tmp_path, p
         seen.append(request.arrays["T"]["w"].tolist())
         return add_one(request, site)
 
-    second = replace(REQUEST, round=2, payload="half", arrays={"T": TWO if parcel.steps else ONE})
+    second = replace(REQUEST, round=2, payload="half", arrays={"T": TWO if parcel.deltas else ONE})
     reply = send(watch, tmp_path, second, encode_request(second, {}, parcel))
     assert reply.error == word
     assert seen == ([] if word else [second.arrays["T"]["w"].tolist()])

@@ -125,8 +125,8 @@ def test_labels_come_back_from_the_grid_as_they_went(axes: str, sides: tuple[flo
     grid = Grid((150, 150, 150), 1.0, (-74.7, -74.6, -74.8))
     there = sample_labels(classes, affine, grid)
     present = sorted(set(classes.ravel().tolist()))
-    chances = torch.stack([(there == index).float() for index in present])
-    back, _ = to_native(chances, grid.affine, np.eye(4), affine, np.ones(shape, bool))
+    probabilities = torch.stack([(there == index).float() for index in present])
+    back, _ = to_native(probabilities, grid.affine, np.eye(4), affine, np.ones(shape, bool))
     for place, index in enumerate(present):
         if index and (classes == index).sum() * np.prod(sides) > 5000:
             assert dice(back == place, classes == index) >= 0.97, index

@@ -23,8 +23,8 @@ def test_every_preset_that_comes_with_the_project_loads(name: str) -> None:
         ({"style": {"code": 1.5}}, "key 'style.code'"),
         ({"grid": {"shape": [20, 32, 32]}}, "side of 20"),
         ({"grid": {"shape": [16, 32, 32]}}, "side of 16"),
-        ({"grid": {"shape": [32, 48, 64]}}, "side of 48; flow_codes, with its stem and widths, needs .* by 32"),
-        ({"segmenter": {"widths": [2] * 7}}, "side of 160; segmenter, with its stem and widths, needs .* by 64"),
+        ({"grid": {"shape": [32, 48, 64]}}, "side of 48; flow_codes, with its widths, needs .* by 32"),
+        ({"segmenter": {"widths": [2] * 7}}, "side of 160; segmenter, with its widths and space_to_depth, needs .* by 64"),
         ({"federation": {"quorum": 2.0}}, "key 'federation.quorum'"),
     ],
 )
@@ -42,16 +42,16 @@ def test_a_preset_that_does_not_exist_lists_those_that_do() -> None:
 
 def test_a_preset_can_be_changed_key_by_key() -> None:
     """Values are TOML's; words need no quotes; a mistake is told as in a file."""
-    changes = ("registration.ascent=3", "segmenter.normalise=minmax", "segmenter.widths=[4, 8]", "seed=7")
+    changes = ("propagation.lncc_ascent_iterations=3", "segmenter.normalise=minmax", "segmenter.widths=[4, 8]", "seed=7")
     changed = load("real-cpu", changes)
-    assert (changed.registration.ascent, changed.segmenter.normalise, changed.seed) == (3, "minmax", 7)
+    assert (changed.propagation.lncc_ascent_iterations, changed.segmenter.normalise, changed.seed) == (3, "minmax", 7)
     assert changed.segmenter.widths == (4, 8)
     assert load("real-cpu", ()) == load("real-cpu")
     for change, said in (
-        ("registration.ascnt=3", "did you mean 'registration.ascent'"),
-        ("registration.ascent", "is no change of a preset"),
+        ("propagation.lncc_ascnt=3", "did you mean 'propagation.lncc_ascent_iterations'"),
+        ("propagation.em_weight", "is no change of a preset"),
         ("seed.x=3", "is no table"),
-        ("registration.ascent=deep", "key 'registration.ascent'"),
+        ("propagation.em_weight=deep", "key 'propagation.em_weight'"),
     ):
         with pytest.raises(ConfigError, match=said):
             load("tiny", ("seed=1", change))

@@ -24,7 +24,7 @@ from server.state import RunState, Store
 from simulation.engines import SiteFolder
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.wire.payload import digest, step_between
+from sst_models.wire.payload import delta_between, digest
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 SIZE = 1000
@@ -65,7 +65,7 @@ def start() -> RunState:
 def one_round(federation: GridFederation, state: RunState, names: tuple[str, ...] = ("a", "bb")) -> RunState:
     """Ask, and take the plain mean."""
     number = state.done + 1
-    asked = PhaseRequest("run", "register", number, "", EXPERIMENT, {"T": state.parts["T"]}, {}, "half", state.steps)
+    asked = PhaseRequest("run", "register", number, "", EXPERIMENT, {"T": state.parts["T"]}, {}, "half", state.deltas)
     replies = [reply for reply in federation.ask([replace(asked, site=name) for name in names]) if not reply.error]
     mean = np.mean([reply.arrays["T"]["w"] for reply in replies], axis=0, dtype=np.float64)
     return state.with_parts({"T": {"w": mean.astype(np.float32)}}, coded=True)
@@ -290,7 +290,7 @@ def test_what_is_asked_for_once_is_not_kept() -> None:
     assert not known.pack(test, {}).records
     foreign = known.pack(replace(test, arrays={"segmenter": other}), {})
     assert set(foreign.whole) == {"segmenter"} and not foreign.digests
-    step, led = step_between(own, other)
+    step, led = delta_between(own, other)
     changed = known.pack(replace(test, phase="deliver", arrays={"segmenter": led}, steps={"segmenter": step}), {})
     assert changed.steps == {"segmenter": step} and changed.digests == {"segmenter": step.digest}
 
