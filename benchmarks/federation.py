@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # this process stays small, and each measured one imports what it uses
     from client.site import Site
+    from configs.phases import Phase
     from configs.schema import Experiment
     from server.state import RunState
     from simulation.engines import SiteFolder
-    from sst_models.phases.table import SitePhase
     from sst_models.wire.exchange import PhaseRequest, SiteReply
 
     LearnAll = Callable[[Sequence[PhaseRequest]], Sequence[SiteReply]]
@@ -247,9 +247,9 @@ def run_toys(folder: Path, number: str) -> Row:
 def move_a_little(request: "PhaseRequest", site: "Site") -> "SiteReply":
     """Answer as a site would, without learning; only its last reply stays on disk."""
     import numpy as np
+    from sst_models.phases.table import BY_NAME
 
     from configs.schema import from_json
-    from sst_models.phases.table import BY_NAME
     from sst_models.wire.exchange import Arrays, SiteReply
 
     shutil.rmtree(site.state / "replies", ignore_errors=True)
@@ -281,25 +281,31 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
+def shared_phases() -> "list[Phase]":
+    """List the phases whose rounds make shared weights."""
+    from configs.phases import at_sites
+
+    return [phase for phase in at_sites() if not phase.optional]
+
+
 def first_state(experiment: "Experiment") -> "RunState":
     """Give fresh weights of all parts, and moments of both sites, so that a phase can be done without the others."""
     import numpy as np
 
     from server.state import MOMENTS, RunState, fresh_parts
-    from sst_models.phases.table import SITE_PHASES
 
     code = experiment.style.code
     moments = {"mean": np.zeros(code, np.float32), "std": np.ones(code, np.float32)}
     state = RunState(0, {f"{MOMENTS}.{name}": moments for name in NAMES})
-    for phase in SITE_PHASES:
+    for phase in shared_phases():
         state = RunState(0, {**state.parts, **fresh_parts(phase, state, experiment)})
     return state
 
 
-def plain_round(state: "RunState", phase: "SitePhase", experiment: "Experiment", learn_all: "LearnAll") -> "RunState":
+def plain_round(state: "RunState", phase: "Phase", experiment: "Experiment", learn_all: "LearnAll") -> "RunState":
     """Do a round without a message: the same requests, steps and mean."""
     from server.aggregate import RunningMean
-    from server.state import MOMENTS, OWN
+    from server.state import KEPT, MOMENTS
     from sst_models.wire.exchange import Arrays, PhaseRequest
 
     requests = []
@@ -309,7 +315,7 @@ def plain_round(state: "RunState", phase: "SitePhase", experiment: "Experiment",
             arrays |= {part: a for part, a in state.parts.items() if part.startswith(MOMENTS) and name not in part}
         requests.append(PhaseRequest(RUN, phase.name, 1, name, experiment.to_json(), arrays))
     brought: dict[str, Arrays] = {}
-    means = {part: RunningMean() for part in phase.learns if part != OWN}
+    means = {part: RunningMean() for part in phase.learns if part not in KEPT}
     for reply in learn_all(requests):
         for part, found in reply.arrays.items():
             if part in means:
@@ -327,7 +333,6 @@ def run_inside(folder: Path) -> Row:
     from server.run import open_hub, run_round
     from server.state import Store
     from simulation.engines.inprocess import InProcessGrid, identity, node_config
-    from sst_models.phases.table import SITE_PHASES
 
     experiment, both = preset(folder), sites(folder)
     took: dict[str, dict[str, float]] = {"plain": {}, "federated": {}}
@@ -337,7 +342,7 @@ def run_inside(folder: Path) -> Row:
         for one in both:
             hub.members.add(one.name)  # as joining would; the sites have the atlas
         store, state = Store(folder / "hub" / "state", experiment), first_state(experiment)
-        for number, phase in enumerate(SITE_PHASES):
+        for number, phase in enumerate(shared_phases()):
             for version in ("plain", "federated")[:: -1 if number % 2 else 1]:
                 began = time.perf_counter()
                 if version == "plain":
@@ -353,8 +358,9 @@ def run_beside(folder: Path, *names: str) -> Row:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from client.learn import learn
     from sst_models.phases.table import BY_NAME
+
+    from client.learn import learn
 
     experiment, both, took = preset(folder), sites(folder), {}
     state = first_state(experiment)

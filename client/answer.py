@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from client.site import Site
 from configs.errors import FederationError
-from configs.phases import asked
+from configs.phases import at_sites
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 
@@ -27,7 +27,7 @@ def _handler(phase: str) -> Callable[[PhaseRequest, Site], SiteReply]:
         from client import deliver
 
         return deliver.evaluate if phase == "evaluate" else deliver.deliver
-    if phase in {phase.name for phase in asked() if phase.learns}:
+    if phase in {phase.name for phase in at_sites()}:
         from client.learn import learn
 
         return learn

@@ -228,6 +228,11 @@ def asked() -> tuple[Phase, ...]:
     return tuple(phase for phase in PHASES if phase.message and phase.name != "hello")
 
 
+def at_sites() -> tuple[Phase, ...]:
+    """Give the phases in which sites train."""
+    return tuple(phase for phase in asked() if phase.learns)
+
+
 def learning() -> tuple[Phase, ...]:
     """Give the phases that have rounds, at sites or at the hub."""
     return tuple(phase for phase in PHASES if phase.learns)

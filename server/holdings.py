@@ -9,7 +9,7 @@ from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-from configs.phases import asked
+from configs.phases import at_sites
 from sst_models.wire.exchange import Arrays, Delta, PhaseRequest
 from sst_models.wire.files import write_json
 from sst_models.wire.payload import Parcel, digest
@@ -17,7 +17,7 @@ from sst_models.wire.payload import Parcel, digest
 KEEP = 24
 """Digests per site; no more than a site keeps parts (`client.kept`)."""
 
-LEARNING = frozenset(phase.name for phase in asked() if phase.learns)
+LEARNING = frozenset(phase.name for phase in at_sites())
 """The phases after which a part comes back, or is changed and sent again: a site keeps what it gets in them."""
 
 

@@ -147,17 +147,17 @@ STEP, _ = delta_between(ONE, TWO)
 
 def hostile(**arrays):
     """A difference with these arrays instead of its own."""
-    return Parcel(steps={"T": replace(STEP, arrays={**STEP.arrays, **arrays})}, digests={"T": STEP.digest})
+    return Parcel(deltas={"T": replace(STEP, arrays={**STEP.arrays, **arrays})}, digests={"T": STEP.digest})
 
 
 @pytest.mark.parametrize(
     ("parcel", "word"),
     [
-        (Parcel(steps={"T": STEP}, digests={"T": STEP.digest}), ""),
+        (Parcel(deltas={"T": STEP}, digests={"T": STEP.digest}), ""),
         (Parcel(digests={"T": digest(ONE)}), ""),
-        (Parcel(steps={"T": replace(STEP, base="0" * 64)}, digests={"T": STEP.digest}), "base"),
+        (Parcel(deltas={"T": replace(STEP, base="0" * 64)}, digests={"T": STEP.digest}), "base"),
         (Parcel(digests={"T": "../../../secret"}), "base"),
-        (Parcel(steps={"T": STEP}, digests={"T": "0" * 64}), "digest"),
+        (Parcel(deltas={"T": STEP}, digests={"T": "0" * 64}), "digest"),
         (Parcel(whole={"T": TWO}, digests={"T": digest(ONE)}), "digest"),
         (hostile(values=np.zeros(3, np.float16)), "digest"),
         (hostile(values=np.full(3, np.nan, np.float16)), "internal"),

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.phases import phase_of
 from configs.schema import Experiment, load
 from server.fold import Fold
 from server.vet import MOST, Strikes
-from sst_models.phases.table import BY_NAME
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
 SITES = ("a", "b", "c", "d")
@@ -32,9 +32,11 @@ def reply(site: str, value: float, count: int = 1, **more: Arrays) -> SiteReply:
 
 def fold(folder: Path, *replies: SiteReply, experiment: Experiment = TINY) -> tuple[Fold, dict[str, str]]:
     """A round of the style phase with these replies, and the words for those that were left out."""
-    made = Fold(BY_NAME["style"], experiment, {site: request(site) for site in SITES}, folder / "spool", folder / "own")
+    made = Fold(
+        phase_of("style"), experiment, {site: request(site) for site in SITES}, folder / "spool", folder / "own"
+    )
     words = {one.site: made.add(one) for one in replies}
-    return made, {site: word for site, word in (words | made.settle()).items() if word}
+    return made, {site: word for site, word in (words | made.drop_outliers()).items() if word}
 
 
 def value(parts: dict[str, Arrays]) -> float:
@@ -88,7 +90,7 @@ def test_a_reply_far_from_the_others_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mean", "expected"), [("mean", 3.5), ("median", 2.5), ("trimmed", 3.5)])
 def test_the_median_outvotes_one_site(mean: str, expected: float, tmp_path: Path) -> None:
     """Four sites cannot be trimmed by a fifth at either end, so their trimmed mean is the mean."""
-    federation = replace(TINY.federation, mean=mean)  # type: ignore[arg-type]
+    federation = replace(TINY.federation, aggregation=mean)  # type: ignore[arg-type]
     replies = [reply(site, number) for site, number in zip(SITES, (1.0, 2.0, 3.0, 8.0), strict=True)]
     made, _ = fold(tmp_path, *replies, experiment=replace(TINY, federation=federation))
     assert value(made.close()) == expected

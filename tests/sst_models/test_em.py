@@ -10,8 +10,8 @@ from torch.nn.functional import one_hot
 from configs.schema import load
 from configs.structures import CLASSES, MIRRORED
 from material import CORTEX, VENTRICLE, WHITE, brain
-from sst_models.propagation.em import propagate_labels, refine_labels
 from sst_models.propagation.align import Aligner, Alignment
+from sst_models.propagation.em import propagate_labels, refine_labels
 from sst_models.propagation.fusion import REGISTRATION_WEIGHT, fused_probabilities, registration_weight
 from sst_models.propagation.predict import Prediction, probabilities, segment
 from sst_models.volume.labels import AtlasLabels
@@ -58,7 +58,9 @@ def test_intensities_are_told_near_each_place() -> None:
     """A coil that makes one side half as bright again costs next to nothing."""
     labels, image = brain(SIDES)
     coil = torch.linspace(0.7, 1.2, 32).view(32, 1, 1)
-    flat, bright = (refine_labels(one[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4) for one in (image, image * coil))
+    flat, bright = (
+        refine_labels(one[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4) for one in (image, image * coil)
+    )
     assert mean_dice(bright, labels) > mean_dice(flat, labels) - 0.03
 
 
