@@ -95,7 +95,7 @@ def _digest(*arrays: np.ndarray) -> str:
 def compare(what: str, one: dict[str, str], other: dict[str, str]) -> int:
     """Print what two sets of digests have in common; give the number of differences."""
     different = sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
-    print(f"{what}: {len(one)} digests, {len(different)} differ")
+    print(f"{what}: {len(one)} digests, {len(different)} differ", flush=True)
     for key in different:
         print(f"  {key}: {one.get(key, 'missing')[:12]} {other.get(key, 'missing')[:12]}")
     return len(different)
