@@ -12,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help install demo test kills chaos intruders link check bench federation clean
+.PHONY: help install demo test kills chaos intruders link check docs bench federation clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ link: $(STAMP) ## run a real federation whose sites are behind bad lines, one of
 check: $(STAMP) ## check format, lint and types
 	scripts/check
 
+docs: $(STAMP) ## build the documentation site into build/docs, without a warning or not at all
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(STAMP) ## compare the speed of the parts with straightforward versions
 	$(BIN)/python benchmarks/speed.py --out runs/bench.json
 
@@ -54,5 +57,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"error: Python {v} is too old: 3.11 or newer is needed; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==$(shell sed -n 's/^torch==//p' constraints.txt)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	@touch $@
