@@ -2,7 +2,7 @@
 
 Flower starts a new process for each message, so this file imports nothing heavy; the phases do, where they need it.
 It also never lets an exception out: Flower would put its text, and with it perhaps a patient's name, into a message to
-the hub, and a handler that returns nothing would block the site's node for ever (FLOWER.md, finding 10).
+the hub, and a handler that returns nothing would block the site's node for ever (docs/flower.md, finding 10).
 
 A site says who it is in its node's config: `site-name`, `data-path` (one folder or several, separated as in PATH),
 `state-dir`; it may add `policy` (a policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as

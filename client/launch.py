@@ -20,11 +20,11 @@ QUIET: Mapping[str, str] = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-"""Environment under which Flower leaves the network alone (FLOWER.md, 2.5)."""
+"""Environment under which Flower leaves the network alone (docs/flower.md, finding 4)."""
 
 PAUSE = 15.0
 """Seconds before a SuperNode that ended is started again: Flower lets a crashed one back after up to 60 s, and each try
-in between ends with its code 2004 (FLOWER.md, 2.4)."""
+in between ends with its code 2004 (docs/flower.md, finding 9)."""
 
 
 def command(home: Home) -> list[str]:

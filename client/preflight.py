@@ -166,6 +166,6 @@ def _data(where: str) -> Line:
     try:
         count = look()
     except SstError as error:
-        return Line("scans", False, str(error), "see docs/scans.md")
+        return Line("scans", False, str(error), "see docs/own-data.md")
     enough = count >= 3
     return Line("scans", enough, f"{count} found; sst prepare shows each one", "at least 3 are needed")

@@ -2,7 +2,7 @@
 
 `Federation` is what the hub's loop sees. `GridFederation` does it over Flower's `Grid`, with what Flower's own loop
 lacks: one reply in memory at a time, a deadline, and asking again where a message or its reply can get lost
-(FLOWER.md, 2.4).
+(docs/flower.md, finding 9).
 """
 
 import logging

@@ -19,7 +19,7 @@ QUIET: Mapping[str, str] = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-"""Environment under which Flower leaves the network alone (FLOWER.md, 2.5)."""
+"""Environment under which Flower leaves the network alone (docs/flower.md, finding 4)."""
 
 
 def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels: Path) -> Office:

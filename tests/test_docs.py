@@ -174,6 +174,20 @@ def test_tests_that_pages_name_exist() -> None:
     assert [one for one in sorted(named) if f"def {one}(" not in code] == []
 
 
+def test_what_code_cites_is_in_the_documentation() -> None:
+    """A finding or a decision that code names is on its page; nothing cites notes that are not in the repository."""
+    files = [path for folder in FOLDERS.split("|") for path in (ROOT / folder).rglob("*.py")]
+    code = " ".join(" ".join(path.read_text(encoding="utf-8") for path in files if path.parent.name != "tests").split())
+    findings = set(re.findall(r"docs/flower\.md, finding (\d+)", code))
+    assert findings and findings <= set(
+        re.findall(r"^### (\d+)\. .* \{ #finding-\1 \}$", text("flower.md"), flags=re.M)
+    )
+    cited = re.findall(r'docs/decisions\.md, "([^"]+)"(?: and "([^"]+)")?', code)
+    titles = {title for both in cited for title in both if title}
+    assert titles and titles <= set(re.findall(r"^### (.*)$", text("decisions.md"), flags=re.M))
+    assert not re.search(r"\b(FLOWER|METHOD|DESIGN)(\.md|,|:)", code)
+
+
 def test_lines_of_prose_are_short() -> None:
     """A page can be read, and its changes compared, in a terminal; rows of tables cannot be broken."""
     lines = [(name(path), line) for path in PAGES for line in path.read_text(encoding="utf-8").splitlines()]

@@ -24,7 +24,7 @@ QUIET: Mapping[str, str] = MappingProxyType(
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 )
-"""Environment under which Flower and Ray leave the network alone (FLOWER.md, 2.5)."""
+"""Environment under which Flower and Ray leave the network alone (docs/flower.md, finding 4)."""
 
 
 @dataclass(frozen=True)
