@@ -19,7 +19,7 @@ class SiteStatus:
     state: str  # invited, admitted, taking part, quarantined, dismissed
     seen: float | None  # time.time() of its last reply
     rounds: int  # in which its reply counted
-    last: str  # word of its last failure, or ""
+    last: str  # error code of its last failure, or ""
 
 
 @dataclass(frozen=True)
@@ -72,23 +72,23 @@ def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
     if not events:
         return "not begun", ""
     if events[-1]["event"] == "round.waiting":
-        return "waiting", ", ".join(f"{site} ({word})" for site, word in events[-1]["missing"].items())
+        return "waiting", ", ".join(f"{site} ({code})" for site, code in events[-1]["missing"].items())
     return "running", ""
 
 
 def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus:
     gone = dismissed(office)
-    seen, rounds, word, state = None, 0, "", "admitted" if name in office.admitted else "invited"
+    seen, rounds, code, state = None, 0, "", "admitted" if name in office.admitted else "invited"
     for event in events:
         if event["event"] == "site.quarantined" and event["site"] == name:
             state = "quarantined"
         if event["event"] != "round.finished" or event.get("phase") == "segment":  # the hub's own
             continue
         if name in event.get("series", {}) or name in event.get("sites", {}):
-            seen, rounds, word = float(event["time"]), rounds + 1, ""
+            seen, rounds, code = float(event["time"]), rounds + 1, ""
             state = "taking part" if state == "admitted" else state
-        word = str(event.get("failed", {}).get(name, word))
-    return SiteStatus(name, "dismissed" if name in gone else state, seen, rounds, word)
+        code = str(event.get("failed", {}).get(name, code))
+    return SiteStatus(name, "dismissed" if name in gone else state, seen, rounds, code)
 
 
 def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
