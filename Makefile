@@ -6,12 +6,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= runs/demo
 
-# Flower must neither call out nor install anything at run time.
-export FLWR_TELEMETRY_ENABLED := 0
-export FLWR_DISABLE_UPDATE_CHECK := 1
-export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
-export RAY_USAGE_STATS_ENABLED := 0
-
 .PHONY: help install demo test kills chaos intruders link check bench federation clean
 
 help: ## list what make can do
