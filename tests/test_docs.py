@@ -106,7 +106,6 @@ def test_make_targets_exist() -> None:
     assert {"demo", "test", "docs"} <= named <= targets
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["flower-superlink", "flower-supernode", "flwr run"])
 def test_flowers_commands_have_the_options_that_pages_give_them(command: str) -> None:
     """What a page does by hand, Flower's commands can do."""
