@@ -13,6 +13,7 @@ hub's commands nor the simulation's, so each part brings its own commands in a `
 that it finds.
 """
 
+import os
 import shlex
 import sys
 import tempfile
@@ -27,6 +28,7 @@ import click
 import typer
 
 from configs.errors import ConfigError, DataError, RunError, SstError, disk_error
+from configs.processes import QUIET
 
 if TYPE_CHECKING:  # of `__all__` below, what is imported when it is first used: torch takes seconds
     from client.api import (
@@ -87,6 +89,7 @@ def __dir__() -> list[str]:
 
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
+    os.environ |= QUIET
     sys.exit(run(sys.argv[1:]))
 
 

@@ -126,7 +126,9 @@ def call(part: str, folder: Path, *words: str) -> Row:
 
 def environment() -> dict[str, str]:
     """Give the environment of all processes."""
-    return {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    from configs.processes import QUIET
+
+    return {**os.environ, **QUIET, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def make(folder: Path, share: float) -> None:

@@ -43,7 +43,7 @@ SWITCHED_ON = {
 
 def sst(python: str, tree: Path, *words: str, stop_at: str = "") -> None:
     """Run `sst` of a source tree; with `stop_at`, kill it when its hub's events hold that text."""
-    variables = os.environ | {"PYTHONPATH": str(tree), "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(
         [python, str(tree / "sst.py"), *words],
         cwd=tree,

@@ -2,7 +2,7 @@
 
 Flower starts a new process for each message, so this file imports nothing heavy; the phases do, where they need it.
 It also never lets an exception out: Flower would put its text, and with it perhaps a patient's name, into a message to
-the hub, and a handler that returns nothing would block the site's node for ever (FLOWER.md, finding 10).
+the hub, and a handler that returns nothing would block the site's node for ever (docs/flower.md, finding 10).
 
 A site says who it is in its node's config: `site-name`, `data-path` (one folder or several, separated as in PATH),
 `state-dir`; it may add `policy` (a policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as
@@ -61,7 +61,7 @@ OPTIONS = ("policy", "splits", "device", "mask-pattern", "strip", "bias")
 """What a node's config may say beside the site's name and folders."""
 
 LOG = "log.jsonl"
-"""In the site's state folder: start and end of each request; what went wrong is told in full in `site.log`."""
+"""In the site's state folder: start and end of each request; `site.log` has in full what went wrong."""
 
 CODE_FOLDERS = ("client", "configs", "sst_models")
 """The packages that run at a site."""
@@ -71,7 +71,7 @@ def respond(message: Message, context: Context, answer: Answer) -> Message:
     """Answer one message: from the reply cache or by `answer`, then release check, coding, ledger entry, reply.
 
     Returns:
-        A message, always: on any failure one with a code word, while the site's own log gets the whole story.
+        A message, always: on any failure one with an error code, while the site's own log gets the whole story.
     """
     request = PhaseRequest(run="", phase="", round=0, site="", experiment="")
     state: Path | None = None
@@ -140,8 +140,8 @@ def _release(content: RecordDict, request: PhaseRequest, site: Site, answer: Ans
     release.check(reply, request, site.policy)
     if kept is None and request.phase != "hello" and not reply.error:
         replies.remember(folder, key, reply)
-    parcel, led = payload.answer(reply.arrays, request)
-    for digest, arrays in led.items():
+    parcel, results = payload.answer(reply.arrays, request)
+    for digest, arrays in results.items():
         held.remember(digest, arrays)
     ledger.append(site.state / ledger.NAME, request, reply, parcel)
     return encode_reply(reply, parcel)

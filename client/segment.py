@@ -193,7 +193,7 @@ def _keep(scan: Scan, found: Segmentation, model: Model, folder: Path) -> Segmen
     replace_file(start.with_name(f"{start.name}_volumes.tsv"), _table(header, rows))
     save_png(found.picture, start.with_name(f"{start.name}_overlay.png"))
     quality = found.quality
-    told = {
+    about = {
         "Sources": [f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name],
         "Model": model.digest,
         "Overlap": round(quality.overlap, 4),
@@ -201,7 +201,7 @@ def _keep(scan: Scan, found: Segmentation, model: Model, folder: Path) -> Segmen
         "StyleDistance": round(quality.distance, 4),
         "Concerns": list(quality.concerns),
     }
-    write_json(told, start.with_name(f"{start.name}_dseg.json"), indent=2)
+    write_json(about, start.with_name(f"{start.name}_dseg.json"), indent=2)
     return Segmented(scan, path, found.structures, quality.concerns)
 
 

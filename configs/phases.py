@@ -171,7 +171,7 @@ PHASES: tuple[Phase, ...] = (
         "segment",
         5,
         "nothing",
-        "for each site: generates pairs in its style, trains its U-Net on them",
+        "generates pairs in the style of each site, trains its U-Net on them",
         learns=("segmenter",),
         kept=("segmenter",),
         losses=("total",),
@@ -180,7 +180,7 @@ PHASES: tuple[Phase, ...] = (
     Phase(
         "adapt",
         6,
-        "trains its U-Net on the atlas, propagated onto its scans and restyled as them, and on the scans",
+        "goes on training its U-Net, on its scans and on the atlas aligned to them",
         "keeps it as that site's segmenter",
         message="train.adapt",
         learns=("segmenter",),
@@ -206,7 +206,7 @@ PHASES: tuple[Phase, ...] = (
         "deliver",
         8,
         "keeps its model",
-        "sends the segmenter, the atlas's labels, what the site's generator is made of, and E and F for label fusion",
+        "sends segmenter, atlas labels, generator, and E and F for label fusion",
         message="query.deliver",
         optional=True,
     ),
@@ -239,9 +239,21 @@ def learning() -> tuple[Phase, ...]:
 
 
 def markdown() -> str:
-    """Give the table of phases as README and ARCHITECTURE have it."""
-    rows = ["| # | phase | the site | leaves the site | the hub |", "|---|---|---|---|---|"]
-    for phase in PHASES:
-        leaves = phase.consent if phase.message else "-"
-        rows.append(f"| {phase.number} | {phase.name} | {phase.at_site} | {leaves} | {phase.at_hub} |")
+    """Give the table of phases as ARCHITECTURE has it: who does what."""
+    rows = ["| # | phase | a site | the hub |", "|---|---|---|---|"]
+    rows += [f"| {phase.number} | {phase.name} | {phase.at_site} | {phase.at_hub} |" for phase in PHASES]
+    return "\n".join(rows)
+
+
+def markdown_leaves() -> str:
+    """Give the table of what leaves a site as README and ARCHITECTURE have it; the long text is `Phase.consent`."""
+    rows = ["| # | phase | leaves the site |", "|---|---|---|"]
+    for phase in (phase for phase in PHASES if phase.message):
+        items = [f"weights of {', '.join(phase.learns)}"] if phase.learns else []
+        items += ["moments of style codes"] if phase.moments else []
+        items += ["training curves"] if phase.losses else []
+        rest = phase.leaves[len(phase.learns) + bool(phase.moments) + bool(phase.losses) :]
+        rows.append(
+            f"| {phase.number} | {phase.name} | {'; '.join([*items, *rest]) or 'nothing but that it was done'} |"
+        )
     return "\n".join(rows)

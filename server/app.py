@@ -52,16 +52,16 @@ def serve(grid: Grid, run: Run) -> None:
                 federation.wait(_number("SST_SITES_EXPECTED", "1"), _number("SST_SITES_WAIT", "600"))
             run(hub, federation)
         except Exception as error:
-            told = _full(error, hub)
-            known = isinstance(told, SstError)
-            message = str(told) if known else f"{type(told).__name__}: {told}"
+            shown = _full(error, hub)
+            known = isinstance(shown, SstError)
+            message = str(shown) if known else f"{type(shown).__name__}: {shown}"
             log.error("run failed: %s", message)
-            code = type(told).__name__ if known else "internal"
+            code = type(shown).__name__ if known else "internal"
             with suppress(OSError):  # a full disk must not hide why
                 replace_file(hub / FAILED, json.dumps({"code": code, "message": message}))
-            if told is error:
+            if shown is error:
                 raise
-            raise told from error
+            raise shown from error
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 `Federation` is what the hub's loop sees. `GridFederation` does it over Flower's `Grid`, with what Flower's own loop
 lacks: one reply in memory at a time, a deadline, and asking again where a message or its reply can get lost
-(FLOWER.md, 2.4).
+(docs/flower.md, finding 9).
 """
 
 import logging
@@ -27,7 +27,7 @@ from sst_models.wire.records import decode_parcel
 
 log = logging.getLogger(__name__)
 
-# Flower's error codes (`flwr.common.constant.ErrorCode`) in the one word that a reply's `error` holds.
+# Flower's error codes (`flwr.common.constant.ErrorCode`) as the error code that a reply's `error` holds.
 CODES = MappingProxyType(
     {1: "load", 2: "raised", 3: "lost", 4: "lost", 5: "unavailable", 6: "mod", 7: "bundle", 8: "crashed"}
 )
@@ -71,7 +71,7 @@ class Federation(Protocol):
     def ask(self, requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
         """Ask all at once; give one reply per request, in the order of the requests.
 
-        A site that failed or did not answer in time gives a reply whose `error` is a word. A reply is freed as soon
+        A site that failed or did not answer in time gives a reply whose `error` is a code. A reply is freed as soon
         as the caller lets it go, so memory does not grow with the number of sites.
         """
         ...
@@ -324,9 +324,9 @@ def _bare(request: PhaseRequest) -> PhaseRequest:
 
 
 def _log(reply: SiteReply, seconds: float, one: _Open) -> None:
-    word = "reply site=%s phase=%s round=%d seconds=%.3f down=%d up=%d code=%s"
+    line = "reply site=%s phase=%s round=%d seconds=%.3f down=%d up=%d code=%s"
     values = (reply.site, reply.phase, reply.round, seconds, one.down, one.up, reply.error)
-    log.log(logging.WARNING if reply.error else logging.INFO, word, *values)
+    log.log(logging.WARNING if reply.error else logging.INFO, line, *values)
 
 
 def _failed(request: PhaseRequest, error: str) -> SiteReply:

@@ -1,6 +1,6 @@
 """The replies of one round: each checked as it comes, kept on disk, and folded into one when all are there.
 
-Memory holds one reply and one mean, whatever the number of sites. What fails a check is left out under one word.
+Memory holds one reply and one mean, whatever the number of sites. What fails a check is left out with an error code.
 """
 
 import math
@@ -50,10 +50,10 @@ class Fold:
         shutil.rmtree(self.spool, ignore_errors=True)
 
     def add(self, reply: SiteReply) -> str:
-        """Take one reply in; give a word where it must be left out."""
+        """Take one reply in; give an error code where it must be left out."""
         request = self.requests[reply.site]
-        if word := vet.fault(reply, request, self.phase, self.experiment.style.code):
-            return word
+        if code := vet.fault(reply, request, self.phase, self.experiment.style.code):
+            return code
         tensors = {f"{p}/{n}": torch.from_numpy(np.array(a)) for p, own in reply.arrays.items() for n, a in own.items()}
         weights.save(tensors, self._path(reply.site))
         self._counts[reply.site], self.series[reply.site] = reply.count, dict(reply.series)
@@ -61,7 +61,7 @@ class Fold:
         return ""
 
     def drop_outliers(self) -> dict[str, str]:
-        """Drop the replies that moved the weights much further than the others did; give a word for each, by site."""
+        """Drop the replies that moved the weights much further than the others did; give an error code by site."""
         far = self._far()
         for site in far:
             del self.series[site], self._counts[site], self._moved[site]

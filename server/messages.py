@@ -30,7 +30,7 @@ def encode_request(
         written: records of parts that were written before, by the identity of the part's arrays, so that the same
             weights for many sites are serialised once. Keep the requests alive for as long as this mapping.
         parcel: the request's parts as they travel; all of them where there is none.
-        nonce: a word that the reply must bring back.
+        nonce: a random text that the reply must bring back.
 
     Raises:
         TypeError: an array of a type that does not travel.

@@ -291,7 +291,7 @@ def evaluate(hub: Hub, state: RunState) -> None:
             return ""
 
         failed = hub.members.collect(requests, take, consent=True)
-        rows |= {site: {"scans": 0, "dice": {}, "error": word} for site, word in failed.items()}
+        rows |= {site: {"scans": 0, "dice": {}, "error": code} for site, code in failed.items()}
         table += [{"style": style, "site": site, **row} for site, row in sorted(rows.items())]
         hub.tell("round.finished", phase="evaluate", round=number, traffic=_traffic(hub, "evaluate", number))
     write_json(table, hub.folder / "cross-site.json")
@@ -320,12 +320,12 @@ def deliver(hub: Hub, state: RunState) -> None:
         if hub.experiment.segmenter.fuse_registration:
             parts |= {part: found for part in ("E", "F") if (found := state.of(part, site)) is not None}
         request = hub.request("deliver", 1, site, parts, state)
-        told = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, {}))}
-        requests[site] = replace(request, settings={**request.settings, **told})
+        about = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, {}))}
+        requests[site] = replace(request, settings={**request.settings, **about})
     if not requests:
         return
-    for site, word in hub.members.collect(requests, lambda _: "", consent=True, quorum=1.0).items():
-        raise FederationError(f"site {site} could not keep its segmenter ({word}); see its site.log")
+    for site, code in hub.members.collect(requests, lambda _: "", consent=True, quorum=1.0).items():
+        raise FederationError(f"site {site} could not keep its segmenter ({code}); see its site.log")
     hub.tell("round.finished", phase="deliver", round=1, traffic=_traffic(hub, "deliver", 1))
 
 

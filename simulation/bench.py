@@ -1,8 +1,7 @@
 """Tests the arms of one direction on held-out labelled scans, each once: a score on disk is not measured again."""
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from client.cases import Cases
 from configs.schema import Experiment
 from server import segmenters
+from server.run import style_source
 from server.state import SEGMENTER, RunState
-from simulation.arms import ARMS, Arm
-from simulation.arms.arm import ALL, FEDERATED, POOLED, SOURCE, TARGET
+from simulation.arms.arm import ALL, FEDERATED, POOLED, SOURCE, TARGET, Arm, Predict
 from simulation.measured import ArmScore, PairsPoint, ScanScore, mean_of, std_of
 from simulation.schemes import Scheme
 from simulation.stage import Stage
@@ -30,18 +29,6 @@ from sst_models.volume.metrics import dice_per_group, mean_hd95
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
 from sst_models.wire.files import write_json
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What an arm makes of one scan."""
-
-    labels: Tensor  # (D, H, W) class indices
-    folded: float = math.nan  # % of voxels where its flow folds; NaN where it has none
-
-
-Predict = Callable[[Tensor], Predicted]
-"""From a test scan (1, D, H, W) to its segmentation, both on the run's device."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +81,7 @@ class Bench:
 
     def segmenter(self, arm: Arm, site: str) -> nn.Module:
         """Give the U-Net of an arm that is tested at a site."""
-        base = ARMS[arm.trained_as]
+        base = arm.trained_as
         # "U-Net alone" in-site is the segmenter of its site's own federation of one.
         if base.name in self.trained and (not base.needs or site == self.stage.direction.target):
             arrays: Arrays | None = self.trained[base.name]
@@ -109,9 +96,20 @@ class Bench:
         direction = self.stage.direction
         return {SOURCE: direction.source, TARGET: direction.target, ALL: POOLED}[role]
 
-    def labelled_pairs(self, site: str) -> Pairs:
-        """Give real labelled training scans of a site: the pairs of the upper bounds."""
-        cases = self.stage.cases(site, "train")
+    def sites(self, arm: Arm) -> list[str]:
+        """Give the names of the sites that an arm is tested at."""
+        return [self.site(role) for role in arm.tested]
+
+    def generated_pairs(self, flows: str, styles: str) -> Pairs:
+        """Give generated pairs: flow codes of one federation, the target's style of another."""
+        target, decoder = self.stage.direction.target, self.state(flows).parts["decoder"]
+        source = style_source(self.experiment, self.state(styles), target)
+        generator = segmenters.make_generator(self.experiment, self.stage.atlas, source, decoder, self.stage.device)
+        return segmenters.generated(generator, self.experiment, source)
+
+    def labelled_pairs(self, role: str) -> Pairs:
+        """Give real labelled training scans of the source or the target: the pairs of the upper bounds."""
+        cases = self.stage.cases(self.site(role), "train")
         real = [(image.to(self.stage.device), truth.to(self.stage.device)) for _, image, truth in labelled(cases)]
 
         def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:

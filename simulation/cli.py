@@ -63,7 +63,7 @@ def simulate_command(
     style: Style = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting instead of the preset's: propagation.em_weight=0."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting instead of the preset's: style.code=8."),
     ] = None,
     bias: Annotated[
         bool, typer.Option("--bias/--no-bias", help="Take the scanners' bias fields out (N4), as `sst prepare` does.")

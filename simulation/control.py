@@ -1,7 +1,7 @@
 """The control: pairs made of the atlas alone, in which nothing is learnt.
 
 Random smooth flows and random intensities cost nothing and need no site. What the method adds is what it reaches over
-a segmenter that learnt from these, in as many steps (METHOD, "What came after", 5 and 6).
+a segmenter that learnt from these, in as many steps (docs/decisions.md, "Controls").
 """
 
 import torch

@@ -1,11 +1,10 @@
 """The federations that a direction is made of, and what each one's folder is called."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema import Experiment, Sharing
-from simulation.arms import ARMS
 from simulation.arms.arm import (
     ALL,
     ALONE_SOURCE,
@@ -16,6 +15,7 @@ from simulation.arms.arm import (
     SOURCE,
     STATISTICS,
     TARGET,
+    Arm,
 )
 
 
@@ -50,9 +50,9 @@ class Scheme:
         return f"{direction.name}-{self.name}"
 
 
-def schemes_for(arms: Sequence[str], direction: Direction, experiment: Experiment) -> list[Scheme]:
+def schemes_for(arms: Iterable[Arm], direction: Direction, experiment: Experiment) -> list[Scheme]:
     """List the federations that the chosen arms of a direction need, in the order in which they run."""
-    needs = [need for name in arms for need in (*ARMS[name].needs, *(ARMS[ARMS[name].trained_as].needs))]
+    needs = [need for arm in arms for need in (*arm.needs, *arm.trained_as.needs)]
     source, target = direction.source, direction.target
     both, names = (source, target), {SOURCE: source, TARGET: target, ALL: POOLED}
     other: Sharing = "weights" if experiment.federation.style == "statistics" else "statistics"

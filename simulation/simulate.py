@@ -26,7 +26,7 @@ from configs.schema import Experiment, from_dict, load
 from server.atlas import Atlas
 from simulation import pictures, schemes
 from simulation.arms import ARMS, Arm
-from simulation.arms.arm import FEDERATED, sites
+from simulation.arms.arm import FEDERATED
 from simulation.atlases import choose_atlas
 from simulation.bench import Bench, Tested, without_federation
 from simulation.measured import PairsPoint, Results
@@ -169,7 +169,7 @@ PREPARE = 400.0
 def _announce(stages: Sequence[Stage], chosen: Sequence[str], progress: Progress) -> None:
     plan = {"prepare": PREPARE}
     for stage in stages:
-        for scheme in schemes.schemes_for(chosen, stage.direction, stage.experiment):
+        for scheme in schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.direction, stage.experiment):
             plan |= {item.name: item.units for item in planned(stage, scheme) if item.units}
         plan |= {f"{stage.where}: {arm.name}": _segment_units(stage) for arm in _extra(chosen)}
         plan[f"{stage.where}: test"] = 20.0
@@ -183,7 +183,7 @@ def _segment_units(stage: Stage) -> float:
 
 def _extra(chosen: Sequence[str]) -> list[Arm]:
     """List the arms whose segmenter no federation makes: those that are chosen, or that a chosen one refines."""
-    wanted = {ARMS[name].trained_as for name in chosen}
+    wanted = {ARMS[name].trained_as.name for name in chosen}
     return [arm for arm in ARMS.values() if arm.name in wanted and arm.pairs is not None]
 
 
@@ -217,12 +217,12 @@ class _Found:
 
 def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found:
     """Run the federations of a direction, train what no federation makes, then test its arms."""
-    wanted = schemes.schemes_for(chosen, stage.direction, stage.experiment)
+    wanted = schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.direction, stage.experiment)
     bench = Bench(stage, {scheme.name: (scheme, federate(stage, scheme, progress)) for scheme in wanted})
     for arm in _extra(chosen):
         train(bench, arm, progress)
     progress.stage(f"{stage.where}: test", 20.0)
-    tested = [bench.test(ARMS[name], site) for name in chosen for site in sites(stage, ARMS[name])]
+    tested = [bench.test(ARMS[name], site) for name in chosen for site in bench.sites(ARMS[name])]
     adapted = ARMS["U-Net w/ adaptation"]
     pairs = bench.by_pairs(adapted) if adapted.name in chosen else []
     panels: list[Panel] = []

@@ -2,23 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from simulation.arms.arm import FEDERATED, PLAIN, SOURCE, TARGET, Arm, Need
+from simulation.arms.arm import FEDERATED, PLAIN, SOURCE, TARGET, Arm, Bench, Need, Predict, Predicted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from configs.schema import Experiment
-    from simulation.bench import Bench, Predict, Predicted
 
 
-def _affine(bench: "Bench", arm: Arm, site: str) -> "Predict":
+def _affine(bench: Bench, arm: Arm, site: str) -> Predict:
     """Predict the atlas's labels where the affine put the scan."""
-    from simulation.bench import Predicted
+    labels = bench.atlas[1].on_grid
+    return lambda image: Predicted(labels)
 
-    return lambda image: Predicted(bench.stage.atlas.labels.on_grid.to(image.device))
 
-
-def _t(bench: "Bench", arm: Arm, site: str) -> "Predict":
+def _t(bench: Bench, arm: Arm, site: str) -> Predict:
     """Predict the atlas's labels as T propagates them, whose flow ends as F's does."""
     import torch
 
@@ -28,7 +26,7 @@ def _t(bench: "Bench", arm: Arm, site: str) -> "Predict":
     atlas, labels = bench.atlas
     settings = bench.experiment.propagation
 
-    def predict(image: "Tensor") -> "Predicted":
+    def predict(image: "Tensor") -> Predicted:
         with torch.no_grad():
             flow = net(atlas[None], image[None])
         flow = finish(atlas[None], image[None], flow, settings)
@@ -37,30 +35,29 @@ def _t(bench: "Bench", arm: Arm, site: str) -> "Predict":
     return predict
 
 
-def _f(bench: "Bench", arm: Arm, site: str) -> "Predict":
+def _f(bench: Bench, arm: Arm, site: str) -> Predict:
     """Predict the atlas's labels as F propagates them, which sees the atlas in the scan's style."""
     aligner = bench.aligner(arm.needs[0].scheme, site)
     _, labels = bench.atlas
 
-    def predict(image: "Tensor") -> "Predicted":
+    def predict(image: "Tensor") -> Predicted:
         flow = aligner.flow(image[None])
         return _predicted(labels.propagate(flow), flow)
 
     return predict
 
 
-def _f_refined(bench: "Bench", arm: Arm, site: str) -> "Predict":
+def _f_refined(bench: Bench, arm: Arm, site: str) -> Predict:
     aligner = bench.aligner(FEDERATED, site)
 
-    def predict(image: "Tensor") -> "Predicted":
+    def predict(image: "Tensor") -> Predicted:
         flow, mirrored = aligner.flows(image[None])
         return _predicted(aligner.labels_on(image[None], flow, mirrored), flow)
 
     return predict
 
 
-def _predicted(labels: "Tensor", flow: "Tensor") -> "Predicted":
-    from simulation.bench import Predicted
+def _predicted(labels: "Tensor", flow: "Tensor") -> Predicted:
     from sst_models.losses.flow import folded_fraction
 
     return Predicted(labels, 100 * float(folded_fraction(flow)))
@@ -71,6 +68,15 @@ def _refines(experiment: "Experiment") -> bool:
 
 
 BOTH = (SOURCE, TARGET)
+
+F = Arm(
+    "F",
+    "The atlas given the style of the scan, then bent onto it by the flow network.",
+    _f,
+    (Need(FEDERATED),),
+    BOTH,
+    flows=True,
+)
 
 ARMS = (
     Arm(
@@ -88,21 +94,14 @@ ARMS = (
         BOTH,
         flows=True,
     ),
-    Arm(
-        "F",
-        "The atlas given the style of the scan, then bent onto it by the flow network.",
-        _f,
-        (Need(FEDERATED),),
-        BOTH,
-        flows=True,
-    ),
+    F,
     Arm(
         "F refined",
         "The labels that F propagates, refined by the scan's own intensities (EM) and by its mirror image.",
         _f_refined,
         (Need(FEDERATED),),
         BOTH,
-        base="F",
+        base=F,
         applies=_refines,
         flows=True,
     ),

@@ -14,36 +14,35 @@ from simulation.arms.arm import (
     STATISTICS,
     TARGET,
     Arm,
+    Bench,
     Need,
+    Predict,
+    Predicted,
 )
 
 if TYPE_CHECKING:
     from configs.schema import Experiment
-    from simulation.bench import Bench, Predict
     from sst_models.phases.segment import Pairs
 
 
-def network(bench: "Bench", arm: Arm, site: str) -> "Predict":
+def network(bench: Bench, arm: Arm, site: str) -> Predict:
     """Predict by the U-Net alone."""
-    from simulation.bench import Predicted
     from sst_models.propagation.predict import segment
 
     net, how = bench.segmenter(arm, site), replace(bench.prediction(arm), em_weight=0.0)
     return lambda image: Predicted(segment(net, image, how))
 
 
-def network_refined(bench: "Bench", arm: Arm, site: str) -> "Predict":
+def network_refined(bench: Bench, arm: Arm, site: str) -> Predict:
     """Predict by the U-Net, refined by the scan's own intensities."""
-    from simulation.bench import Predicted
     from sst_models.propagation.predict import segment
 
     net, how = bench.segmenter(arm, site), bench.prediction(arm)
     return lambda image: Predicted(segment(net, image, how))
 
 
-def network_and_f(bench: "Bench", arm: Arm, site: str) -> "Predict":
+def network_and_f(bench: Bench, arm: Arm, site: str) -> Predict:
     """Predict by label fusion of the U-Net with what F propagates."""
-    from simulation.bench import Predicted
     from sst_models.propagation.fusion import fused_probabilities
 
     net, how, aligner = bench.segmenter(arm, site), bench.prediction(arm), bench.aligner(FEDERATED, site)
@@ -55,25 +54,19 @@ def em_is_on(experiment: "Experiment") -> bool:
     return bool(experiment.propagation.em_weight)
 
 
-def _alone_pairs(bench: "Bench") -> "Pairs":
+def _alone_pairs(bench: Bench) -> "Pairs":
     """Give the paper's cross-site pairs: flow side of one site by itself, A of the other (Sec. 4.1)."""
-    from server import segmenters
-    from server.run import style_source
-
-    stage, decoder = bench.stage, bench.state(ALONE_SOURCE).parts["decoder"]
-    source = style_source(stage.experiment, bench.state(ALONE_TARGET), stage.direction.target)
-    generator = segmenters.make_generator(stage.experiment, stage.atlas, source, decoder, stage.device)
-    return segmenters.generated(generator, stage.experiment, source)
+    return bench.generated_pairs(ALONE_SOURCE, ALONE_TARGET)
 
 
 def _family(
-    name: str, meanings: tuple[str, ...], need: Need, tested: str, how: tuple[Callable[..., "Predict"], ...]
+    name: str, meanings: tuple[str, ...], need: Need, tested: str, how: tuple[Callable[..., Predict], ...]
 ) -> list[Arm]:
     """Make a U-Net's arms: by itself, and refined or fused with F where there is a meaning for it."""
     ends = {network: "", network_refined: " refined", network_and_f: " and F"}
-    arms = []
+    arms: list[Arm] = []
     for meaning, predict in zip(meanings, how, strict=True):
-        base, applies = (name if ends[predict] else ""), em_is_on if predict is network_refined else (lambda _: True)
+        base, applies = (arms[0] if arms else None), em_is_on if predict is network_refined else (lambda _: True)
         arms.append(Arm(name + ends[predict], meaning, predict, (need,), (tested,), base, applies=applies))
     return arms
 

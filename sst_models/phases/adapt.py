@@ -1,8 +1,8 @@
 """Adaptation: a site's segmenter goes on learning at the site, from pairs that lie on the site's own scans.
 
 Not in the paper. Its generator draws flows from a prior that a dozen scans barely fill; here the flows are those that F
-finds from the atlas to the site's scans, so that shapes and styles are the site's (METHOD, "What came after", 1 and 3).
-Only the segmenter's weights leave.
+finds from the atlas to the site's scans, so that shapes and styles are the site's (docs/decisions.md, "Pairs on
+real scans" and "Real images"). Only the segmenter's weights leave.
 """
 
 from functools import lru_cache

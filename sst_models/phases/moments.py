@@ -28,6 +28,6 @@ class StyleMoments:
 def draw_prior_codes(count: int, code: int, draws: torch.Generator) -> Tensor:
     """Draw style codes (count, code) from their prior: standard normal vectors, scaled to length 1.
 
-    Codes are unit vectors, which N(0, I) never is: docs/decisions.md.
+    Codes are unit vectors, which N(0, I) never is (docs/decisions.md, "Style prior").
     """
     return F.normalize(torch.randn(count, code, generator=draws), dim=1)

@@ -1,23 +1,31 @@
 """The table of phases: what it says is what the documentation says, and what it declares has words that IT reads."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from configs.phases import PARTS, PHASES, VALUES, Phase, at_sites, markdown, phase_of
+from configs.phases import PARTS, PHASES, VALUES, Phase, at_sites, markdown, markdown_leaves, phase_of
 from configs.schema import load
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md"])
-def test_the_pages_have_the_table(page: str) -> None:
-    """The table of phases between its marks is the one that the code acts by."""
+@pytest.mark.parametrize(
+    ("page", "mark", "table"),
+    [
+        ("README.md", "leaves", markdown_leaves),
+        ("ARCHITECTURE.md", "leaves", markdown_leaves),
+        ("ARCHITECTURE.md", "phases", markdown),
+    ],
+)
+def test_the_pages_have_the_table(page: str, mark: str, table: Callable[[], str]) -> None:
+    """The tables between their marks are those that the code acts by."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = re.search(r"<!-- phases -->\n(.*?)\n<!-- /phases -->", text, re.S)
-    assert found, f"{page} has no marks for the table of phases"
-    assert found[1] == markdown()
+    found = re.search(rf"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", text, re.S)
+    assert found, f"{page} has no marks for the table '{mark}'"
+    assert found[1] == table()
 
 
 @pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)

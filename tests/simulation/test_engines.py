@@ -332,7 +332,6 @@ def test_a_run_can_be_watched(reference):
     assert runs == {"hub", "sites/left", "sites/right"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray", "superlink"])
 def test_engines_agree(reference, engine):
     """The same apps and sites give the same weights on every engine."""
@@ -345,7 +344,6 @@ def test_engines_agree(reference, engine):
     assert all(verify(site.state / "ledger.jsonl") >= 9 for site in sites)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray", "superlink"])
 def test_failure_of_the_hub_reaches_the_caller_from_other_processes(engine, hub, sites, tmp_path):
     """The hub's own line comes out, and no process is left."""

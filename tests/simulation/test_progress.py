@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from simulation.progress import Estimate, PlannedPhase, RichProgress, Silent, Watcher, describe, duration, watch
+from simulation.progress import PlannedPhase, RichProgress, Silent, Watcher, describe, duration, watch
 
 PLAN = (PlannedPhase("style", 2, 10.0, "style (with)"), PlannedPhase("joint", 4, 40.0, "joint (with)"))
 
@@ -67,44 +67,6 @@ def ticking(step: float) -> Callable[[], float]:
         return now[0]
 
     return clock
-
-
-def test_time_left_covers_the_stages_that_are_planned() -> None:
-    """At 1 unit a second, half of the first of two stages leaves the other half and the second stage."""
-    estimate = Estimate({"a": 10.0, "b": 20.0})
-    estimate.begin("a", 10.0, now=0.0)
-    assert estimate.left(0.0) is None
-    estimate.advance(5.0, now=5.0)
-    assert estimate.left(5.0) == pytest.approx(5.0 + 20.0)
-    assert estimate.share == pytest.approx(5 / 30)
-
-
-def test_work_of_an_earlier_run_is_not_counted_as_speed() -> None:
-    """A stage that is found half done when it begins is estimated from the other half."""
-    estimate = Estimate()
-    estimate.begin("a", 10.0, now=0.0)
-    estimate.advance(5.0, now=0.1)
-    assert estimate.left(0.5) is None
-    estimate.advance(6.0, now=2.0)
-    assert estimate.left(2.0) == pytest.approx(4.0 * 2.0)
-
-
-def test_a_slow_stage_does_not_spoil_its_own_estimate() -> None:
-    """What is left of a stage goes at the stage's speed, not at that of the run so far."""
-    estimate = Estimate()
-    estimate.begin("fast", 100.0, now=0.0)
-    estimate.begin("slow", 10.0, now=10.0)
-    estimate.advance(5.0, now=60.0)
-    assert estimate.left(60.0) == pytest.approx(50.0)
-
-
-def test_done_never_goes_back() -> None:
-    """A late report of less work leaves the share where it was."""
-    estimate = Estimate()
-    estimate.begin("a", 10.0, now=0.0)
-    estimate.advance(8.0, now=5.0)
-    estimate.advance(3.0, now=6.0)
-    assert estimate.share == pytest.approx(0.8)
 
 
 def test_without_a_terminal_there_are_plain_lines() -> None:
