@@ -84,7 +84,7 @@ class Evaluation:
     """How label maps agree with a reference."""
 
     folder: Path
-    scans: tuple["Agreement", ...]  # case, figures: structure or "group:" + group -> measure -> value
+    scans: tuple["Agreement", ...]  # case, mean_dice, figures: structure or "group:" + group -> measure -> value
     left_out: tuple[str, ...]  # what was not compared, and why
     table: Path  # evaluation.csv: a row for each scan and structure
     summary: Path  # evaluation.json: the same, with means, spreads and the rules for what is not there
@@ -92,12 +92,8 @@ class Evaluation:
 
     @property
     def mean_dice(self) -> float:
-        """Mean over the scans of the mean Dice of the paper's 16 groups, 0 to 1; nan where no group has a figure."""
-        from client.evaluate import GROUP
-        from configs.structures import GROUPS
-
-        names = [GROUP + group for group in GROUPS]
-        return sum(scan.mean(names, "dice") for scan in self.scans) / len(self.scans)
+        """Mean over the scans of the mean Dice of the paper's 16 groups, 0 to 1; nan where a scan has no figure."""
+        return sum(scan.mean_dice for scan in self.scans) / len(self.scans)
 
 
 @contextmanager
