@@ -32,7 +32,8 @@ def reply(site: str, value: float, count: int = 1, **more: Arrays) -> SiteReply:
 
 def fold(folder: Path, *replies: SiteReply, experiment: Experiment = TINY) -> tuple[Fold, dict[str, str]]:
     """A round of the style phase with these replies, and the words for those that were left out."""
-    made = Fold(BY_NAME["style"], experiment, {site: request(site) for site in SITES}, folder / "spool", folder / "own")
+    asked = {one.site: request(one.site) for one in replies}
+    made = Fold(BY_NAME["style"], experiment, asked, folder / "spool", folder / "own")
     words = {one.site: made.add(one) for one in replies}
     return made, {site: word for site, word in (words | made.settle()).items() if word}
 
@@ -92,6 +93,20 @@ def test_the_median_outvotes_one_site(mean: str, expected: float, tmp_path: Path
     replies = [reply(site, number) for site, number in zip(SITES, (1.0, 2.0, 3.0, 8.0), strict=True)]
     made, _ = fold(tmp_path, *replies, experiment=replace(TINY, federation=federation))
     assert value(made.close()) == expected
+
+
+@pytest.mark.parametrize(("mean", "expected"), [("mean", 4.2), ("median", 4.0), ("trimmed", (2 + 4 + 5) / 3)])
+def test_a_trimmed_mean_leaves_out_a_fifth_of_the_sites_at_either_end(
+    mean: str, expected: float, tmp_path: Path
+) -> None:
+    """Of five sites the lowest and the highest, for each weight; all count alike, whatever their number of scans."""
+    federation = replace(TINY.federation, mean=mean)  # type: ignore[arg-type]
+    values = {"a": 4.0, "b": 1.0, "c": 9.0, "d": 2.0, "e": 5.0}
+    scans = dict.fromkeys(values, 1) if mean == "mean" else {"a": 1, "b": 9, "c": 7, "d": 1, "e": 3}
+    replies = [reply(site, number, scans[site]) for site, number in values.items()]
+    made, out = fold(tmp_path, *replies, experiment=replace(TINY, federation=federation))
+    assert not out
+    assert value(made.close()) == pytest.approx(expected)
 
 
 def test_the_order_of_replies_changes_no_bit(tmp_path: Path) -> None:
