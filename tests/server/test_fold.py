@@ -55,6 +55,24 @@ def test_replies_count_by_their_scans_and_leave_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "spool").exists()
 
 
+@pytest.mark.parametrize("mean", ["mean", "median", "trimmed"])
+@pytest.mark.parametrize("style", ["weights", "statistics"])
+def test_each_site_keeps_its_a_or_all_share_one(style: str, mean: str, tmp_path: Path) -> None:
+    """Weights of A as they came, in the library under each site's name; or, with statistics, one A like other parts."""
+    phase = BY_NAME["joint"]
+    federation = replace(TINY.federation, style=style, mean=mean)  # type: ignore[arg-type]
+    sent = {part: {"w": np.zeros(2, np.float32)} for part in phase.learns}
+    asked = {site: PhaseRequest("run", "joint", 1, site, TINY.to_json(), sent) for site in ("a", "b")}
+    made = Fold(phase, replace(TINY, federation=federation), asked, tmp_path / "spool", tmp_path / "own")
+    for site, number in (("a", 1.0), ("b", 3.0)):
+        arrays = {part: {"w": np.full(2, number, np.float32)} for part in phase.learns}
+        assert made.add(SiteReply(site, "joint", 1, 5, arrays)) == ""
+    parts = {part: float(arrays["w"][0]) for part, arrays in made.close().items()}
+    shared = {part: 2.0 for part in phase.learns if part != "A"}
+    assert parts == shared | ({"A.a": 1.0, "A.b": 3.0} if style == "weights" else {"A": 2.0})
+    assert len(list((tmp_path / "own").glob("*"))) == (2 if style == "weights" else 0)
+
+
 def wrong() -> dict[str, SiteReply]:
     """Replies that are wrong in one way each, by the word that the hub has for it."""
     good, whole = reply("a", 1.0), {"w": np.ones((2, 3), np.float32)}
