@@ -68,7 +68,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Or: ast.And,
 }
 METHODS = {"mean": "sum", "sum": "mean", "amax": "amin", "amin": "amax", "argmax": "argmin", "max": "min", "min": "max"}
-ORDERLESS = {"isinstance", "zip", "range", "map", "getattr", "max", "min", "super"}
+ORDERLESS = {"isinstance", "zip", "range", "map", "getattr", "max", "min", "super", "promote_types", "ms_ssim"}
 """Functions whose first two arguments are not exchanged: it would be an error of types, or no change."""
 
 
@@ -155,6 +155,8 @@ def _places(node: ast.AST, inside: str = "") -> Iterator[Place]:
     for slot, value in ast.iter_fields(node):
         if slot in ("annotation", "returns", "decorator_list") or isinstance(node, ast.JoinedStr | ast.Raise):
             continue
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            continue
         many = isinstance(value, list)
         for number, child in enumerate(value if many else [value]):
             if not isinstance(child, ast.AST) or _is_text(child):
@@ -200,7 +202,7 @@ def _variants(node: ast.AST) -> Iterator[ast.AST]:
             changed.func.attr = METHODS[attr]  # type: ignore[attr-defined]
             yield changed
         case ast.Call(args=[ast.Name() | ast.Attribute(), ast.Name() | ast.Attribute(), *_]):
-            if getattr(changed.func, "id", "") not in ORDERLESS:
+            if getattr(changed.func, "id", getattr(changed.func, "attr", "")) not in ORDERLESS:
                 changed.args[:2] = changed.args[1::-1]
                 yield changed
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs.schema import Experiment, load
 from server.fold import Fold
-from server.vet import MOST, Strikes
+from server.vet import MOST, Strikes, fault
 from sst_models.phases.table import BY_NAME
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -93,6 +93,24 @@ def test_a_wrong_reply_is_left_out_and_named(word: str, tmp_path: Path) -> None:
     made, out = fold(tmp_path, wrong()[word], reply("b", 2.0))
     assert value(made.close()) == 2.0
     assert out == {"a": word}
+
+
+def test_a_loss_curve_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    """One value of one curve is enough: the site's training diverged, though its weights are finite."""
+    for curve in ((1.0, float("nan")), (float("inf"), 1.0)):
+        made, out = fold(tmp_path, replace(reply("a", 1.0), series={"total": (1.0,), "critic": curve}), reply("b", 2.0))
+        assert out == {"a": "not-finite"}
+        assert set(made.series) == {"b"} and value(made.close()) == 2.0
+
+
+@pytest.mark.parametrize(("phase", "word"), [("register", "undeclared"), ("style", "")])
+def test_moments_come_with_phases_that_have_them(phase: str, word: str) -> None:
+    """A site that sends moments of styles with another phase's weights is left out."""
+    asked = {part: {"w": np.zeros(2, np.float32)} for part in BY_NAME[phase].learns}
+    moments = {"mean": np.ones(8, np.float32), "std": np.ones(8, np.float32)}
+    sent = SiteReply("a", phase, 1, 5, {**asked, "moments": moments})
+    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), BY_NAME[phase], 8) == word
+    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), BY_NAME[phase], 9) == (word or "shape")
 
 
 def test_a_reply_far_from_the_others_is_left_out(tmp_path: Path) -> None:

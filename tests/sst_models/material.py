@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ SETTINGS = {
     "style_batch": "phases.style.batch",
     "joint_batch": "phases.joint.batch",
     "flow_codes_batch": "phases.flow_codes.batch",
+    "style_rate": "phases.style.rate",
     "rate": "phases.joint.rate",
     "appearance_rate": "phases.joint.appearance_rate",
     "critic_rate": "phases.joint.critic_rate",
@@ -40,6 +42,12 @@ SETTINGS = {
     "segmenter_mirror": "segmenter.mirror",
 }
 """What tests change of a preset, and its name there: a setting that is renamed is renamed in one line here."""
+
+
+def setting(experiment: Experiment, name: str) -> object:
+    """What a preset says of one of `SETTINGS`."""
+    return reduce(getattr, SETTINGS[name].split("."), experiment)
+
 
 LAMBDA_3, MOMENTUM = 0.1, 0.99
 """The paper's weight of eq. 10 in eq. 11, also that of the flow critic, and its momentum of the key encoder."""

@@ -128,6 +128,16 @@ def test_a_blend_of_two_flows_carries_image_and_labels_alike() -> None:
     assert len(shifts) > 6
 
 
+def test_the_scans_mirror_image_has_its_say_on_the_labels() -> None:
+    """F errs by two or four voxels here, towards one end of a scan and of its mirror image: their mean is in between."""
+    _, labels = atlas()
+    for image, carried in drawn(made(real_probability=1.0, registration_mirror=True)):
+        assert middle(image[0]) == pytest.approx(15.5)
+        assert middle((carried > 0).float()) == pytest.approx(15.5, abs=0.5)
+    alone = [middle((carried > 0).float()) for _, carried in drawn(made(real_probability=1.0))]
+    assert max(alone) < 14
+
+
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 4, 20), (1.0, 24, 24)])
 def test_as_many_pairs_are_real_as_the_preset_says(share: float, low: int, high: int) -> None:
     """A real pair's image has one level beside background, a restyled one two."""
