@@ -129,13 +129,21 @@ def test_a_blend_of_two_flows_carries_image_and_labels_alike() -> None:
 
 
 def test_the_scans_mirror_image_has_its_say_on_the_labels() -> None:
-    """F errs by two or four voxels here, towards one end of a scan and of its mirror image: their mean is in between."""
+    """F errs by two or four voxels, towards one end of a scan and of its mirror image: their mean is in between."""
     _, labels = atlas()
     for image, carried in drawn(made(real_probability=1.0, registration_mirror=True)):
         assert middle(image[0]) == pytest.approx(15.5)
         assert middle((carried > 0).float()) == pytest.approx(15.5, abs=0.5)
     alone = [middle((carried > 0).float()) for _, carried in drawn(made(real_probability=1.0))]
     assert max(alone) < 14
+
+
+def test_a_restyled_image_stays_in_range() -> None:
+    """What A makes brighter than 1 or darker than 0 is cut."""
+    adapting = made(real_probability=0.0, flow_mixing=0.0)
+    adapting.used["A"].forward = lambda volume, _: 4 * volume - 1  # type: ignore[method-assign]
+    for image, _ in drawn(adapting, 4):
+        assert (float(image.min()), float(image.max())) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 4, 20), (1.0, 24, 24)])

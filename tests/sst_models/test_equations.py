@@ -16,6 +16,7 @@ from material import CONTRASTIVE, LAMBDA_3, MOMENTUM, Dealt, blob, learner, nets
 from sst_models.losses import gradient_l1, lncc, ssim_l1
 from sst_models.phases.style import StyleMoments, critic_step
 from sst_models.training.learner import Learner, Losses
+from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import warp
 
 ATLAS, UNUSED, TARGET, OTHER = blob(0), blob(1), blob(2) ** 3, 0.5 * blob(3)  # of different styles
@@ -365,6 +366,17 @@ def test_the_flow_of_a_scan_is_found_once() -> None:
     for number in range(2):
         made.step(torch.Generator().manual_seed(number))
     assert len(seen["F"]) == 1 and len(seen["encoder"]) == 2
+
+
+@pytest.mark.parametrize(("phase", "used"), [("style", "T"), ("joint", "T"), ("flow_codes", "EAF"), ("adapt", "EAF")])
+def test_networks_that_a_phase_only_uses_take_no_gradient(phase: str, used: str) -> None:
+    """Nor do they cost one: T makes positive keys, E, A and F make flows of the atlas."""
+    experiment = preset()
+    nets = nets_for(phase, experiment)
+    labels = AtlasLabels(torch.zeros(ATLAS.shape[1:]))
+    made = learner(phase, nets, experiment, Dealt([]), ATLAS, labels=labels)
+    assert not any(weight.requires_grad or nets[part].training for part in used for weight in nets[part].parameters())
+    assert all(weight.requires_grad for part in set(made.nets) - {"segmenter"} for weight in nets[part].parameters())
 
 
 # Sec. 4: optimisers

@@ -6,7 +6,8 @@ from configs.schema import load
 from material import blob
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
-from sst_models.phases.style import StyleMoments
+from sst_models.phases.style import StyleMoments, prior
+from sst_models.training.seeds import generator as draws
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import warp, warp_labels
 
@@ -73,6 +74,8 @@ def test_a_pair_is_the_restyled_atlas_and_its_labels_warped_by_one_flow() -> Non
     assert code.shape == (1, *LATENT) and 0.5 < float(code.std()) < 1.5
     assert torch.equal(base, image[None])
     torch.testing.assert_close(style.norm(dim=1), torch.ones(1))
+    assert torch.equal(code, torch.randn(code.shape, generator=draws(1, "flow", 3)))  # recipes of old runs stay good
+    assert torch.equal(style, prior(1, 8, draws(1, "style", "a", 2)))
     with torch.no_grad():
         flow, styled = nets["decoder"](code), nets["A"](image[None], style)
     assert flow.abs().mean() > 0.5
@@ -97,3 +100,24 @@ def test_without_a_the_atlas_keeps_its_style() -> None:
     make = Generator(image, nothing, {"A": None, "decoder": build("decoder", TINY)}, LATENT, PriorStyles(8))
     recipe = Recipe(1, 2, 3, "a")
     torch.testing.assert_close(make.pair(recipe).image, warp(image[None], make.flow(recipe))[0].clamp(0, 1))
+
+
+class Glaring(torch.nn.Module):
+    """An A whose change goes far beyond the range of intensities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, volume: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        """Give 4 x - 1."""
+        return self.gain * volume - 1
+
+
+def test_images_stay_in_range_and_networks_as_they_are() -> None:
+    """Values beyond 0 and 1 are cut; nothing that generates takes a gradient."""
+    nets = {"A": Glaring(), "decoder": build("decoder", TINY)}
+    make = Generator(blob(1), AtlasLabels(torch.zeros(32, 48, 32)), nets, LATENT, PriorStyles(8))
+    pair = make.pair(Recipe(1, 1, 1, "a"))
+    assert (float(pair.image.min()), float(pair.image.max())) == (0.0, 1.0)
+    assert not any(weight.requires_grad for net in nets.values() for weight in net.parameters())
