@@ -1,7 +1,7 @@
 """The same mathematics as `sst_models`, written the obvious way: what the benchmarks compare with.
 
-The networks have the sizes that worked for the paper (METHOD, "Facts that the text hides"): full resolution, kernels
-of 5 and 7 voxels, 16 channels. Nothing here is used by the product.
+The networks have the sizes that the paper's authors released: full resolution, kernels of 5 and 7 voxels, 16 channels.
+Nothing here is used by the product.
 """
 
 import pytorch_msssim
@@ -91,7 +91,7 @@ class Appearance(nn.Module):
 
 
 class JointStep:
-    """One step of eq. 11 on E, A and F: contrast, cycle, identity, reconstruction, smoothness."""
+    """One step of eq. 11 on E, A and F: contrastive, cycle, identity, reconstruction, smoothness."""
 
     def __init__(self) -> None:
         widths = (16, 32, 64, 64, 64)
