@@ -91,7 +91,7 @@ def mean_dice(flow_to: FlowTo, cases: Cases, labels: AtlasLabels) -> float:
 
 def main() -> None:
     """Parse the command line, train twice, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("site")
     parser.add_argument("--seconds", type=float, default=120.0)

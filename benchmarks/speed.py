@@ -266,7 +266,7 @@ def measure(preset: Experiment, shape: Shape, repeats: int) -> list[Row]:
 
 def main() -> None:
     """Parse the command line, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--preset", default="real-cpu")
     parser.add_argument("--full", action="store_true")
