@@ -44,7 +44,6 @@ from configs.schema import Experiment, load
 from server.atlas import read_atlas, save_atlas
 from simulation import schemes, simulate
 from simulation.arms import ARMS, Arm
-from simulation.arms.arm import sites
 from simulation.arms.segmenters import network_refined
 from simulation.bench import Bench, labelled
 from simulation.control import control_pairs
@@ -292,7 +291,7 @@ PARTS = {
 """What one process of a direction trains, and the arms that it tests."""
 
 REFINED = {
-    f"{name} refined": replace(ARMS[name], name=f"{name} refined", predict=network_refined, base=name)
+    f"{name} refined": replace(ARMS[name], name=f"{name} refined", predict=network_refined, base=ARMS[name])
     for name in ("U-Net pooled", "U-Net alone")
 }
 """Arms that no simulation has: labels of baselines, refined by the scan's own intensities (EM)."""
@@ -320,10 +319,10 @@ def part(stage: Stage, name: str, workers: int) -> None:
     """Train and test one of `PARTS` of a direction."""
     server.run.evaluate = server.run.deliver = lambda hub, state: None  # tested below, on the card
     chosen = [(ARMS | REFINED)[arm] for arm in PARTS[name]]
-    trained = [arm.trained_as for arm in chosen]
-    wanted = schemes.schemes_for(trained, stage.direction, stage.experiment)
+    trained = {arm.trained_as.name: arm.trained_as for arm in chosen}
+    wanted = schemes.schemes_for(trained.values(), stage.direction, stage.experiment)
     bench = Bench(stage, {scheme.name: (scheme, federate(stage, scheme, Said())) for scheme in wanted})
-    for arm in (ARMS[one] for one in sorted(set(trained)) if ARMS[one].pairs is not None):
+    for arm in (arm for _, arm in sorted(trained.items()) if arm.pairs is not None):
         coloured = Coloured(stage, workers) if arm.name == "control" else None
         simulate.train(bench, replace(arm, pairs=coloured.pairs) if coloured else arm, Said())
         if coloured:
@@ -362,7 +361,7 @@ def keep(stage: Stage, bench: Bench, arm: Arm, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     rows, waiting = [], []
     with ThreadPoolExecutor(4) as pool:
-        for site in sites(stage, arm):
+        for site in bench.sites(arm):
             predict, dice = arm.predict(bench, arm, site), []
             for case, image, truth in labelled(stage.cases(site, "test")):
                 found = predict(image.to(stage.device))
