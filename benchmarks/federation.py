@@ -82,7 +82,7 @@ def inprocess(folder: Path, share: float = 0.5) -> Row:
     """Measure what the messages of the in-process grid add to a share of the preset's steps."""
     make(folder, share)
     found = call("inside", folder)
-    return told("in process, beside one site after the other", found["plain"], found["federated"])
+    return shown("in process, beside one site after the other", found["plain"], found["federated"])
 
 
 def superlink(folder: Path, share: float = 1.0) -> Row:
@@ -91,7 +91,7 @@ def superlink(folder: Path, share: float = 1.0) -> Row:
     before = call("beside", folder, "register", "joint")
     events = federate(folder)
     plain = before | call("beside", folder, "style", "flow_codes")
-    row = told("SuperLink with TLS, beside two processes", plain, {one["phase"]: one["seconds"] for one in events})
+    row = shown("SuperLink with TLS, beside two processes", plain, {one["phase"]: one["seconds"] for one in events})
     for one in events:
         ends = [(folder / name / "state" / "runs" / RUN / "own" / f"{one['phase']}-1.safetensors") for name in NAMES]
         learnt = max(path.stat().st_mtime for path in ends)
@@ -103,7 +103,7 @@ def superlink(folder: Path, share: float = 1.0) -> Row:
     return row
 
 
-def told(name: str, plain: dict[str, float], federated: dict[str, float]) -> Row:
+def shown(name: str, plain: dict[str, float], federated: dict[str, float]) -> Row:
     """Print one row, and give it."""
     text = PRESET.read_text(encoding="utf-8")
     rounds = {phase: int(re.findall(rf"\[phases.{phase}\]\s+rounds = (\d+)", text)[0]) for phase in plain}
@@ -249,15 +249,15 @@ def run_toys(folder: Path, number: str) -> Row:
 def move_a_little(request: "PhaseRequest", site: "Site") -> "SiteReply":
     """Answer as a site would, without learning; only its last reply stays on disk."""
     import numpy as np
-    from sst_models.phases.table import BY_NAME
 
+    from configs.phases import phase_of
     from configs.schema import from_json
     from sst_models.wire.exchange import Arrays, SiteReply
 
     shutil.rmtree(site.state / "replies", ignore_errors=True)
     if request.phase == "join":
         return SiteReply(site.name, "join", 1, count=9, settings={"atlas": str(request.settings["atlas"])})
-    phase, code = BY_NAME[request.phase], from_json(request.experiment).style.code
+    phase, code = phase_of(request.phase), from_json(request.experiment).style.code
     arrays: dict[str, Arrays] = {
         part: {name: array + np.float32(1e-3) for name, array in request.arrays[part].items()} for part in phase.learns
     }
@@ -313,7 +313,7 @@ def plain_round(state: "RunState", phase: "Phase", experiment: "Experiment", lea
     requests = []
     for name in NAMES:
         arrays = {part: state.parts[part] for part in phase.learns + phase.uses}
-        if phase.name in ("style", "joint"):
+        if phase.foreign and experiment.federation.foreign_negatives:
             arrays |= {part: a for part, a in state.parts.items() if part.startswith(MOMENTS) and name not in part}
         requests.append(PhaseRequest(RUN, phase.name, 1, name, experiment.to_json(), arrays))
     brought: dict[str, Arrays] = {}
@@ -360,9 +360,8 @@ def run_beside(folder: Path, *names: str) -> Row:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from sst_models.phases.table import BY_NAME
-
     from client.learn import learn
+    from configs.phases import phase_of
 
     experiment, both, took = preset(folder), sites(folder), {}
     state = first_state(experiment)
@@ -370,7 +369,7 @@ def run_beside(folder: Path, *names: str) -> Row:
         list(pool.map(import_all, [1.0] * len(both)))
         for name in names:
             began = time.perf_counter()
-            plain_round(state, BY_NAME[name], experiment, lambda asked: list(pool.map(learn, asked, both)))
+            plain_round(state, phase_of(name), experiment, lambda asked: list(pool.map(learn, asked, both)))
             took[name] = time.perf_counter() - began
     return took
 

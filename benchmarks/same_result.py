@@ -1,6 +1,6 @@
 """Compare what two versions of the project compute, to the byte: a federation, one that was stopped, and segmentation.
 
-    python benchmarks/same_result.py OLD NEW --work DIR [--python PYTHON] [--arms all] [--old-set KEY=VALUE ...]
+    python benchmarks/same_result.py OLD NEW --work DIR [--python PYTHON] [--arms all] [--words 0.1 0.2]
 
 OLD and NEW are source trees. Both run `sst demo --preset tiny` (two sites of simulated people, a federation in either
 direction), NEW a second time that is killed on the way and started again; then `sst simulate` on the same scans with

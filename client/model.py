@@ -72,7 +72,7 @@ class Model:
         return self._net("segmenter", weights.load(self.folder / SEGMENTER), device).eval()
 
     def registration(self, device: torch.device) -> dict[str, nn.Module] | None:
-        """Give E, A and F, ready to carry the atlas's labels onto scans; None where the model has not all of them."""
+        """Give E, A and F, ready to propagate the atlas's labels; None where the model lacks one."""
         held = set(self.card["digests"])
         if REGISTRATION not in held or (self.experiment.appearance.weight and GENERATOR not in held):
             return None

@@ -7,7 +7,7 @@ import typer
 
 from client.policy import read_policy
 from configs.errors import RunError
-from configs.phases import asked, phase_of
+from configs.phases import NOTHING, asked, phase_of
 
 if TYPE_CHECKING:
     from client.bundle import Bundle
@@ -79,12 +79,16 @@ def _show(own: "Home", found: "Bundle") -> None:
     typer.echo(f"what may leave ({own.policy}; phases that are not in it are refused):")
     policy = read_policy(own.policy if own.policy.exists() else None)
     for name in ("hello", *policy.phases):
-        typer.echo(f"  {name:11s} {phase_of(name).consent}")
-    typer.echo("with each: phase and round, the time that it took and, where it failed, an error code of one word")
+        for number, item in enumerate(phase_of(name).leaves or (NOTHING,)):
+            typer.echo(f"  {'' if number else name:11s} {item}")
+    typer.echo("and with each: phase and round, how long it took and, where it failed, an error code")
 
 
 def _policy() -> str:
-    phases = "\n".join(f'    "{phase.name}",  # {phase.consent}' for phase in asked())
+    lines = []
+    for phase in asked():
+        lines += [f'    "{phase.name}",', *(f"    #   {item}" for item in phase.leaves or (NOTHING,))]
+    phases = "\n".join(lines)
     return (
         "# What may leave this site, whatever the hub asks for; a phase that is not here is refused.\n"
         f"# Before these, hello: {phase_of('hello').consent}.\n"

@@ -75,7 +75,8 @@ class Phase:
     @property
     def leaves(self) -> tuple[str, ...]:
         """Everything that leaves a site, item by item, in the words that its IT reads."""
-        items = [f"weights of {PARTS.get(part, part)}" + _IF.get(part, "") for part in self.learns]
+        parts = ", ".join(PARTS.get(part, part) + _IF.get(part, "") for part in self.learns)
+        items = [f"weights of {parts}"] if parts else []
         if self.moments:
             items.append("mean and standard deviation of style codes" + _IF["moments"])
         if self.losses:
@@ -88,8 +89,10 @@ class Phase:
     @property
     def consent(self) -> str:
         """The sentence that a site's IT reads before it approves."""
-        return "; ".join(self.leaves) or "nothing but that it was done"
+        return "; ".join(self.leaves) or NOTHING
 
+
+NOTHING = "nothing but that it was done"
 
 _IF = {"A": " (if appearance = true)", "moments": " (if moments = true and style is among the phases)"}
 
@@ -252,7 +255,7 @@ def markdown_leaves() -> str:
         items = [f"weights of {', '.join(phase.learns)}"] if phase.learns else []
         items += ["moments of style codes"] if phase.moments else []
         items += ["training curves"] if phase.losses else []
-        rest = phase.leaves[len(phase.learns) + bool(phase.moments) + bool(phase.losses) :]
+        rest = phase.leaves[bool(phase.learns) + bool(phase.moments) + bool(phase.losses) :]
         rows.append(
             f"| {phase.number} | {phase.name} | {'; '.join([*items, *rest]) or 'nothing but that it was done'} |"
         )

@@ -123,9 +123,9 @@ class Segmenter:
 class Learning:
     """How long one phase learns, and how."""
 
-    rounds: Positive = 1
+    rounds: Positive = 1  # after each, the hub takes the sites' weights together
     steps: Positive = 100  # local steps of each site in a round
-    batch: Positive = 1
+    batch: Positive = 1  # volumes or pairs a step
     rate: Rate = 2e-4  # learning rate
 
 
@@ -133,7 +133,7 @@ class Learning:
 class Joint(Learning):
     """The joint phase: E, A and F by eq. 11."""
 
-    batch: Positive = 4
+    batch: Positive = 4  # volumes a step
     atlas_probability: Share = 0.5  # chance that the source of a step is the atlas
     appearance_rate: Rate = 2e-4  # learning rate of A
     detach_style: bool = False  # E learns from eq. 1 and 10 alone, not from A's and F's losses (the paper: all)
@@ -152,7 +152,7 @@ class Segment(Learning):
 class Adapt(Segment):
     """The site's own rounds on its segmenter, with pairs that lie on its scans; not in the paper, so 0 rounds."""
 
-    rounds: Natural = 0
+    rounds: Natural = 0  # 0: the site keeps the segmenter that the hub trained
     real_probability: Share = 0.5  # chance that a pair's image is the scan; otherwise the atlas, restyled and warped
     flow_mixing: Share = 0.0  # chance that a restyled pair's flow is a blend of two scans' flows
 
@@ -197,8 +197,8 @@ FLOW_REDUCTION = 2
 class Experiment:
     """A whole preset."""
 
-    name: str
-    seed: Natural = 1
+    name: str  # of the preset; its file's name, where it gives none
+    seed: Natural = 1  # of everything that is drawn: first weights, steps, splits
     bf16_cpu: bool = False  # bfloat16 for A and the segmenter on CPUs with AMX; a GPU uses it always
     space_to_depth: Literal[1, 2] = 1  # 2: networks read volumes at half resolution, all voxels folded into channels
     grid: Grid = Grid()

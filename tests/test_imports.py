@@ -34,6 +34,9 @@ FLOWER = (
     "simulation/engines/",
 )
 
+# The wings of the method, from the ground up: each imports only from floors below its own.
+FLOORS = (("volume", "wire"), ("losses", "training"), ("propagation",), ("networks",), ("phases",))
+
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -72,6 +75,19 @@ def roots(path: Path) -> set[str]:
 def offenders(wrong: Callable[[Path], set[str]]) -> list[str]:
     """Give each module in which something is wrong, and what."""
     return [f"{name(path)}: {', '.join(sorted(found))}" for path in MODULES if (found := wrong(path))]
+
+
+def test_a_wing_of_the_method_imports_only_from_below() -> None:
+    """The ground floor of sst_models has no room but the wings, and no arrow between them runs up or in a circle."""
+    floor = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}
+    assert {path.stem for path in (ROOT / "sst_models").iterdir()} - {"__init__", "__pycache__"} == set(floor)
+
+    def up(path: Path) -> set[str]:
+        wing = path.relative_to(ROOT).parts[1]
+        taken = {module.split(".")[1] for module in imported(path) if module.startswith("sst_models.")}
+        return {other for other in taken - {wing} if floor[other] >= floor.get(wing, 0)}
+
+    assert not offenders(lambda path: up(path) if package_of(path) == "sst_models" else set())
 
 
 def test_a_module_imports_only_the_packages_of_ours_that_it_may() -> None:

@@ -108,10 +108,8 @@ def test_a_row_and_a_file_make_a_phase(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert "sharpen" in told["phases"]
-    assert (
-        '"sharpen",  # weights of the registration network T; training curves (total, edges); number of training scans'
-        in told["policy"]
-    )
+    items = ("weights of the registration network T", "training curves (total, edges)", "number of training scans")
+    assert "\n".join(['"sharpen",', *(f"    #   {item}" for item in items)]) in told["policy"]
     assert told["released"] == [[number, True, ["T"], ["edges", "total"]] for number in (1, 2)]
     assert told["rounds"] == [1, 2]
     assert ["sharpen", 2, 0.5 * 2 * 3 * 1 * 2] in told["display"]

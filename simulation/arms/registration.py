@@ -1,4 +1,4 @@
-"""Arms that carry the atlas's labels onto a scan: an affine, T, and F with and without style."""
+"""Arms that propagate the atlas's labels onto a scan: an affine, T, and F with and without style."""
 
 from typing import TYPE_CHECKING
 

@@ -24,7 +24,7 @@ KEEP = 64
 
 
 class AdaptLearner:
-    """Train a segmenter on the atlas's labels, carried onto the site's scans by F.
+    """Train a segmenter on the atlas's labels, propagated onto the site's scans by F.
 
     A pair's image is the scan itself, whose labels are then as good as the registration, and as the scan's intensities
     make them (`sst_models.propagation.em`); or the atlas, restyled as one scan and warped onto another, whose labels

@@ -1,7 +1,7 @@
 """Tissue intensity matching: give the atlas's tissues the intensities that a scan has in them.
 
-A first alignment carries the atlas's labels onto a scan. Where most of them lie right, the mean of each tissue near a
-place says how bright it is there in that scan, coil and all; the atlas is shifted by the difference. What the two
+A first alignment propagates the atlas's labels onto a scan. Where most of them lie right, the mean of each tissue near
+a place says how bright it is there in that scan, coil and all; the atlas is shifted by the difference. What the two
 scanners order differently, deep grey against white matter say, no curve of intensities can match, and correlation in a
 window that holds three tissues neither. Ours; its use and its width were chosen on validation scans (LEARNING.md).
 """

@@ -1,4 +1,4 @@
-"""An atlas's labels, finer than the grid of a run, and how flows carry them.
+"""An atlas's labels, finer than the grid of a run, and how flows propagate them.
 
 A voxel of 2.4 mm holds a dozen of the voxels that an atlas was labelled in, and a third ventricle is thinner than that.
 So labels stay as fine as `grid.label_oversampling` says, and a voxel of a scan gets what most of a box is, as large as
@@ -31,7 +31,7 @@ _SLAB = 131072
 
 
 class AtlasLabels:
-    """The class of each part of an atlas's voxels; four bytes a part, once flows were carried.
+    """The class of each part of an atlas's voxels; four bytes a part, once labels were propagated.
 
     Args:
         parts: class indices (fD, fH, fW), any integer type, 0 where there is none of the 28 structures.
@@ -61,7 +61,7 @@ class AtlasLabels:
         return self.propagate(torch.zeros(1, 3, *self.shape, device=self.parts.device))
 
     def propagate(self, flow: Tensor) -> Tensor:
-        """Give the class indices (D, H, W) int64 that a flow (1, 3, D, H, W) in voxels carries onto a scan.
+        """Give the class indices (D, H, W) int64 that a flow (1, 3, D, H, W) in voxels propagates onto a scan.
 
         By a flow of zeros they are `on_grid`. What a flow points at beyond the atlas is background.
         """
@@ -76,9 +76,9 @@ class AtlasLabels:
             flow: (1, 3, D, H, W) in voxels. What it points at beyond the atlas is background.
         """
         if self.oversampling == 1:
-            carried = warp(one_hot(self.parts, CLASSES, flow.dtype)[None], flow)[0]
-            carried[0] = (1 - carried[1:].sum(0)).clamp(min=0)
-            return carried
+            propagated = warp(one_hot(self.parts, CLASSES, flow.dtype)[None], flow)[0]
+            propagated[0] = (1 - propagated[1:].sum(0)).clamp(min=0)
+            return propagated
         middles = self._middles(flow)
         whole = self._whole.take(middles)
         found = one_hot(whole, CLASSES + 1, flow.dtype)[:CLASSES]

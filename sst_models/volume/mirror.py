@@ -18,7 +18,7 @@ SIDE = -3
 """Axis of a volume or a label map, (..., D, H, W), that runs from left to right."""
 
 LEAN = 0.1
-"""What a mirror image's word on sides counts for beside the image's own."""
+"""Weight of the mirror image's labels in telling left from right, beside the image's."""
 
 
 def mirror_image(volume: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ def mean_with_mirror(own: Tensor, mirrored: Tensor) -> Tensor:
     """Give the mean of two opinions on one scan.
 
     Args:
-        own: probabilities of each class, (29, D, H, W), told from the scan.
-        mirrored: the same told from its mirror image, and mirrored back (`mirror_probabilities`).
+        own: probabilities of each class, (29, D, H, W), predicted from the scan.
+        mirrored: predicted from its mirror image, and mirrored back (`mirror_probabilities`).
 
     Returns:
-        Chances (29, D, H, W): the mean for each structure, its sides mostly by `own`.
+        Probabilities (29, D, H, W): the mean for each structure, its sides mostly by `own`.
     """
     group, ours, theirs = groups(own.device), group_probabilities(own), group_probabilities(mirrored)
     side = (own + LEAN * mirrored) / (ours + LEAN * theirs).clamp(min=1e-9)[group]

@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 import client.app
-from client import ledger
+from client import ledger, replies
 from configs.errors import DataError
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines.inprocess import identity
@@ -58,6 +59,35 @@ def test_repeated_request_is_not_computed_again(tmp_path):
     assert len(calls) == 1
     np.testing.assert_array_equal(first.arrays["T"]["w"], second.arrays["T"]["w"])
     assert ledger.verify(tmp_path / "state" / "ledger.jsonl") == 2
+
+
+def with_policy(folder, text):
+    """The config of a site with this policy."""
+    (folder / "policy.toml").write_text(text)
+    site = {"site-name": "one", "data-path": str(folder), "state-dir": str(folder / "state")}
+    return {**site, "policy": str(folder / "policy.toml")}
+
+
+def test_a_reply_on_disk_goes_out_by_the_policy_of_today(tmp_path):
+    """A reply that left under an older policy is checked again when it is asked for again, and stays."""
+    assert send(add_one, tmp_path).error == ""
+    assert list((tmp_path / "state" / "replies").iterdir())
+    strict = with_policy(tmp_path, "most_bytes = 11")  # three float32 are one byte too many
+    again = send(raising(AssertionError("computed")), tmp_path, config=strict)
+    assert again == SiteReply("one", "register", 1, 0, error="release")
+    assert ledger.verify(tmp_path / "state" / "ledger.jsonl") == 1
+    allowed = send(add_one, tmp_path, config=with_policy(tmp_path, "most_bytes = 12"))
+    assert allowed.error == "" and ledger.verify(tmp_path / "state" / "ledger.jsonl") == 2
+
+
+def test_a_reply_on_disk_that_somebody_changed_does_not_go_out(tmp_path):
+    """What lies in the cache is no more trusted than what was just computed: here, a part of another phase."""
+    folder = tmp_path / "state" / "replies"
+    send(add_one, tmp_path)
+    (path,) = folder.iterdir()
+    good = add_one(REQUEST, SimpleNamespace(name="one"))
+    replies.remember(folder, path.stem, replace(good, arrays={**good.arrays, "codes": {"w": np.zeros(3, np.float32)}}))
+    assert send(add_one, tmp_path) == SiteReply("one", "register", 1, 0, error="release")
 
 
 SECRET = "/scans/sub-JaneDoe_T1w.nii.gz"

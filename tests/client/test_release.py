@@ -108,6 +108,7 @@ def test_moments_need_leave_and_enough_cases():
     """Moments are exactly mean and std of a code, of enough scans, and only where the policy allows them."""
     good = reply(arrays={"moments": MOMENTS})
     check(good, ask(), Policy())
+    check(replace(good, count=5), ask(), Policy(min_cases=5))
     with pytest.raises(ReleaseError, match="4 scans"):
         check(replace(good, count=4), ask(), Policy())
     with pytest.raises(ReleaseError, match="policy keeps the moments"):

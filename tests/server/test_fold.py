@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from configs.phases import phase_of
 from configs.schema import Experiment, load
 from server.fold import Fold
-from server.vet import MOST, Strikes
+from server.vet import MOST, Strikes, fault
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
 SITES = ("a", "b", "c", "d")
@@ -32,9 +32,8 @@ def reply(site: str, value: float, count: int = 1, **more: Arrays) -> SiteReply:
 
 def fold(folder: Path, *replies: SiteReply, experiment: Experiment = TINY) -> tuple[Fold, dict[str, str]]:
     """A round of the style phase with these replies, and the words for those that were left out."""
-    made = Fold(
-        phase_of("style"), experiment, {site: request(site) for site in SITES}, folder / "spool", folder / "own"
-    )
+    asked = {one.site: request(one.site) for one in replies}
+    made = Fold(phase_of("style"), experiment, asked, folder / "spool", folder / "library")
     words = {one.site: made.add(one) for one in replies}
     return made, {site: word for site, word in (words | made.drop_outliers()).items() if word}
 
@@ -54,6 +53,24 @@ def test_replies_count_by_their_scans_and_leave_no_file(tmp_path: Path) -> None:
     assert value(parts) == 1.75
     assert set(parts) == {"E", "D_style", "moments.b"}
     assert not (tmp_path / "spool").exists()
+
+
+@pytest.mark.parametrize("mean", ["mean", "median", "trimmed"])
+@pytest.mark.parametrize("style", ["weights", "statistics"])
+def test_each_site_keeps_its_a_or_all_share_one(style: str, mean: str, tmp_path: Path) -> None:
+    """Weights of A as they came, in the library under each site's name; or, with statistics, one A like other parts."""
+    phase = phase_of("joint")
+    federation = replace(TINY.federation, style=style, aggregation=mean)  # type: ignore[arg-type]
+    sent = {part: {"w": np.zeros(2, np.float32)} for part in phase.learns}
+    asked = {site: PhaseRequest("run", "joint", 1, site, TINY.to_json(), sent) for site in ("a", "b")}
+    made = Fold(phase, replace(TINY, federation=federation), asked, tmp_path / "spool", tmp_path / "library")
+    for site, number in (("a", 1.0), ("b", 3.0)):
+        arrays = {part: {"w": np.full(2, number, np.float32)} for part in phase.learns}
+        assert made.add(SiteReply(site, "joint", 1, 5, arrays)) == ""
+    parts = {part: float(arrays["w"][0]) for part, arrays in made.close().items()}
+    shared = {part: 2.0 for part in phase.learns if part != "A"}
+    assert parts == shared | ({"A.a": 1.0, "A.b": 3.0} if style == "weights" else {"A": 2.0})
+    assert len(list((tmp_path / "library").glob("*"))) == (2 if style == "weights" else 0)
 
 
 def wrong() -> dict[str, SiteReply]:
@@ -78,6 +95,24 @@ def test_a_wrong_reply_is_left_out_and_named(word: str, tmp_path: Path) -> None:
     assert out == {"a": word}
 
 
+def test_a_loss_curve_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    """One value of one curve is enough: the site's training diverged, though its weights are finite."""
+    for curve in ((1.0, float("nan")), (float("inf"), 1.0)):
+        made, out = fold(tmp_path, replace(reply("a", 1.0), series={"total": (1.0,), "critic": curve}), reply("b", 2.0))
+        assert out == {"a": "not-finite"}
+        assert set(made.series) == {"b"} and value(made.close()) == 2.0
+
+
+@pytest.mark.parametrize(("phase", "word"), [("register", "undeclared"), ("style", "")])
+def test_moments_come_with_phases_that_have_them(phase: str, word: str) -> None:
+    """A site that sends moments of styles with another phase's weights is left out."""
+    asked = {part: {"w": np.zeros(2, np.float32)} for part in phase_of(phase).learns}
+    moments = {"mean": np.ones(8, np.float32), "std": np.ones(8, np.float32)}
+    sent = SiteReply("a", phase, 1, 5, {**asked, "moments": moments})
+    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), phase_of(phase), 8) == word
+    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), phase_of(phase), 9) == (word or "shape")
+
+
 def test_a_reply_far_from_the_others_is_left_out(tmp_path: Path) -> None:
     """Eleven times as far as the others' median is too far; among two nobody can tell."""
     made, out = fold(tmp_path, reply("a", 11.0), reply("b", 1.0), reply("c", 1.0), reply("d", 1.0))
@@ -94,6 +129,20 @@ def test_the_median_outvotes_one_site(mean: str, expected: float, tmp_path: Path
     replies = [reply(site, number) for site, number in zip(SITES, (1.0, 2.0, 3.0, 8.0), strict=True)]
     made, _ = fold(tmp_path, *replies, experiment=replace(TINY, federation=federation))
     assert value(made.close()) == expected
+
+
+@pytest.mark.parametrize(("mean", "expected"), [("mean", 4.2), ("median", 4.0), ("trimmed", (2 + 4 + 5) / 3)])
+def test_a_trimmed_mean_leaves_out_a_fifth_of_the_sites_at_either_end(
+    mean: str, expected: float, tmp_path: Path
+) -> None:
+    """Of five sites the lowest and the highest, for each weight; all count alike, whatever their number of scans."""
+    federation = replace(TINY.federation, aggregation=mean)  # type: ignore[arg-type]
+    values = {"a": 4.0, "b": 1.0, "c": 9.0, "d": 2.0, "e": 5.0}
+    scans = dict.fromkeys(values, 1) if mean == "mean" else {"a": 1, "b": 9, "c": 7, "d": 1, "e": 3}
+    replies = [reply(site, number, scans[site]) for site, number in values.items()]
+    made, out = fold(tmp_path, *replies, experiment=replace(TINY, federation=federation))
+    assert not out
+    assert value(made.close()) == pytest.approx(expected)
 
 
 def test_the_order_of_replies_changes_no_bit(tmp_path: Path) -> None:

@@ -94,6 +94,49 @@ def test_a_small_structure_keeps_its_size() -> None:
     assert 0.95 < float((found == NUCLEUS).sum() / (labels == NUCLEUS).sum()) < 1.05
 
 
+def two_tissues(narrow: float, wide: float) -> tuple[Tensor, Tensor]:
+    """Two halves of a box, of 0.3 and 0.7: labels, and an image in which each value is one spread above or below."""
+    labels = torch.zeros(SIDES, dtype=torch.int64)
+    labels[4:28, 4:16, 4:28], labels[4:28, 16:28, 4:28] = WHITE, NUCLEUS
+    axis = torch.arange(32)
+    sign = 1 - 2 * ((axis[:, None, None] + axis[:, None] + axis) % 2)
+    level = torch.where(labels == WHITE, 0.3 + narrow * sign, 0.7 + wide * sign)
+    return labels, level * (labels > 0)
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(0.02, 0.1), (0.1, 0.02), (0.05, 0.05)])
+def test_structures_near_a_place_share_one_width(narrow: float, wide: float) -> None:
+    """So a voxel beside their border is of the structure whose mean is nearer to its intensity, whatever the spreads.
+
+    With widths of their own, the wider one would take the voxel of its side that is two tenths beyond its mean.
+    """
+    labels, image = two_tissues(narrow, wide)
+    first, second = (16, 15, 16), (16, 16, 16)  # on either side of the border
+    for level, nearer in ((0.4, WHITE), (0.6, NUCLEUS)):
+        image[first] = image[second] = level
+        found = refine_labels(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
+        assert (int(found[first]), int(found[second])) == (nearer, nearer)
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(0.02, 0.1), (0.1, 0.02), (0.02, 0.15)])
+def test_at_the_midpoint_of_two_means_intensities_decide_nothing(narrow: float, wide: float) -> None:
+    """With one width both densities are equal there, so that each voxel stays what it was, whatever the spreads."""
+    labels, image = two_tissues(narrow, wide)
+    first, second = (16, 15, 16), (16, 16, 16)
+    image[first] = image[second] = 0.5
+    found = refine_labels(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
+    assert (int(found[first]), int(found[second])) == (WHITE, NUCLEUS)
+
+
+def test_background_keeps_a_width_of_its_own() -> None:
+    """Air at 0 and a scalp at 0.9 widen it, and take no voxel of structures whose spread is small."""
+    labels, image = two_tissues(0.02, 0.02)
+    scan = image.clone()
+    scan[:, 29:] = 0.9
+    plain, found = (refine_labels(one[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4) for one in (image, scan))
+    assert torch.equal(plain > 0, found > 0) and torch.equal(plain, labels)
+
+
 def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
     """Both are wrong by a voxel, towards opposite ends of the scan; a third of what one of them costs comes back."""
     labels, image = brain(SIDES)

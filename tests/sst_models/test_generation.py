@@ -6,7 +6,10 @@ from configs.schema import load
 from material import blob
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
+from sst_models.phases.moments import StyleMoments, draw_prior_codes
+from sst_models.training.seeds import generator as draws
 from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.warp import warp, warp_labels
 
 TINY = load("tiny")
 LATENT = (4, 2, 3, 2)
@@ -54,3 +57,67 @@ def test_labels_are_classes_of_the_atlas_and_images_are_in_range() -> None:
     pair = generator().pair(Recipe(1, 1, 1, "a"))
     assert set(pair.labels.unique().tolist()) <= {0, 7}
     assert 0 <= float(pair.image.min()) <= float(pair.image.max()) <= 1
+
+
+def test_a_pair_is_the_restyled_atlas_and_its_labels_warped_by_one_flow() -> None:
+    """Eq. 12: X = G_flow(n_flow) o A(b, n_style), Y = G_flow(n_flow) o b_seg; n_flow is normal, n_style of length 1."""
+    image = blob(1)
+    labels = (image[0] > 0.5).long() * 7
+    nets = {"A": build("A", TINY), "decoder": build("decoder", TINY)}
+    with torch.no_grad():
+        nets["decoder"].leave.bias.add_(torch.tensor([0.5, -0.3, 0.8]))  # voxels times the decoder's scale
+    given: dict[str, list[torch.Tensor]] = {"A": [], "decoder": []}
+    for part, net in nets.items():
+        net.register_forward_hook(lambda _, told, __, part=part: given[part].extend(told))
+    pair = Generator(image, AtlasLabels(labels), nets, LATENT, PriorStyles(8)).pair(Recipe(1, 2, 3, "a"))
+    (code,), (base, style) = given["decoder"], given["A"]
+    assert code.shape == (1, *LATENT) and 0.5 < float(code.std()) < 1.5
+    assert torch.equal(base, image[None])
+    torch.testing.assert_close(style.norm(dim=1), torch.ones(1))
+    assert torch.equal(code, torch.randn(code.shape, generator=draws(1, "flow", 3)))  # recipes of old runs stay good
+    assert torch.equal(style, draw_prior_codes(1, 8, draws(1, "style", "a", 2)))
+    with torch.no_grad():
+        flow, styled = nets["decoder"](code), nets["A"](image[None], style)
+    assert flow.abs().mean() > 0.5
+    torch.testing.assert_close(pair.image, warp(styled, flow)[0].clamp(0, 1))
+    assert torch.equal(pair.labels, warp_labels(labels[None], flow)[0])
+
+
+def test_pairs_of_a_site_are_drawn_from_its_moments() -> None:
+    """Cross-site generation: with narrow moments, A gets their mean as its code."""
+    mean = torch.eye(8)[2]
+    nets = {"A": build("A", TINY), "decoder": build("decoder", TINY)}
+    given: list[torch.Tensor] = []
+    nets["A"].register_forward_hook(lambda _, told, __: given.append(told[1]))
+    labels = AtlasLabels((blob(1)[0] > 0.5).long())
+    Generator(blob(1), labels, nets, LATENT, StyleMoments(mean, torch.zeros(8))).pair(Recipe(1, 2, 3, "a"))
+    torch.testing.assert_close(given[0][0], mean)
+
+
+def test_without_a_the_atlas_keeps_its_style() -> None:
+    """Table 2, "w/o L_app": the image is the atlas, warped."""
+    image, nothing = blob(1), AtlasLabels(torch.zeros(32, 48, 32))
+    make = Generator(image, nothing, {"A": None, "decoder": build("decoder", TINY)}, LATENT, PriorStyles(8))
+    recipe = Recipe(1, 2, 3, "a")
+    torch.testing.assert_close(make.pair(recipe).image, warp(image[None], make.flow(recipe))[0].clamp(0, 1))
+
+
+class Glaring(torch.nn.Module):
+    """An A whose change goes far beyond the range of intensities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, volume: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        """Give 4 x - 1."""
+        return self.gain * volume - 1
+
+
+def test_images_stay_in_range_and_networks_as_they_are() -> None:
+    """Values beyond 0 and 1 are cut; nothing that generates takes a gradient."""
+    nets = {"A": Glaring(), "decoder": build("decoder", TINY)}
+    make = Generator(blob(1), AtlasLabels(torch.zeros(32, 48, 32)), nets, LATENT, PriorStyles(8))
+    pair = make.pair(Recipe(1, 1, 1, "a"))
+    assert (float(pair.image.min()), float(pair.image.max())) == (0.0, 1.0)
+    assert not any(weight.requires_grad for net in nets.values() for weight in net.parameters())

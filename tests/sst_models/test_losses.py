@@ -229,6 +229,18 @@ def test_dice_and_cross_entropy_are_monais(shape: tuple[int, ...], classes: int)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
 
 
+def test_a_structure_that_is_nowhere_and_is_found_nowhere_is_right() -> None:
+    """Its Dice is 1 as MONAI has it, by the small number that is added on both sides of the quotient."""
+    from monai.losses import DiceCELoss
+
+    draws = torch.Generator().manual_seed(3)
+    logits, labels = torch.randn(1, 4, 4, 4, 4, generator=draws), torch.randint(0, 3, (1, 4, 4, 4), generator=draws)
+    logits[:, 3] = -60.0
+    loss = dice_ce(logits.movedim(1, -1).flatten(0, -2), labels.flatten(), [64])
+    whole = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+    torch.testing.assert_close(loss, whole(logits, labels[:, None]))
+
+
 def test_voxels_that_are_surely_background_need_not_be_given() -> None:
     """Rows of certain background, left out, change neither Dice nor the mean over all voxels."""
     draws = torch.Generator().manual_seed(4)
