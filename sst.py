@@ -5,6 +5,7 @@ module and this file mounts those that it finds.
 """
 
 import errno
+import os
 import shlex
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import click
 import typer
 
 from configs.errors import SstError
+from configs.processes import QUIET
 
 # Module with a Typer `app` -> the name of its command group; None puts its commands at the top.
 PARTS: dict[str, str | None] = {
@@ -36,6 +38,7 @@ BROKEN, USER_ERROR, STOPPED = 1, 2, 130  # exit codes; 130 is the shell's own fo
 
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
+    os.environ |= QUIET
     sys.exit(run(sys.argv[1:]))
 
 

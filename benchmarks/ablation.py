@@ -1,6 +1,6 @@
 """What each setting of a preset buys: one at a time turned off, on a finished run.
 
-    python benchmarks/ablation.py --run RUNS/seed1 --out ABLATIONS [--rows "no rival" "no mirror image" ...]
+    python benchmarks/ablation.py --run RUNS/seed1 --out ABLATIONS [--rows "no EM" "no mirror image" ...]
 
 RUN is a folder of `sst simulate --preset real-cpu`. A row is a copy of it whose preset differs in one thing. What the
 sites learnt up to the flow codes stays; a row that changes how a segmenter learns lets the sites adapt theirs anew
@@ -15,24 +15,28 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from configs.errors import RunError
 from configs.schema import Experiment, load
-from server.state import Store
+from server import events
+from server.state import SEGMENTER, RunState, Store, schedule
 from simulation.results import read
-from sst_models.wire.files import write_json
+from sst_models.wire.files import replace_file, write_json
 
-CARRIED = ("F refined",)
-TOLD = ("U-Net w/ adaptation refined", "U-Net in-site refined")
-BOTH = ("U-Net w/ adaptation and F", "U-Net in-site and F")
-LEARNT = ("U-Net w/o adaptation", "U-Net w/ adaptation", "U-Net w/o adaptation refined", "U-Net in-site", *TOLD, *BOTH)
+PROPAGATED = ("F refined",)
+REFINED = ("U-Net w/ adaptation refined", "U-Net in-site refined")
+FUSED = ("U-Net w/ adaptation and F", "U-Net in-site and F")
+LEARNT = (
+    *("U-Net w/o adaptation", "U-Net w/ adaptation", "U-Net w/o adaptation refined", "U-Net in-site"),
+    *(*REFINED, *FUSED),
+)
 
 Anew = Literal["test", "adapt", "segment", "all"]
-"""From where on a row is done again; "all": from the prepared scans on."""
+"""From where on a row is done again: the test, a phase, or, with "all", everything after the prepared scans."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +49,30 @@ class Row:
     anew: Anew = "test"
 
 
+NO_ASCENT = "propagation.lncc_ascent_iterations=0"
+
 ROWS = (
-    Row("all of it", (), (*CARRIED, *LEARNT)),
-    Row("labels on the grid", ("grid.finer=1",), CARRIED),
-    Row("no rival", ("registration.rival=0",), CARRIED),
-    Row("no mirror image", ("registration.mirror=false",), CARRIED),
-    Row("no likelihood", ("registration.likelihood=0",), CARRIED),
-    Row("no tissues", ("appearance.tissue=0",), CARRIED),
-    Row("no ascent", ("registration.ascent=0",), CARRIED),
-    Row("no polish, no ascent", ("registration.polish=0", "registration.ascent=0"), CARRIED),
-    Row("no shifts", ("segmenter.shifts=false",), TOLD),
-    Row("restyled pairs alone", ("phases.adapt.real=0",), LEARNT, anew="adapt"),
-    Row("real scans alone", ("phases.adapt.real=1",), LEARNT, anew="adapt"),
+    Row("all of it", (), (*PROPAGATED, *LEARNT)),
+    Row("labels on the grid", ("grid.label_oversampling=1",), PROPAGATED),
+    Row("no second initialisation", ("propagation.second_initialisation=0",), PROPAGATED),
+    Row("no mirror image", ("propagation.mirror=false",), PROPAGATED),
+    Row("no EM", ("propagation.em_weight=0",), PROPAGATED),
+    Row("no tissue matching", ("propagation.tissue_matching=0",), PROPAGATED),
+    Row("no ascent", (NO_ASCENT,), PROPAGATED),
+    Row(
+        "no demons at full resolution, no ascent",
+        ("propagation.demons_iterations_full_resolution=0", NO_ASCENT),
+        PROPAGATED,
+    ),
+    Row("no shifts", ("segmenter.test_time_augmentation=mirror",), REFINED),
+    Row("restyled pairs alone", ("phases.adapt.real_probability=0",), LEARNT, anew="adapt"),
+    Row("real scans alone", ("phases.adapt.real_probability=1",), LEARNT, anew="adapt"),
     Row("Adam", ("phases.adapt.optimiser=adam",), LEARNT, anew="adapt"),
-    Row("no affine on top", ("segmenter.augment=none",), LEARNT, anew="adapt"),
-    Row("all pairs moved", ("segmenter.moved=1",), LEARNT, anew="adapt"),
+    Row("no affine", ("segmenter.affine_probability=0",), LEARNT, anew="adapt"),
+    Row("an affine for all pairs", ("segmenter.affine_probability=1",), LEARNT, anew="adapt"),
     Row("all steps at the hub", ("phases.segment.steps=150", "phases.adapt.rounds=0"), LEARNT, anew="segment"),
-    Row("no LNCC", ("registration.lncc=0",), CARRIED, anew="all"),
-    Row("a U-Net for T and F", ("registration.kind=unet",), CARRIED, anew="all"),
+    Row("no LNCC in the loss", ("registration.lncc_weight=0",), PROPAGATED, anew="all"),
+    Row("a U-Net for T and F", ("registration.kind=unet",), PROPAGATED, anew="all"),
 )
 
 
@@ -70,7 +80,7 @@ def branch(run: Path, folder: Path, row: Row) -> list[str]:
     """Make a row's folder of a run, and give the command line that goes on with it.
 
     Raises:
-        RunError: the run is not one of a plain preset.
+        RunError: the run is not one of a plain preset, or is not finished.
     """
     kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
     name, seed = kept["experiment"]["name"], kept["experiment"]["seed"]
@@ -86,25 +96,56 @@ def branch(run: Path, folder: Path, row: Row) -> list[str]:
         fresh.rename(folder)
     words = ["simulate", "--preset", name, "--seed", str(seed), "--out", str(folder), "--arms", ",".join(row.arms)]
     words += [word for change in row.changes for word in ("--set", change)]
-    words += [word for site, data in kept["sites"].items() for word in ("--site", f"{site}={data}")]
-    return words + (["--splits", kept["splits"]] if kept["splits"] else [])
+    return words + _data(kept)
+
+
+def _data(kept: dict[str, Any]) -> list[str]:
+    """Give the part of a run's command line that says which scans it takes, and how."""
+    words = [word for site, data in kept["sites"].items() for word in ("--site", f"{site}={data}")]
+    words += [word for site, case in kept["atlases"].items() for word in ("--atlas", f"{site}={case}")]
+    words += ["--splits", kept["splits"]] if kept["splits"] else []
+    return words + ([] if kept.get("bias", True) else ["--no-bias"])
 
 
 def _copy(run: Path, folder: Path, before: Experiment, after: Experiment, anew: Anew) -> None:
     """Copy the prepared scans of a run, and of its federation what was there before that which is done again."""
-    learnt = ("*-federated", "replies") if anew == "all" else ()
+    learnt = ("replies", "*-federated") if anew == "all" else ("replies",)
     shutil.copytree(run / "sites", folder / "sites", ignore=shutil.ignore_patterns(*learnt))
     if anew == "all":
         return
-    tested = ("finished.json", "cross-site.json")
-    later = {"test": (), "adapt": ("adapted-*", *tested), "segment": ("segmenters", *tested)}[anew]
+    later = () if anew == "test" else ("finished.json", "cross-site.json", events.NAME)
     for hub in run.glob("federations/*/federated"):
         ours = folder / hub.relative_to(run)
         shutil.copytree(hub, ours, ignore=shutil.ignore_patterns("state", *later))
-        state = Store(hub / "state", before).resume()
-        assert state is not None
         (ours / "experiment.json").write_text(after.to_json(), encoding="utf-8")
+        state = Store(hub / "state", before).resume()
+        if state is None or state.done < len(schedule(before)):
+            raise RunError(f"{run} holds a run that is not finished; give its command again first")
+        if anew != "test":
+            state = cut_back(state, before, anew)
+            _keep_events(hub, ours, {phase.name for phase, _ in schedule(before)[: state.done]})
         Store(ours / "state", after).save(state)
+
+
+def cut_back(state: RunState, experiment: Experiment, phase: str) -> RunState:
+    """Give the state that a finished run had before it came to a phase that trains segmenters, "segment" or "adapt".
+
+    What is shared has not changed since, and of segmenters the state has every round.
+    """
+    phases = [each for each, _ in schedule(experiment)]
+    done = next((number for number, each in enumerate(phases) if each.name == phase), len(phases))
+    rounds = sum(SEGMENTER in each.learns for each in phases[:done])
+    trained = {site: each[:rounds] for site, each in state.trained.items() if rounds}
+    parts = {part: arrays for part, arrays in state.parts.items() if part.partition(".")[0] != SEGMENTER}
+    parts |= {f"{SEGMENTER}.{site}": each[-1] for site, each in trained.items()}
+    return replace(state, done=done, parts=parts, trained=trained)
+
+
+def _keep_events(hub: Path, ours: Path, phases: set[str]) -> None:
+    """Copy what a hub noted of joining and of some phases, so that reports do not count the others twice."""
+    kept = [event for event in events.read(hub) if event.get("phase") in {"join", *phases}]
+    lines = "".join(f"{json.dumps(event)}\n" for event in kept)
+    replace_file(ours / events.NAME, lines)
 
 
 def show(out: Path, rows: list[Row]) -> None:

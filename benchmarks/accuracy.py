@@ -108,18 +108,18 @@ def show(runs: list[Results], a: str, b: str) -> None:
     every = Table("arm", "direction", "by seed", "mean ± std over seeds", title="Mean Dice %")
     for (arm, source, target), values in means(runs).items():
         where = source if source == target else f"{source} -> {target}"
-        every.add_row(arm, where, *_told(values))
+        every.add_row(arm, where, *_figures(values))
     table = Table("what", "where", "wanted", "by seed", "mean ± std over seeds", "reached", "p")
     for goal in goals(runs, a, b):
         reached = "" if not goal.got else ("yes" if fmean(goal.got) >= goal.wanted else "no")
         p = "" if goal.p is None else f"{goal.p:.3f}"
-        table.add_row(goal.what, goal.where, f"{goal.wanted:g}", *_told(goal.got), reached, p)
+        table.add_row(goal.what, goal.where, f"{goal.wanted:g}", *_figures(goal.got), reached, p)
     console = Console(width=150)
     console.print(every)
     console.print(table)
 
 
-def _told(values: list[float]) -> tuple[str, str]:
+def _figures(values: list[float]) -> tuple[str, str]:
     if not values:
         return "", "not measured"
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
@@ -128,17 +128,18 @@ def _told(values: list[float]) -> tuple[str, str]:
 
 def main() -> None:
     """Parse the command line, run what is not finished, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--site", action="append", required=True, metavar="NAME=DIR")
     parser.add_argument("--splits", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--arms", default=ARMS)
+    parser.add_argument("--preset", default="real-cpu", help="another one, for a quick trial")
     parser.add_argument("--read", action="store_true", help="run nothing, read what is finished")
     asked = parser.parse_args()
     first, second = (word.partition("=")[0] for word in asked.site)
     for seed in [] if asked.read else asked.seeds:
-        words = ["simulate", "--preset", "real-cpu", "--seed", str(seed), "--out", str(asked.out / f"seed{seed}")]
+        words = ["simulate", "--preset", asked.preset, "--seed", str(seed), "--out", str(asked.out / f"seed{seed}")]
         words += ["--splits", str(asked.splits), "--arms", asked.arms]
         words += [word for site in asked.site for word in ("--site", site)]
         subprocess.run([sys.executable, "-m", "sst", *words], check=True)

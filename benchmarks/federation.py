@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # this process stays small, and each measured one imports what it uses
     from client.site import Site
+    from configs.phases import Phase
     from configs.schema import Experiment
     from server.state import RunState
     from simulation.engines import SiteFolder
-    from sst_models.phases.table import SitePhase
     from sst_models.wire.exchange import PhaseRequest, SiteReply
 
     LearnAll = Callable[[Sequence[PhaseRequest]], Sequence[SiteReply]]
@@ -82,7 +82,7 @@ def inprocess(folder: Path, share: float = 0.5) -> Row:
     """Measure what the messages of the in-process grid add to a share of the preset's steps."""
     make(folder, share)
     found = call("inside", folder)
-    return told("in process, beside one site after the other", found["plain"], found["federated"])
+    return shown("in process, beside one site after the other", found["plain"], found["federated"])
 
 
 def superlink(folder: Path, share: float = 1.0) -> Row:
@@ -91,7 +91,7 @@ def superlink(folder: Path, share: float = 1.0) -> Row:
     before = call("beside", folder, "register", "joint")
     events = federate(folder)
     plain = before | call("beside", folder, "style", "flow_codes")
-    row = told("SuperLink with TLS, beside two processes", plain, {one["phase"]: one["seconds"] for one in events})
+    row = shown("SuperLink with TLS, beside two processes", plain, {one["phase"]: one["seconds"] for one in events})
     for one in events:
         ends = [(folder / name / "state" / "runs" / RUN / "own" / f"{one['phase']}-1.safetensors") for name in NAMES]
         learnt = max(path.stat().st_mtime for path in ends)
@@ -103,7 +103,7 @@ def superlink(folder: Path, share: float = 1.0) -> Row:
     return row
 
 
-def told(name: str, plain: dict[str, float], federated: dict[str, float]) -> Row:
+def shown(name: str, plain: dict[str, float], federated: dict[str, float]) -> Row:
     """Print one row, and give it."""
     text = PRESET.read_text(encoding="utf-8")
     rounds = {phase: int(re.findall(rf"\[phases.{phase}\]\s+rounds = (\d+)", text)[0]) for phase in plain}
@@ -126,7 +126,9 @@ def call(part: str, folder: Path, *words: str) -> Row:
 
 def environment() -> dict[str, str]:
     """Give the environment of all processes."""
-    return {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    from configs.processes import QUIET
+
+    return {**os.environ, **QUIET, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def make(folder: Path, share: float) -> None:
@@ -248,14 +250,14 @@ def move_a_little(request: "PhaseRequest", site: "Site") -> "SiteReply":
     """Answer as a site would, without learning; only its last reply stays on disk."""
     import numpy as np
 
+    from configs.phases import phase_of
     from configs.schema import from_json
-    from sst_models.phases.table import BY_NAME
     from sst_models.wire.exchange import Arrays, SiteReply
 
     shutil.rmtree(site.state / "replies", ignore_errors=True)
     if request.phase == "join":
         return SiteReply(site.name, "join", 1, count=9, settings={"atlas": str(request.settings["atlas"])})
-    phase, code = BY_NAME[request.phase], from_json(request.experiment).style.code
+    phase, code = phase_of(request.phase), from_json(request.experiment).style.code
     arrays: dict[str, Arrays] = {
         part: {name: array + np.float32(1e-3) for name, array in request.arrays[part].items()} for part in phase.learns
     }
@@ -281,35 +283,41 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
+def shared_phases() -> "list[Phase]":
+    """List the phases whose rounds make shared weights."""
+    from configs.phases import at_sites
+
+    return [phase for phase in at_sites() if not phase.optional]
+
+
 def first_state(experiment: "Experiment") -> "RunState":
     """Give fresh weights of all parts, and moments of both sites, so that a phase can be done without the others."""
     import numpy as np
 
     from server.state import MOMENTS, RunState, fresh_parts
-    from sst_models.phases.table import SITE_PHASES
 
     code = experiment.style.code
     moments = {"mean": np.zeros(code, np.float32), "std": np.ones(code, np.float32)}
     state = RunState(0, {f"{MOMENTS}.{name}": moments for name in NAMES})
-    for phase in SITE_PHASES:
+    for phase in shared_phases():
         state = RunState(0, {**state.parts, **fresh_parts(phase, state, experiment)})
     return state
 
 
-def plain_round(state: "RunState", phase: "SitePhase", experiment: "Experiment", learn_all: "LearnAll") -> "RunState":
+def plain_round(state: "RunState", phase: "Phase", experiment: "Experiment", learn_all: "LearnAll") -> "RunState":
     """Do a round without a message: the same requests, steps and mean."""
     from server.aggregate import RunningMean
-    from server.state import MOMENTS, OWN
+    from server.state import KEPT, MOMENTS
     from sst_models.wire.exchange import Arrays, PhaseRequest
 
     requests = []
     for name in NAMES:
         arrays = {part: state.parts[part] for part in phase.learns + phase.uses}
-        if phase.name in ("style", "joint"):
+        if phase.foreign and experiment.federation.foreign_negatives:
             arrays |= {part: a for part, a in state.parts.items() if part.startswith(MOMENTS) and name not in part}
         requests.append(PhaseRequest(RUN, phase.name, 1, name, experiment.to_json(), arrays))
     brought: dict[str, Arrays] = {}
-    means = {part: RunningMean() for part in phase.learns if part != OWN}
+    means = {part: RunningMean() for part in phase.learns if part not in KEPT}
     for reply in learn_all(requests):
         for part, found in reply.arrays.items():
             if part in means:
@@ -327,7 +335,6 @@ def run_inside(folder: Path) -> Row:
     from server.run import open_hub, run_round
     from server.state import Store
     from simulation.engines.inprocess import InProcessGrid, identity, node_config
-    from sst_models.phases.table import SITE_PHASES
 
     experiment, both = preset(folder), sites(folder)
     took: dict[str, dict[str, float]] = {"plain": {}, "federated": {}}
@@ -337,7 +344,7 @@ def run_inside(folder: Path) -> Row:
         for one in both:
             hub.members.add(one.name)  # as joining would; the sites have the atlas
         store, state = Store(folder / "hub" / "state", experiment), first_state(experiment)
-        for number, phase in enumerate(SITE_PHASES):
+        for number, phase in enumerate(shared_phases()):
             for version in ("plain", "federated")[:: -1 if number % 2 else 1]:
                 began = time.perf_counter()
                 if version == "plain":
@@ -354,7 +361,7 @@ def run_beside(folder: Path, *names: str) -> Row:
     from multiprocessing import get_context
 
     from client.learn import learn
-    from sst_models.phases.table import BY_NAME
+    from configs.phases import phase_of
 
     experiment, both, took = preset(folder), sites(folder), {}
     state = first_state(experiment)
@@ -362,7 +369,7 @@ def run_beside(folder: Path, *names: str) -> Row:
         list(pool.map(import_all, [1.0] * len(both)))
         for name in names:
             began = time.perf_counter()
-            plain_round(state, BY_NAME[name], experiment, lambda asked: list(pool.map(learn, asked, both)))
+            plain_round(state, phase_of(name), experiment, lambda asked: list(pool.map(learn, asked, both)))
             took[name] = time.perf_counter() - began
     return took
 

@@ -39,22 +39,27 @@ import client.scans
 import server.run
 from client.cases import OnDevice
 from client.prepare import AtlasFrame, Prepared, store_of
+from configs.phases import at_sites, phase_of
 from configs.schema import Experiment, load
-from server import segmenters
 from server.atlas import read_atlas, save_atlas
-from simulation import arms, schemes, simulate
+from simulation import schemes, simulate
+from simulation.arms import ARMS, Arm
+from simulation.arms.segmenters import network_refined
+from simulation.bench import Bench, labelled
 from simulation.control import control_pairs
 from simulation.progress import Silent
 from simulation.stage import Stage, federate, prepare
 from sst_models.losses.flow import folded_fraction
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
-from sst_models.phases.segment import Pairs, own_chances, segment, weighed
-from sst_models.phases.table import BY_NAME, Material
-from sst_models.propagation import align
-from sst_models.propagation.em import refine
+from sst_models.phases.material import Material, make_learner
+from sst_models.phases.segment import Pairs
+from sst_models.propagation.align import Aligner, Alignment
+from sst_models.propagation.em import refine_labels
+from sst_models.propagation.predict import Prediction, network_probabilities, refined, segment
 from sst_models.training.device import choose, place
 from sst_models.training.seeds import generator
+from sst_models.volume.intensity import match_quantiles
 from sst_models.volume.metrics import dice_per_group, mean_dice, mean_hd95
 
 BEGAN = time.perf_counter()
@@ -70,7 +75,7 @@ def say(*words: object) -> None:
 # --- speed ---
 
 
-def settle(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -80,10 +85,10 @@ def middle(call: Callable[[], object], device: torch.device, repeats: int = 8, w
     """Give the median seconds of a call."""
     taken = []
     for _ in range(warm + repeats):
-        settle(device)
+        synchronise(device)
         began = time.perf_counter()
         call()
-        settle(device)
+        synchronise(device)
         taken.append(time.perf_counter() - began)
     return median(taken[warm:])
 
@@ -146,34 +151,35 @@ def speed(preset: Experiment, device: torch.device) -> Row:
     half, whole = (most.flops[kind] / 1e12 for kind in (torch.bfloat16, torch.float32))
     say(f"bf16 {half:.0f} TFLOP/s, tf32 {whole:.0f} TFLOP/s, memory {most.bytes / 1e12:.2f} TB/s")
     preset = replace(preset, phases=replace(phases, joint=replace(phases.joint, batch=4)))
-    rows = {phase.name: step_of(phase.name, preset, device, most) for phase in BY_NAME.values()}
+    rows = {phase.name: step_of(phase.name, preset, device, most) for phase in at_sites()}
     shape = preset.grid.shape
     nets = {part: place(build(part, preset), device) for part in ("A", "decoder")}
-    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.finer).to(device))
+    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.label_oversampling).to(device))
     made = Generator(*atlas, dict(nets), preset.latent, PriorStyles(preset.style.code))
     numbers = iter(range(10**6))
     pair = middle(
         lambda: [made.pair(Recipe(1, n, n, "")) for n, _ in zip(numbers, range(100), strict=False)], device, 3
     )
     net = place(build("segmenter", preset), device).eval()
-    one = middle(lambda: segment(net, atlas[0], preset), device)
+    how = Prediction.of(preset)
+    one = middle(lambda: segment(net, atlas[0], how), device)
     say(f"1850 pairs {18.5 * pair:.1f} s, one segmentation {1000 * one:.0f} ms")
     return {"steps": rows, "pairs_1850_seconds": 18.5 * pair, "segmentation_ms": 1000 * one}
 
 
 def step_of(name: str, preset: Experiment, device: torch.device, most: Ceilings) -> Row:
     """Measure one phase's step."""
-    phase, shape = BY_NAME[name], preset.grid.shape
+    phase, shape = phase_of(name), preset.grid.shape
     nets = {part: place(build(part, preset), device) for part in phase.learns + phase.uses}
-    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.finer).to(device))
+    atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.label_oversampling).to(device))
     own = Material(OnDevice(Brains(shape), device), atlas[0], (), atlas[1])
-    learner, numbers = phase.make(nets, preset, own), iter(range(10**6))
+    learner, numbers = make_learner(name, nets, preset, own), iter(range(10**6))
     seconds = middle(lambda: learner.step(generator(1, name, next(numbers))), device, warm=6)
     with Asked(most) as asked:
         learner.step(generator(1, name, next(numbers)))
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     row = {"ms": 1000 * seconds, "floor_ms": 1000 * asked.seconds, "share": asked.seconds / seconds, "peak_gib": peak}
-    row |= {"tflop": asked.flops / 1e12, "gb": asked.bytes / 1e9, "batch": phase.settings(preset).batch}
+    row |= {"tflop": asked.flops / 1e12, "gb": asked.bytes / 1e9, "batch": preset.phases.of(name).batch}
     say(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
     return row
 
@@ -189,7 +195,7 @@ def stages_of(pack: Pack, preset: Experiment, out: Path, device: torch.device) -
         cases = [case for site, store in stores.items() for case in pack.prepared(site, store).cases]
         return Prepared(tuple(cases), ())
 
-    client.scans.prepare_site = found  # type: ignore[assignment]
+    client.scans.prepare_site = found  # type: ignore[assignment, attr-defined]
     first, second = sorted(pack.listed, reverse=True)
     data, stages = {site: out / "empty" / site for site in pack.listed}, []
     for source, target in ((first, second), (second, first)):
@@ -215,41 +221,47 @@ def stages_of(pack: Pack, preset: Experiment, out: Path, device: torch.device) -
 # --- registration ---
 
 
-def registration(stages: list[Stage], device: torch.device) -> None:
-    """Print the mean Dice of labels that F carries onto validation scans, by setting; T, F, E and A are as at first.
+class ByQuantiles(Aligner):
+    """Aligns with untrained networks: where A would restyle the atlas, its quantiles are matched to the scan's."""
 
-    What A would do to a first look is done by quantiles; the second look matches tissues, and F's demons do the rest.
+    def by_appearance(self, scan: Tensor) -> Tensor:
+        """Give the atlas as bright as a scan, (1, 1, D, H, W)."""
+        return match_quantiles(self.atlas[None], scan)
+
+
+def registration(stages: list[Stage], device: torch.device) -> None:
+    """Print the mean Dice of labels that F propagates onto validation scans, by setting; F has its first weights.
+
+    A is replaced as `ByQuantiles` says; tissue intensity matching and F's demons do the rest.
     """
-    preset, own = stages[0].experiment, stages[0].experiment.registration
-    align.by_appearance = lambda nets, atlas, target, _: align.match_quantiles(atlas[None], target)  # type: ignore[assignment]
+    preset, own = stages[0].experiment, stages[0].experiment.propagation
     sides = {id(stage): (stage.atlas.image.to(device), stage.atlas.labels.to(device)) for stage in stages}
     cells = [
         (stage, site, image[None].to(device), truth.to(device))
         for stage in stages
         for site in stage.data
-        for _, image, truth in arms.labelled(stage.cases(site, "val"))
+        for _, image, truth in labelled(stage.cases(site, "val"))
     ]
     changes: Mapping[str, Mapping[str, object]] = {
         "as it is": {},
-        "likelihood 0": {"likelihood": 0.0},
-        "likelihood 0.2": {"likelihood": 0.2},
-        "likelihood 0.7": {"likelihood": 0.7},
-        "polish 0": {"polish": 0},
-        "polish 32": {"polish": 32},
-        "ascent 0": {"ascent": 0},
-        "ascent 20": {"ascent": 20},
+        "EM weight 0": {"em_weight": 0.0},
+        "EM weight 0.2": {"em_weight": 0.2},
+        "EM weight 0.7": {"em_weight": 0.7},
+        "no demons at full resolution": {"demons_iterations_full_resolution": 0},
+        "32 of them": {"demons_iterations_full_resolution": 32},
+        "no LNCC ascent": {"lncc_ascent_iterations": 0},
+        "20 steps of it": {"lncc_ascent_iterations": 20},
     }
     for name, change in changes.items():
-        changed = replace(preset, registration=replace(own, **change))  # type: ignore[arg-type]
-        nets = {part: place(build(part, changed), device).eval() for part in ("E", "A", "F")}
+        changed = replace(preset, propagation=replace(own, **change))  # type: ignore[arg-type]
+        nets, how = {"F": place(build("F", changed), device).eval()}, Alignment.of(changed)
         dice: dict[str, list[float]] = {}
         folded, began = 0.0, time.perf_counter()
         for stage, site, image, truth in cells:
-            atlas, own_labels = sides[id(stage)]
-            flow, mirrored = align.align_both(nets, atlas, image, changed, own_labels)
-            weight = changed.registration.likelihood
-            carried = refine(image, own_labels, flow, weight, preset.grid.spacing, mirrored)
-            dice.setdefault(f"{stage.direction.source} -> {site}", []).append(100 * mean_dice(carried, truth))
+            atlas, atlas_labels = sides[id(stage)]
+            flow, mirrored = ByQuantiles(nets, atlas, atlas_labels, how).flows(image)
+            propagated = refine_labels(image, atlas_labels, flow, how.settings.em_weight, how.spacing, mirrored)
+            dice.setdefault(f"{stage.direction.source} -> {site}", []).append(100 * mean_dice(propagated, truth))
             folded = max(folded, 100 * float(folded_fraction(flow)))
         means = ", ".join(f"{way} {fmean(found):.2f}" for way, found in dice.items())
         say(f"{name}: {means}; {(time.perf_counter() - began) / len(cells):.2f} s a scan, folded {folded:.3f} %")
@@ -278,6 +290,12 @@ PARTS = {
 }
 """What one process of a direction trains, and the arms that it tests."""
 
+REFINED = {
+    f"{name} refined": replace(ARMS[name], name=f"{name} refined", predict=network_refined, base=ARMS[name])
+    for name in ("U-Net pooled", "U-Net alone")
+}
+"""Arms that no simulation has: labels of baselines, refined by the scan's own intensities (EM)."""
+
 
 def accuracy(asked: argparse.Namespace, preset: Experiment, device: torch.device) -> None:
     """Prepare, then run all parts of both directions side by side."""
@@ -300,20 +318,19 @@ def accuracy(asked: argparse.Namespace, preset: Experiment, device: torch.device
 def part(stage: Stage, name: str, workers: int) -> None:
     """Train and test one of `PARTS` of a direction."""
     server.run.evaluate = server.run.deliver = lambda hub, state: None  # tested below, on the card
-    chosen, states, extra = PARTS[name], {}, {}
-    for scheme in schemes.schemes_for(chosen, stage.direction, stage.experiment):
-        states[scheme.name] = (scheme, federate(stage, scheme, Said()))
-    for arm in sorted(set(simulate.EXTRA).intersection(chosen)):
-        coloured = Coloured(stage, workers) if arm == "control" else None
-        pairs = coloured.pair if coloured else simulate.pairs_of(arm, stage, states)
-        extra[arm] = simulate.train(stage, pairs, arm, Said())
+    chosen = [(ARMS | REFINED)[arm] for arm in PARTS[name]]
+    trained = {arm.trained_as.name: arm.trained_as for arm in chosen}
+    wanted = schemes.schemes_for(trained.values(), stage.direction, stage.experiment)
+    bench = Bench(stage, {scheme.name: (scheme, federate(stage, scheme, Said())) for scheme in wanted})
+    for arm in (arm for _, arm in sorted(trained.items()) if arm.pairs is not None):
+        coloured = Coloured(stage, workers) if arm.name == "control" else None
+        simulate.train(bench, replace(arm, pairs=coloured.pairs) if coloured else arm, Said())
         if coloured:
             coloured.stop()
     say(name, "trained")
-    bench = simulate.Bench(stage, states, extra)
     if name == "federated":
-        likelihoods(stage, bench)
-    for number, arm in enumerate(PARTS[name]):
+        em_weights(stage, bench)
+    for number, arm in enumerate(chosen):
         keep(stage, bench, arm, stage.folder / "found" / f"{stage.direction.name}-{name}-{number}")
 
 
@@ -325,34 +342,34 @@ class Said(Silent):
         say(name)
 
 
-def likelihoods(stage: Stage, bench: simulate.Bench) -> None:
-    """Tell on validation scans what intensities should count for beside the adapted segmenter's word."""
-    target = stage.direction.target
-    net = segmenters.load_segmenter(bench.segmenter("U-Net w/ adaptation", target), stage.experiment, stage.device)
+def em_weights(stage: Stage, bench: Bench) -> None:
+    """Print the Dice of the adapted segmenter on validation scans by the weight of EM refinement."""
+    target, how = stage.direction.target, Prediction.of(stage.experiment)
+    net = bench.segmenter(ARMS["U-Net w/ adaptation"], target)
     found: dict[float, list[float]] = {}
-    for _, image, truth in arms.labelled(stage.cases(target, "val")):
-        own = own_chances(net, image.to(stage.device), stage.experiment)
+    for _, image, truth in labelled(stage.cases(target, "val")):
+        scan = image.to(stage.device)
+        predicted = network_probabilities(net, scan, how)
         for weight in (0.0, 0.2, 0.4, 0.7):
-            preset = replace(stage.experiment, segmenter=replace(stage.experiment.segmenter, likelihood=weight))
-            refined = weighed(own, image.to(stage.device), preset).argmax(0).cpu()
-            found.setdefault(weight, []).append(100 * mean_dice(refined, truth))
-    say("validation scans, adapted, by likelihood:", {weight: round(fmean(dice), 2) for weight, dice in found.items()})
+            labels_found = refined(predicted, scan, replace(how, em_weight=weight)).argmax(0).cpu()
+            found.setdefault(weight, []).append(100 * mean_dice(labels_found, truth))
+    say("validation scans, adapted, by EM weight:", {weight: round(fmean(dice), 2) for weight, dice in found.items()})
 
 
-def keep(stage: Stage, bench: simulate.Bench, arm: str, path: Path) -> None:
-    """Keep what an arm says of the test scans, and the reference: compressed label maps, and what each one is."""
+def keep(stage: Stage, bench: Bench, arm: Arm, path: Path) -> None:
+    """Keep what an arm predicts on the test scans, and the reference: compressed label maps, and what each one is."""
     path.parent.mkdir(exist_ok=True)
     rows, waiting = [], []
     with ThreadPoolExecutor(4) as pool:
-        for _, site in simulate.cells([arm], stage.direction):
-            predict, dice = bench.predict(arm, site), []
-            for case, image, truth in arms.labelled(stage.cases(site, "test")):
+        for site in bench.sites(arm):
+            predict, dice = arm.predict(bench, arm, site), []
+            for case, image, truth in labelled(stage.cases(site, "test")):
                 found = predict(image.to(stage.device))
                 dice.append(100 * mean_dice(found.labels.cpu(), truth))
-                for what, map_ in ((arm, found.labels), ("truth", truth)):
+                for what, map_ in ((arm.name, found.labels), ("truth", truth)):
                     waiting.append(pool.submit(_compressed, map_))
                     rows.append({"what": what, "site": site, "case": case, "folded": found.folded})
-            say(f"{arm} at {site}: {fmean(dice):.2f}  ", " ".join(f"{one:.1f}" for one in dice))
+            say(f"{arm.name} at {site}: {fmean(dice):.2f}  ", " ".join(f"{one:.1f}" for one in dice))
         maps = [one.result() for one in waiting]
     path.with_suffix(".bin").write_bytes(b"".join(maps))
     grid = stage.experiment.grid
@@ -365,9 +382,9 @@ def _compressed(map_: Tensor) -> bytes:
 
 
 class _Flows:
-    """Stands in for labels that are carried elsewhere."""
+    """Stands in for labels that are propagated elsewhere."""
 
-    def carry(self, flow: Tensor) -> Tensor:
+    def propagate(self, flow: Tensor) -> Tensor:
         """Give the flow itself."""
         return flow.half()
 
@@ -400,13 +417,17 @@ class Coloured:
     def _ask(self) -> "Future[str]":
         return self._pool.submit(_colour, self._name, next(self._next))
 
+    def pairs(self, _: Bench) -> Pairs:
+        """Give the pairs as an arm does."""
+        return self.pair
+
     def pair(self, _: torch.Generator) -> tuple[Tensor, Tensor]:
         """Give the next pair; its number, not the step's draws, tells it from others."""
         path = Path(self._waiting.popleft().result())
         self._waiting.append(self._ask())
         image, flow = (one.to(self._device).float() for one in torch.load(path))
         path.unlink()
-        return image, self._labels.carry(flow)
+        return image, self._labels.propagate(flow)
 
     def stop(self) -> None:
         """Make no more."""

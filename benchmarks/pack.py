@@ -70,8 +70,8 @@ class Pack:
 
     def atlas(self, site: str, grid: Grid, device: torch.device) -> Atlas:
         """Give a site's atlas on a run's grid."""
-        files = (self.folder / f"{site}-{kind}.nii.gz" for kind in ("image", "labels"))
-        return load_atlas(*files, grid.shape, grid.spacing, grid.finer, device)
+        image, labels = (self.folder / f"{site}-{kind}.nii.gz" for kind in ("image", "labels"))
+        return load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling, device)
 
     def write(self, site: str, direction: str, frame: AtlasFrame, state: Path, device: torch.device) -> None:
         """Put a site's scans on an atlas's grid, where a site of that state folder keeps what it prepared."""

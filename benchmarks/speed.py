@@ -31,13 +31,15 @@ from torch.nn import functional as F
 from client.model import write_model
 from client.prepare import AtlasFrame
 from client.quality import histogram
+from configs.phases import phase_of
 from configs.schema import Experiment, Grid, load
 from simulation.phantom import draw_anatomy
 from sst_models.losses.structural import lncc, most_levels, ms_ssim
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
-from sst_models.phases.segment import SegmentLearner, segment
-from sst_models.phases.table import BY_NAME, Material
+from sst_models.phases.material import Material, make_learner
+from sst_models.phases.segment import SegmentLearner, SegmentSettings
+from sst_models.propagation.predict import Prediction, segment
 from sst_models.training.device import place
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import weights
@@ -69,11 +71,11 @@ def volume(shape: Shape, seed: int) -> Tensor:
     return (F.interpolate(coarse, size=shape, mode="trilinear")[0] * 0.8 + 0.1) * inside
 
 
-def labels(shape: Shape, finer: int) -> AtlasLabels:
-    """Give a simulated brain's labels, `finer` parts to a side of a voxel of the grid (D, H, W)."""
-    drawn = torch.from_numpy(draw_anatomy(1, 40.0, 2.4 * SMALL[0] / shape[0] / finer).labels)
-    gaps = [wanted * finer - had for wanted, had in zip(shape, drawn.shape, strict=True)]
-    return AtlasLabels(F.pad(drawn, [part for gap in gaps[::-1] for part in (gap // 2, gap - gap // 2)]), finer)
+def labels(shape: Shape, oversampling: int) -> AtlasLabels:
+    """Give a simulated brain's labels, `oversampling` parts to a side of a voxel of the grid (D, H, W)."""
+    drawn = torch.from_numpy(draw_anatomy(1, 40.0, 2.4 * SMALL[0] / shape[0] / oversampling).labels)
+    gaps = [wanted * oversampling - had for wanted, had in zip(shape, drawn.shape, strict=True)]
+    return AtlasLabels(F.pad(drawn, [part for gap in gaps[::-1] for part in (gap // 2, gap - gap // 2)]), oversampling)
 
 
 class Brains:
@@ -142,9 +144,9 @@ def _placed(part: str, preset: Experiment) -> nn.Module:
 def joint_step(preset: Experiment) -> Callable[[], object]:
     """Give one joint step of a preset, batch 1, with its learner."""
     own = replace(preset, phases=replace(preset.phases, joint=replace(preset.phases.joint, batch=1)))
-    phase, shape = BY_NAME["joint"], preset.grid.shape
+    phase, shape = phase_of("joint"), preset.grid.shape
     nets = {part: _placed(part, own) for part in phase.learns + phase.uses}
-    learner = phase.make(nets, own, Material(Brains(shape), volume(shape, 9)))
+    learner = make_learner(phase.name, nets, own, Material(Brains(shape), volume(shape, 9)))
     return lambda: learner.step(torch.Generator().manual_seed(1))
 
 
@@ -160,20 +162,21 @@ def generation(preset: Experiment, repeats: int) -> list[Row]:
     shape = preset.grid.shape
     nets = {part: _placed(part, preset) for part in ("A", "decoder")}
     styles = PriorStyles(preset.style.code)
-    palette = preset.generation.palette
-    atlas = (volume(shape, 9), labels(shape, preset.grid.finer))
-    generator = Generator(*atlas, dict(nets), preset.latent, styles, palette)
+    atlas = (volume(shape, 9), labels(shape, preset.grid.label_oversampling))
+    generator = Generator(*atlas, dict(nets), preset.latent, styles, preset.generation.cached_styles)
     pair = generator.pair(Recipe(1, 1, 1, "bench"))
     single = replace(preset.phases.segment, batch=1)
-    plain = replace(preset, segmenter=replace(preset.segmenter, augment="none"))
+    plain = replace(preset, segmenter=replace(preset.segmenter, affine_probability=0.0))
+    settings = SegmentSettings.of(plain, single)
     learner = SegmentLearner(
-        {"segmenter": _placed("segmenter", preset)}, plain, lambda draws: (pair.image, pair.labels), single
+        {"segmenter": _placed("segmenter", preset)}, lambda draws: (pair.image, pair.labels), settings
     )
+    how = Prediction.of(preset)
     found = fastest(
         {
-            "pair": lambda: generator.pair(Recipe(1, 1, 2, "bench")),  # its style is on the palette, where there is one
+            "pair": lambda: generator.pair(Recipe(1, 1, 2, "bench")),  # its style is cached, where styles are
             "step": lambda: learner.step(torch.Generator().manual_seed(1)),
-            "segment": lambda: segment(learner.mean, pair.image, preset),
+            "segment": lambda: segment(learner.mean, pair.image, how),
         },
         repeats,
     )
@@ -210,7 +213,7 @@ def _model(preset: Experiment, folder: Path) -> None:
     affine[:3, 3] = [91 - grid.spacing * side / 2 for side in grid.shape]
     frame = AtlasFrame.of(image[None], affine.tolist(), "0" * 64)
     arrays = {part: weights.parameters(build(part, preset)) for part in ("segmenter", "A", "decoder", "E", "F")}
-    arrays["atlas"] = {"labels": labels(grid.shape, grid.finer).packed()}
+    arrays["atlas"] = {"labels": labels(grid.shape, grid.label_oversampling).packed()}
     about = {"run": "bench", "site": "bench", "histogram": histogram(image[None]).tolist()}
     write_model(folder, arrays, frame, preset, about)
 
@@ -252,8 +255,8 @@ def show(rows: list[Row]) -> None:
 
 def measure(preset: Experiment, shape: Shape, repeats: int) -> list[Row]:
     """Measure all rows at one size."""
-    finer = preset.grid.finer if shape == preset.grid.shape else 1  # a voxel of 1.2 mm is an atlas's own
-    own = replace(preset, grid=Grid(shape, preset.grid.spacing * preset.grid.shape[0] / shape[0], finer))
+    oversampling = preset.grid.label_oversampling if shape == preset.grid.shape else 1  # 1.2 mm: the atlas's voxels
+    own = replace(preset, grid=Grid(shape, preset.grid.spacing * preset.grid.shape[0] / shape[0], oversampling))
     rows = losses(shape, max(5, repeats))  # they are quick, and vary
     calls = {"ours": joint_step(own), "straightforward": straightforward_step(shape)}
     memory = {f"peak_gib_{what}": peak(what, preset.name, shape) for what in calls}
@@ -263,7 +266,7 @@ def measure(preset: Experiment, shape: Shape, repeats: int) -> list[Row]:
 
 def main() -> None:
     """Parse the command line, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--preset", default="real-cpu")
     parser.add_argument("--full", action="store_true")

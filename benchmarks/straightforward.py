@@ -1,6 +1,6 @@
 """The same mathematics as `sst_models`, written the obvious way: what the benchmarks compare with.
 
-The networks have the sizes that worked for the paper (METHOD, "Facts that the text hides"): full resolution, kernels
+The networks have the sizes that worked for the paper (docs/decisions.md, "Network sizes"): full resolution, kernels
 of 5 and 7 voxels, 16 channels. Nothing here is used by the product.
 """
 

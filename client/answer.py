@@ -4,10 +4,8 @@ from collections.abc import Callable
 
 from client.site import Site
 from configs.errors import FederationError
+from configs.phases import at_sites
 from sst_models.wire.exchange import PhaseRequest, SiteReply
-
-LEARNING = ("register", "style", "joint", "flow_codes", "adapt")
-"""The phases in which a site trains."""
 
 
 def answer(request: PhaseRequest, site: Site) -> SiteReply:
@@ -29,7 +27,7 @@ def _handler(phase: str) -> Callable[[PhaseRequest, Site], SiteReply]:
         from client import deliver
 
         return deliver.evaluate if phase == "evaluate" else deliver.deliver
-    if phase in LEARNING:
+    if phase in {phase.name for phase in at_sites()}:
         from client.learn import learn
 
         return learn

@@ -2,7 +2,7 @@
 
 Flower starts a new process for each message, so this file imports nothing heavy; the phases do, where they need it.
 It also never lets an exception out: Flower would put its text, and with it perhaps a patient's name, into a message to
-the hub, and a handler that returns nothing would block the site's node for ever (FLOWER.md, finding 10).
+the hub, and a handler that returns nothing would block the site's node for ever (docs/flower.md, finding 10).
 
 A site says who it is in its node's config: `site-name`, `data-path` (one folder or several, separated as in PATH),
 `state-dir`; it may add `policy` (a policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as
@@ -29,7 +29,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import ledger, release, replies
-from client.answer import LEARNING, answer
+from client.answer import answer
 from client.kept import Kept
 from client.messages import decode_request, encode_reply, return_nonce, size
 from client.policy import read_policy
@@ -37,6 +37,7 @@ from client.preparation import Preparation, Stripping
 from client.site import Site
 from configs import logs
 from configs.errors import ConfigError, DataError, FederationError, ReleaseError, RunError, SstError
+from configs.phases import PHASES
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.records import decode_parcel
@@ -60,7 +61,7 @@ OPTIONS = ("policy", "splits", "device", "mask-pattern", "strip", "bias")
 """What a node's config may say beside the site's name and folders."""
 
 LOG = "log.jsonl"
-"""In the site's state folder: start and end of each request; what went wrong is told in full in `site.log`."""
+"""In the site's state folder: start and end of each request; `site.log` has in full what went wrong."""
 
 CODE_FOLDERS = ("client", "configs", "sst_models")
 """The packages that run at a site."""
@@ -70,7 +71,7 @@ def respond(message: Message, context: Context, answer: Answer) -> Message:
     """Answer one message: from the reply cache or by `answer`, then release check, coding, ledger entry, reply.
 
     Returns:
-        A message, always: on any failure one with a code word, while the site's own log gets the whole story.
+        A message, always: on any failure one with an error code, while the site's own log gets the whole story.
     """
     request = PhaseRequest(run="", phase="", round=0, site="", experiment="")
     state: Path | None = None
@@ -98,11 +99,10 @@ def register(app: ClientApp, answer: Answer) -> ClientApp:
     def handle(message: Message, context: Context) -> Message:
         return respond(message, context, answer)
 
-    for action in LEARNING:
-        app.train(action)(handle)
-    for action in ("hello", "join", "deliver"):
-        app.query(action)(handle)
-    app.evaluate("evaluate")(handle)
+    for phase in PHASES:
+        if phase.message:
+            category, _, action = phase.message.partition(".")
+            getattr(app, category)(action)(handle)
     return app
 
 
@@ -140,8 +140,8 @@ def _release(content: RecordDict, request: PhaseRequest, site: Site, answer: Ans
     release.check(reply, request, site.policy)
     if kept is None and request.phase != "hello" and not reply.error:
         replies.remember(folder, key, reply)
-    parcel, led = payload.answer(reply.arrays, request)
-    for digest, arrays in led.items():
+    parcel, results = payload.answer(reply.arrays, request)
+    for digest, arrays in results.items():
         held.remember(digest, arrays)
     ledger.append(site.state / ledger.NAME, request, reply, parcel)
     return encode_reply(reply, parcel)
@@ -151,7 +151,7 @@ def _received(content: RecordDict, held: Kept) -> dict[str, Arrays]:
     """Unpack the request's parts, and keep those that the hub will come back to."""
     parcel = decode_parcel(content)
     parts = payload.unpack(parcel, held.recall)
-    for part in {*parcel.whole, *parcel.steps} & set(parcel.digests):
+    for part in {*parcel.whole, *parcel.deltas} & set(parcel.digests):
         held.remember(parcel.digests[part], parts[part])
     return parts
 

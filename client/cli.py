@@ -24,7 +24,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to 
 ModelFolder = Annotated[Path, typer.Option("--model", metavar="MODEL", help="The folder of a model.")]
 Mask = Annotated[
     str,
-    typer.Option(metavar="PATTERN", help="Brain masks, from a scan's folder: e.g. '{stem}_brainmask.nii.gz'."),
+    typer.Option(metavar="PATTERN", help="Brain masks, from a scan's folder: e.g. '{stem}_mask.nii.gz'."),
 ]
 Strip = Annotated[
     str, typer.Option(metavar="COMMAND", help="A stripper, e.g. 'mri_synthstrip -i {in} -o {out} -m {mask}'.")

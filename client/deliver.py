@@ -1,4 +1,4 @@
-"""Phases 6 and 7 at a site: test a segmenter on held-out labelled scans, and keep the one that is the site's."""
+"""Phases 7 and 8 at a site: test a segmenter on held-out labelled scans, and keep the one that is the site's."""
 
 import json
 
@@ -12,7 +12,7 @@ from client.quality import histogram, usual
 from client.site import Site
 from configs.schema import from_json
 from configs.structures import GROUPS
-from sst_models.phases.segment import segment
+from sst_models.propagation.predict import Prediction, segment
 from sst_models.training.device import choose
 from sst_models.volume.metrics import dice_per_group
 from sst_models.wire.exchange import PhaseRequest, SiteReply
@@ -31,7 +31,7 @@ def evaluate(request: PhaseRequest, site: Site) -> SiteReply:
     for position in range(len(held_out)):
         truth = held_out.labels(position)
         if truth is not None:
-            found = segment(net, held_out.image(position).to(device), experiment)
+            found = segment(net, held_out.image(position).to(device), Prediction.of(experiment))
             dice = dice_per_group(found.cpu(), truth)
             rows.append([dice[group] for group in GROUPS])
         progress.learnt(position + 1, 0.0)

@@ -33,7 +33,7 @@ def make(recipe: Recipe, generating: Generator, model: Model) -> GeneratedPair:
     The same recipe and model give the same pair.
     """
     pair = generating.pair(recipe)
-    if model.experiment.segmenter.augment == "none":
+    if not model.experiment.segmenter.affine_probability:
         return pair
     draws = generator(recipe.seed, "move", recipe.source, recipe.style, recipe.flow)
     image, labels = move(pair.image, pair.labels, draws)

@@ -5,26 +5,19 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from client.bundle import fault
 from client.home import Home
 from configs import guard
 from configs.errors import RunError
-from configs.processes import Processes
+from configs.processes import QUIET, Processes
 from sst_models.wire.files import replace_file
-
-QUIET: Mapping[str, str] = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
-"""Environment under which Flower leaves the network alone (FLOWER.md, 2.5)."""
 
 PAUSE = 15.0
 """Seconds before a SuperNode that ended is started again: Flower lets a crashed one back after up to 60 s, and each try
-in between ends with its code 2004 (FLOWER.md, 2.4)."""
+in between ends with its code 2004 (docs/flower.md, finding 9)."""
 
 
 def command(home: Home) -> list[str]:

@@ -12,10 +12,12 @@ from client.cases import OnDevice
 from client.progress import Progress
 from client.site import Site
 from configs.errors import DataError
+from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
 from sst_models.networks.build import build
-from sst_models.phases.style import StyleMoments, encode_all
-from sst_models.phases.table import BY_NAME, Material, SitePhase
+from sst_models.phases.material import Material, make_learner
+from sst_models.phases.moments import StyleMoments
+from sst_models.phases.style import encode_all
 from sst_models.training.device import choose, place
 from sst_models.training.learner import Learner, Span, memory, recall, train
 from sst_models.volume.labels import AtlasLabels
@@ -32,14 +34,14 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     Raises:
         DataError: the site has not joined, has too few scans, or the weights do not fit the preset.
     """
-    experiment, phase, folder = from_json(request.experiment), BY_NAME[request.phase], site.folder(request.run)
+    experiment, phase, folder = from_json(request.experiment), phase_of(request.phase), site.folder(request.run)
     device = choose(site.device)
     material = _material(request, folder, experiment, device)
     nets = load_nets(request.arrays, phase.learns + phase.uses, experiment, device)
-    learner = phase.make(nets, experiment, material)
+    learner = make_learner(phase.name, nets, experiment, material)
     if request.round > 1:
         recall(learner, weights.load(_memory_file(folder, phase, request.round - 1)))
-    steps = phase.settings(experiment).steps
+    steps = experiment.phases.of(phase.name).steps
     span = Span(experiment.seed, (site.name, phase.name), (request.round - 1) * steps, steps)
     history = train(learner, span, Progress(site, request, steps).learnt)
     weights.save(memory(learner), _memory_file(folder, phase, request.round))
@@ -84,20 +86,20 @@ def _material(request: PhaseRequest, folder: Path, experiment: Experiment, devic
     sent = request.arrays.get("atlas", {})
     atlas, labels = scans.atlas_volume(folder), None
     if "labels" in sent:
-        labels = AtlasLabels.unpack(sent["labels"], atlas.shape[1:], experiment.grid.finer).to(device)
+        labels = AtlasLabels.unpack(sent["labels"], atlas.shape[1:], experiment.grid.label_oversampling).to(device)
     held = own if device.type == "cpu" else OnDevice(own, device)
     return Material(held, atlas.to(device), foreign, labels)
 
 
 def _released(
-    learner: Learner, phase: SitePhase, site: Site, material: Material, nets: dict[str, nn.Module]
+    learner: Learner, phase: Phase, site: Site, material: Material, nets: dict[str, nn.Module]
 ) -> dict[str, dict[str, np.ndarray]]:
     released = {part: weights.parameters(learner.nets[part]) for part in phase.learns}
-    if phase.moments and site.policy.moments and len(material.scans) >= max(2, site.policy.min_cases):
+    if phase.moments and site.policy.releases_moments and len(material.scans) >= max(2, site.policy.min_cases):
         moments = StyleMoments.of(encode_all(nets["E"], material.scans, material.atlas.device))
         released["moments"] = {"mean": moments.mean.cpu().numpy(), "std": moments.std.cpu().numpy()}
     return released
 
 
-def _memory_file(folder: Path, phase: SitePhase, number: int) -> Path:
+def _memory_file(folder: Path, phase: Phase, number: int) -> Path:
     return folder / "own" / f"{phase.name}-{number}.safetensors"

@@ -43,7 +43,7 @@ def append(path: Path, request: PhaseRequest, reply: SiteReply, parcel: Parcel) 
 def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> dict[str, Any]:
     """Say what a reply holds, without a value: part by part names and shapes; form, bytes, SHA-256 of what travels."""
     sent = {part: ("whole", arrays) for part, arrays in parcel.whole.items()}
-    sent |= {part: ("difference", step.arrays) for part, step in parcel.steps.items()}
+    sent |= {part: ("difference", step.arrays) for part, step in parcel.deltas.items()}
     return {
         "run": request.run,
         "phase": request.phase,

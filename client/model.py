@@ -27,15 +27,15 @@ from configs.schema import Experiment, from_json
 from configs.structures import STRUCTURES
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles
-from sst_models.phases.style import StyleMoments
+from sst_models.phases.moments import StyleMoments
 from sst_models.training.device import place
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
 from sst_models.wire.files import write_json
 
-FORMAT = 1
-"""Of the folder; a reader refuses another."""
+FORMAT = 2
+"""Of the folder; a reader refuses another. 2: the card's preset has the names of version 0.2."""
 
 CARD = "card.json"
 SEGMENTER, ATLAS, GENERATOR = "segmenter.safetensors", "atlas.safetensors", "generator.safetensors"
@@ -72,7 +72,7 @@ class Model:
         return self._net("segmenter", weights.load(self.folder / SEGMENTER), device).eval()
 
     def registration(self, device: torch.device) -> dict[str, nn.Module] | None:
-        """Give E, A and F, ready to carry the atlas's labels onto scans; None where the model has not all of them."""
+        """Give E, A and F, ready to propagate the atlas's labels; None where the model lacks one."""
         held = set(self.card["digests"])
         if REGISTRATION not in held or (self.experiment.appearance.weight and GENERATOR not in held):
             return None
@@ -84,7 +84,9 @@ class Model:
     def atlas(self, device: torch.device) -> tuple[Tensor, AtlasLabels]:
         """Give the hub's labelled scan on the run's grid: (1, D, H, W) in [0, 1], and its labels."""
         atlas = weights.load(self.folder / ATLAS)
-        return atlas["image"].to(device), AtlasLabels(atlas["labels"].to(device), self.experiment.grid.finer)
+        return atlas["image"].to(device), AtlasLabels(
+            atlas["labels"].to(device), self.experiment.grid.label_oversampling
+        )
 
     def generator(self, device: torch.device) -> Generator:
         """Give the generator of labelled pairs in the site's style (eq. 12).
@@ -144,7 +146,7 @@ def _fill(
     part: Path, arrays: Mapping[str, Arrays], frame: AtlasFrame, experiment: Experiment, about: Mapping[str, object]
 ) -> None:
     weights.save(_tensors(arrays["segmenter"]), part / SEGMENTER)
-    labels = AtlasLabels.unpack(arrays["atlas"]["labels"], frame.shape, experiment.grid.finer).parts
+    labels = AtlasLabels.unpack(arrays["atlas"]["labels"], frame.shape, experiment.grid.label_oversampling).parts
     affine = torch.tensor(frame.affine, dtype=torch.float64)
     weights.save({"image": torch.from_numpy(frame.image)[None], "labels": labels, "affine": affine}, part / ATLAS)
     if {"A", "decoder"} <= set(arrays):

@@ -26,12 +26,12 @@ _LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 
 
 def to_native(
-    chances: Tensor, grid: Affine, atlas_to_scan: np.ndarray, scan: np.ndarray, inside: np.ndarray
+    probabilities: Tensor, grid: Affine, atlas_to_scan: np.ndarray, scan: np.ndarray, inside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Carry class probabilities to a scan's voxels: linear interpolation of all classes, then the likeliest.
 
     Args:
-        chances: (classes, D, H, W) on the run's grid.
+        probabilities: (classes, D, H, W) on the run's grid.
         grid: 4 x 4, its voxels to the atlas's world, RAS mm.
         atlas_to_scan: 4 x 4 between RAS worlds, mm.
         scan: 4 x 4, the scan's voxels to its world, RAS mm.
@@ -46,14 +46,14 @@ def to_native(
     spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     (i0, i1), (j0, j1), (k0, k1) = ((int(span[0]), int(span[-1]) + 1) for span in spans)
     to_grid = np.linalg.inv(np.array(grid)) @ np.linalg.inv(atlas_to_scan) @ scan
-    half = (np.array(chances.shape[1:]) - 1) / 2
+    half = (np.array(probabilities.shape[1:]) - 1) / 2
     j, k = np.meshgrid(np.arange(j0, j1), np.arange(k0, k1), indexing="ij")
     plane = j[..., None] * to_grid[:3, 1] + k[..., None] * to_grid[:3, 2] + to_grid[:3, 3]
     for first in range(i0, i1, SLAB):
         rows = np.arange(first, min(first + SLAB, i1))
         places = plane[None] + rows[:, None, None, None] * to_grid[:3, 0]
-        unit = torch.from_numpy((places / half - 1)[..., ::-1].astype(np.float32)).to(chances.device)
-        found = grid_sample(chances[None], unit[None], "bilinear", "zeros", align_corners=True)[0]
+        unit = torch.from_numpy((places / half - 1)[..., ::-1].astype(np.float32)).to(probabilities.device)
+        found = grid_sample(probabilities[None], unit[None], "bilinear", "zeros", align_corners=True)[0]
         most, index = found.max(dim=0)
         box = (slice(rows[0], rows[-1] + 1), slice(j0, j1), slice(k0, k1))
         labels[box] = np.where(inside[box], index.cpu().numpy(), 0)

@@ -1,4 +1,4 @@
-"""A scan and its label map from disk, refused with a code word and a reason when a site cannot use them.
+"""A scan and its label map from disk, refused with an error code and a reason when a site cannot use them.
 
 Each message begins with its code (`unreadable`, `not-3d`, `size`, `not-finite`, `constant`, `negative`, `clipped`,
 `spacing`, `affine`, `mismatch`, `unknown-label`): the code may be counted at the hub, the text stays at the site.

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
+from configs.phases import asked
 
-PHASES = ("join", "register", "style", "joint", "flow_codes", "adapt", "evaluate", "deliver")
+PHASES = tuple(phase.name for phase in asked())
 """Every phase that a hub can ask for; `hello` needs no leave: it names the site and its versions."""
 
 
@@ -22,10 +23,15 @@ class Policy:
     """
 
     phases: tuple[str, ...] = PHASES
-    moments: bool = True  # may the mean and standard deviation of the style codes leave
+    moments: bool = True  # may mean and standard deviation of style codes leave, in phases that have them
     appearance: bool = True  # may the weights of A, which carry the scanner's style, leave
-    most_bytes: int = 1_000_000_000  # arrays of one reply; METHOD: the largest exchange of the paper is 41 MB
+    most_bytes: int = 1_000_000_000  # arrays of one reply; the largest exchange of the paper is 41 MB
     min_cases: int = 5  # fewest scans behind moments
+
+    @property
+    def releases_moments(self) -> bool:
+        """Whether moments may leave at all: a site that leaves the style phase out keeps them in every phase."""
+        return self.moments and "style" in self.phases
 
 
 def read_policy(path: Path | None) -> Policy:

@@ -113,9 +113,9 @@ def _hub(home: Home, address: str) -> Iterator[Line]:
     yield Line(
         "hub, only the sites' path is open", closed, "as it should be" if closed else "the control path answers", _OPEN
     )
-    told = answer.getheader("Date")
-    if told:
-        apart = abs(parsedate_to_datetime(told).timestamp() - began)
+    answered = answer.getheader("Date")
+    if answered:
+        apart = abs(parsedate_to_datetime(answered).timestamp() - began)
         yield Line("clock", apart < CLOCK, f"{apart:.0f} s apart from the hub's", "set this machine's clock (NTP)")
 
 
@@ -148,7 +148,7 @@ def _memory() -> Line:
         available = [int(line.split()[1]) for line in text.splitlines() if line.startswith("MemAvailable:")]
         free = available[0] / 1e6 if available else free
     except (OSError, ValueError):
-        return Line("memory", True, "cannot be told on this system")
+        return Line("memory", True, "cannot be measured on this system")
     return Line("memory", free >= MEMORY_GB, f"{free:.0f} GB free", f"{MEMORY_GB:.0f} GB are wanted")
 
 
@@ -166,6 +166,6 @@ def _data(where: str) -> Line:
     try:
         count = look()
     except SstError as error:
-        return Line("scans", False, str(error), "see docs/scans.md")
+        return Line("scans", False, str(error), "see docs/own-data.md")
     enough = count >= 3
     return Line("scans", enough, f"{count} found; sst prepare shows each one", "at least 3 are needed")

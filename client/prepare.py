@@ -175,7 +175,7 @@ def prepare(scan: Scan, atlas: AtlasFrame, store: Path, how: Preparation = PLAIN
     "atlas_to_scan" (4, 4) float64, RAS mm, to carry a segmentation back to the scan.
 
     Raises:
-        DataError: the scan or its label map cannot be used; the message begins with a code word and names the file.
+        DataError: the scan or its label map cannot be used; the message begins with an error code and names the file.
         RunError: the prepared file cannot be written.
     """
     path, key = Path(store) / f"{scan.case}.safetensors", _key(scan, atlas, how)

@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(self, site: Site, request: PhaseRequest, steps: int = 0) -> None:
         self.site, self.request, self.steps = site, request, steps
-        self.told = 0.0
+        self.written = 0.0
 
     def scans(self, done: int, of: int) -> None:
         """Tell that `done` of `of` scans are prepared."""
@@ -31,8 +31,8 @@ class Progress:
         self._write(step, self.steps, loss)
 
     def _write(self, step: int, steps: int, loss: float | None) -> None:
-        if time.monotonic() - self.told < 0.5 and step < steps:
+        if time.monotonic() - self.written < 0.5 and step < steps:
             return
-        self.told = time.monotonic()
+        self.written = time.monotonic()
         shown = {"phase": self.request.phase, "round": self.request.round, "site": self.site.name}
         write_json({**shown, "step": step, "steps": steps, "loss": loss}, self.site.state / FILE)

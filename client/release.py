@@ -1,7 +1,7 @@
 """The last gate before a reply leaves a site: it may hold what its phase declares and the site's policy allows.
 
-`DECLARED` is the whole list of what can travel from a site to the hub. Everything else raises `ReleaseError`, and the
-hub gets a code word in its place.
+`configs.phases` declares everything that can travel from a site to the hub, and is what the site's IT reads. This
+module enforces it: anything else raises `ReleaseError`, and the hub gets an error code in its place.
 """
 
 import json
@@ -14,23 +14,8 @@ import numpy as np
 
 from client.policy import Policy
 from configs.errors import ReleaseError
-from configs.structures import GROUPS, STRUCTURES
+from configs.phases import PHASES, Phase
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
-
-DECLARED: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        "hello": frozenset(),
-        "join": frozenset(),
-        "register": frozenset({"T"}),
-        "style": frozenset({"E", "D_style", "moments"}),
-        "joint": frozenset({"E", "D_style", "F", "A", "moments"}),
-        "flow_codes": frozenset({"encoder", "decoder", "D_flow", "moments"}),
-        "adapt": frozenset({"segmenter"}),
-        "evaluate": frozenset(),
-        "deliver": frozenset(),
-    }
-)
-"""The parts that a reply of each phase may hold. `moments` is statistics; every other part is named parameters."""
 
 STATE = re.compile(r"(^|[._])(queue\w*|running_mean|running_var|num_batches_tracked)($|[._])")
 """Names of buffers. They hold statistics or codes of patients and come along with `state_dict()`."""
@@ -38,20 +23,11 @@ STATE = re.compile(r"(^|[._])(queue\w*|running_mean|running_var|num_batches_trac
 MOST_VALUES = 4096
 """Most numbers in all metrics and series of a reply, far below a volume: loss curves, not scans."""
 
-_LOSSES = "total contrast adversarial critic cycle identity spread reconstruction smoothness flow image"
-_FIGURES = "loss style appearance dice distance surface similarity mean std median before after train val test"
-METRICS = frozenset({*_LOSSES.split(), *_FIGURES.split(), *GROUPS, *(structure.name for structure in STRUCTURES)})
-"""Words that the name of a metric or a loss curve is made of, joined by dots: names of losses, structures, groups.
-
-A list and not a pattern: a name that looks like a word can be a patient's. A new loss needs an entry here.
-"""
-
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}([.+-]?[a-z]{1,5}[0-9]{0,4})?")
-_WORD = re.compile(r"cpu|cuda|mps|float32|bfloat16")
 
-SETTINGS: Mapping[str, re.Pattern[str] | None] = MappingProxyType(
+FORMS: Mapping[str, re.Pattern[str] | None] = MappingProxyType(
     {
         "name": _NAME,
         "code": _HEX,
@@ -59,13 +35,17 @@ SETTINGS: Mapping[str, re.Pattern[str] | None] = MappingProxyType(
         "torch": _VERSION,
         "python": _VERSION,
         "atlas": _HEX,
-        "digest": _HEX,
-        "device": _WORD,
-        "precision": _WORD,
-        **dict.fromkeys(("scans", "labelled", "set_aside", "steps", "seconds", "moments"), None),
+        **dict.fromkeys(("scans", "labelled", "set_aside"), None),
     }
 )
-"""The settings that a reply may hold: the pattern of a text, or None for a number or a truth value."""
+"""What each single value that a phase declares must look like: the pattern of a text, or None for a count."""
+
+
+def _declared(name: str) -> Phase:
+    found = next((phase for phase in PHASES if phase.name == name and phase.message), None)
+    if found is None:
+        raise ReleaseError(f"phase '{name}' is not known to this site: update it, or ask the hub")
+    return found
 
 
 def permit(request: PhaseRequest, policy: Policy) -> None:
@@ -74,8 +54,7 @@ def permit(request: PhaseRequest, policy: Policy) -> None:
     Raises:
         ReleaseError: the phase is unknown, or the policy leaves it out.
     """
-    if request.phase not in DECLARED:
-        raise ReleaseError(f"phase '{request.phase}' is not known to this site: update it, or ask the hub")
+    _declared(request.phase)
     if request.phase != "hello" and request.phase not in policy.phases:
         raise ReleaseError(f"phase '{request.phase}' is not among the phases of this site's policy")
 
@@ -91,14 +70,16 @@ def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
         raise ReleaseError(f"reply to {request.phase} {request.round} says that it answers {reply.phase} {reply.round}")
     if reply.bytes > policy.most_bytes:
         raise ReleaseError(f"reply to {request.phase} has {reply.bytes} bytes; the policy allows {policy.most_bytes}")
+    if reply.count and not _declared(reply.phase).count:
+        raise ReleaseError(f"phase {reply.phase} declares no count, but its reply has {reply.count}")
     for part, arrays in reply.arrays.items():
         _check_part(part, arrays, reply, request, policy)
     _check_numbers(reply)
-    _check_settings(reply)
+    _check_values(reply)
 
 
 def _check_part(part: str, arrays: Arrays, reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
-    if part not in DECLARED[request.phase]:
+    if part not in _declared(request.phase).parts:
         raise ReleaseError(f"phase {request.phase} does not declare the part '{part}'")
     if part == "A" and not policy.appearance:
         raise ReleaseError("the policy keeps the weights of A at the site")
@@ -124,7 +105,7 @@ def _geometry(request: PhaseRequest) -> tuple[tuple[int, ...], int]:
 
 
 def _check_moments(arrays: Arrays, code: int, count: int, policy: Policy) -> None:
-    if not policy.moments:
+    if not policy.releases_moments:
         raise ReleaseError("the policy keeps the moments of the style codes at the site")
     if count < policy.min_cases:
         raise ReleaseError(f"moments of {count} scans; the policy asks for {policy.min_cases} or more")
@@ -160,18 +141,19 @@ def _check_numbers(reply: SiteReply) -> None:
     numbers = {**{key: (value,) for key, value in reply.metrics.items()}, **reply.series}
     if sum(len(values) for values in numbers.values()) > MOST_VALUES:
         raise ReleaseError(f"more than {MOST_VALUES} numbers in the metrics and series of one reply")
+    phase = _declared(reply.phase)
     for key, values in numbers.items():
-        if not METRICS.issuperset(key.split(".")):
-            raise ReleaseError(f"metric '{key}' has a name that is not in the list of words; add it to METRICS")
+        if key not in (*phase.losses, *phase.figures):
+            raise ReleaseError(f"phase {reply.phase} does not declare a figure '{key}': see configs/phases.py")
         if not all(type(value) is float and isfinite(value) for value in values):
             raise ReleaseError(f"metric '{key}' is not a finite float")
 
 
-def _check_settings(reply: SiteReply) -> None:
+def _check_values(reply: SiteReply) -> None:
+    declared = _declared(reply.phase).values
     for key, value in reply.settings.items():
-        if key not in SETTINGS:
-            raise ReleaseError(f"setting '{key}' is not declared by any phase")
-        pattern = SETTINGS[key]
-        fits = pattern.fullmatch(value) is not None if pattern and isinstance(value, str) else pattern is None
-        if not fits or (pattern is None and isinstance(value, str)):
-            raise ReleaseError(f"setting '{key}' is not of its declared form")
+        if key not in declared:
+            raise ReleaseError(f"phase {reply.phase} does not declare the value '{key}': see configs/phases.py")
+        form = FORMS.get(key, _HEX)  # a value without a form of its own can only be a digest
+        if not (type(value) is int if form is None else isinstance(value, str) and form.fullmatch(value)):
+            raise ReleaseError(f"value '{key}' is not of its declared form")

@@ -1,7 +1,7 @@
 """The site's last replies on disk, so that a request which comes twice costs one training.
 
-The hub asks again when a node went away with its reply (FLOWER.md, 2.4). The key is the request's content, so a
-request that differs in one weight is a new one. A file that cannot be read counts as absent.
+The hub asks again when a node went away with its reply (docs/flower.md, finding 9). The key is the request's content,
+so a request that differs in one weight is a new one. A file that cannot be read counts as absent.
 """
 
 import json

@@ -22,8 +22,9 @@ from client.prepare import SetAside, bring
 from client.quality import Quality, assess
 from configs.errors import DataError
 from configs.structures import STRUCTURES
-from sst_models.phases.segment import chances
-from sst_models.propagation.fusion import chances_together
+from sst_models.propagation.align import Aligner, Alignment
+from sst_models.propagation.fusion import fused_probabilities
+from sst_models.propagation.predict import Prediction, probabilities
 from sst_models.volume.intensity import robust_scale
 from sst_models.wire.files import replace_file, write_json
 
@@ -73,27 +74,29 @@ def scans_at(sources: Sequence[Path], mask: str = "") -> list[Scan]:
     return with_masks(in_order([*loose, *(find_scans(folders) if folders else [])]), mask)
 
 
-Tell = Callable[[torch.Tensor], torch.Tensor]
-"""From a prepared scan (1, D, H, W) to the chances of each class, (29, D, H, W)."""
+Predict = Callable[[torch.Tensor], torch.Tensor]
+"""From a prepared scan (1, D, H, W) to the probabilities of each class, (29, D, H, W)."""
 
 
-def tell_by(model: Model, device: torch.device) -> Tell:
+def predictor(model: Model, device: torch.device) -> Predict:
     """Make what segments prepared scans: the model's U-Net, and its registration beside it where it holds one."""
-    net, others = model.segmenter(device), model.registration(device)
-    if others is None:
-        return lambda image: chances(net, image.to(device), model.experiment)
-    nets = {"segmenter": net, **others}
-    atlas, labels = model.atlas(device)
-    return lambda image: chances_together(nets, image.to(device), atlas, labels, model.experiment)
+    net, registration = model.segmenter(device), model.registration(device)
+    prediction = Prediction.of(model.experiment)
+    if registration is None:
+        return lambda image: probabilities(net, image.to(device), prediction)
+    aligner = Aligner(registration, *model.atlas(device), Alignment.of(model.experiment))
+    return lambda image: fused_probabilities(net, image.to(device), aligner, prediction)
 
 
-def segment_scan(scan: Scan, model: Model, tell: Tell, how: Preparation, *, largest: bool = False) -> Segmentation:
+def segment_scan(
+    scan: Scan, model: Model, predict: Predict, how: Preparation, *, largest: bool = False
+) -> Segmentation:
     """Segment one scan.
 
     Args:
         scan: the scan's file, and its mask where it has one.
         model: what the segmenter came with.
-        tell: `tell_by(model, device)`.
+        predict: `predictor(model, device)`.
         how: the preparation, as for training.
         largest: keep only the largest piece of each structure.
 
@@ -102,7 +105,7 @@ def segment_scan(scan: Scan, model: Model, tell: Tell, how: Preparation, *, larg
     """
     image = read_image(scan.image)
     tensors, inside = bring(image, scan, model.frame, how)
-    found = tell(tensors["image"][None])
+    found = predict(tensors["image"][None])
     place = tensors["atlas_to_scan"].numpy()
     labels, certainty = to_native(found, model.frame.affine, place, affine_of(image), inside)
     if largest:
@@ -131,13 +134,13 @@ def segment_all(
     Raises:
         RunError: the folder cannot be written.
     """
-    tell = tell_by(model, device)
+    predict = predictor(model, device)
     done: list[Segmented] = []
     aside: list[SetAside] = []
     _describe(folder, model)
     for number, scan in enumerate(scans, start=1):
         try:
-            found = segment_scan(scan, model, tell, how, largest=largest)
+            found = segment_scan(scan, model, predict, how, largest=largest)
         except DataError as error:
             aside.append(SetAside.of(scan, error))
         else:
@@ -169,7 +172,7 @@ def _keep(scan: Scan, found: Segmentation, model: Model, folder: Path) -> Segmen
     replace_file(start.with_name(f"{start.name}_volumes.tsv"), _table(header, rows))
     save_png(found.picture, start.with_name(f"{start.name}_overlay.png"))
     quality = found.quality
-    told = {
+    about = {
         "Sources": [f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name],
         "Model": model.digest,
         "Overlap": round(quality.overlap, 4),
@@ -177,7 +180,7 @@ def _keep(scan: Scan, found: Segmentation, model: Model, folder: Path) -> Segmen
         "StyleDistance": round(quality.distance, 4),
         "Concerns": list(quality.concerns),
     }
-    write_json(told, start.with_name(f"{start.name}_dseg.json"), indent=2)
+    write_json(about, start.with_name(f"{start.name}_dseg.json"), indent=2)
     return Segmented(scan, path, found.structures, quality.concerns)
 
 

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.policy import read_policy
 from configs.errors import RunError
+from configs.phases import NOTHING, asked, phase_of
 
 if TYPE_CHECKING:
     from client.bundle import Bundle
@@ -14,17 +16,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="A hospital's side of a federation.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="SITE", help="The site's folder.")]
-
-LEAVES = {
-    "join": "digest of the atlas, versions, number of scans",
-    "register": "weights of the registration network",
-    "style": "weights of the style encoder; mean and spread of style codes, if moments = true",
-    "joint": "weights of encoder and flow network; of the appearance model, if appearance = true",
-    "flow_codes": "weights of the flow autoencoder",
-    "adapt": "weights of the site's segmenter",
-    "evaluate": "mean Dice of each structure group, and how many scans are behind it",
-    "deliver": "nothing; the site keeps its model",
-}
 
 
 @app.command()
@@ -86,23 +77,24 @@ def _show(own: "Home", found: "Bundle") -> None:
         if before == found.files:
             typer.echo("  nothing changed since the last approval")
     typer.echo(f"what may leave ({own.policy}; phases that are not in it are refused):")
-    if own.policy.exists():
-        from client.policy import read_policy
-
-        phases: tuple[str, ...] = read_policy(own.policy).phases
-    else:
-        phases = tuple(LEAVES)
-    for phase in phases:
-        typer.echo(f"  {phase:11s} {LEAVES[phase]}")
+    policy = read_policy(own.policy if own.policy.exists() else None)
+    for name in ("hello", *policy.phases):
+        for number, item in enumerate(phase_of(name).leaves or (NOTHING,)):
+            typer.echo(f"  {'' if number else name:11s} {item}")
+    typer.echo("and with each: phase and round, how long it took and, where it failed, an error code")
 
 
 def _policy() -> str:
-    phases = "\n".join(f'    "{phase}",  # {what}' for phase, what in LEAVES.items())
+    lines = []
+    for phase in asked():
+        lines += [f'    "{phase.name}",', *(f"    #   {item}" for item in phase.leaves or (NOTHING,))]
+    phases = "\n".join(lines)
     return (
-        "# What may leave this site. It wins over whatever the hub asks for; what is not here is refused.\n"
+        "# What may leave this site, whatever the hub asks for; a phase that is not here is refused.\n"
+        f"# Before these, hello: {phase_of('hello').consent}.\n"
         f"phases = [\n{phases}\n]\n"
-        "moments = true  # mean and spread of the style codes\n"
-        "appearance = true  # weights of the appearance model, which carry the scanner's look\n"
+        "moments = true  # mean and standard deviation of style codes, in style, joint and flow_codes\n"
+        "appearance = true  # weights of the appearance model A, which carry the scanner's style\n"
         "most_bytes = 50_000_000  # of one reply\n"
         "min_cases = 5  # fewest scans behind moments\n"
     )

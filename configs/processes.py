@@ -10,9 +10,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from configs.errors import FederationError
+
+QUIET: Mapping[str, str] = MappingProxyType(
+    {
+        "FLWR_TELEMETRY_ENABLED": "0",  # read when flwr is first imported
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+)
+"""Environment under which Flower leaves the network alone (docs/flower.md, finding 4)."""
 
 STOP = 5.0
 """Seconds between SIGTERM and SIGKILL."""

@@ -8,7 +8,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from configs.errors import ConfigError
+from configs.phases import PHASES
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -34,7 +35,7 @@ class Grid:
 
     shape: tuple[Positive, Positive, Positive] = (128, 160, 160)  # voxels: left-right, back-front, bottom-top
     spacing: Rate = 1.2  # mm, isotropic
-    finer: Literal[1, 3] = 1  # parts along a side of each voxel that the atlas keeps labels of; 1: as the grid
+    label_oversampling: Literal[1, 3] = 1  # the atlas keeps labels of so many parts along a side of each voxel
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -45,40 +46,42 @@ class Federation:
     foreign_negatives: Natural = 0  # style codes drawn from the other sites' moments, per step, as extra negatives
     deadline: Rate = 3600.0  # seconds that a site has for one request
     quorum: Share = 1.0  # share of the sites whose reply a round needs
-    mean: Literal["mean", "trimmed", "median"] = "mean"  # weighted by scans; the others count sites alike, and outvote
-    payload: Literal["half", "full"] = "half"  # what changed, as half-precision differences; or all, as float32
+    aggregation: Literal["mean", "trimmed", "median"] = "mean"  # weighted by scans; the others weigh all sites alike
+    payload: Literal["half", "full"] = "half"  # changes as half-precision differences, or all weights as float32
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Registration:
-    """The networks T and F (METHOD: about 1.1 M parameters each at the paper's size)."""
+    """The networks T and F (about 1.1 M parameters each at the paper's size) and their loss (eq. 8 and 9)."""
 
     kind: Literal["unet", "pyramid"] = "unet"  # VoxelMorph-like (the paper), or coarse-to-fine with residual flows
     widths: Widths = (16, 32, 64, 64, 64)  # channels from the finest to the coarsest level
-    stem: Literal[1, 2] = 1  # 1: flow at full resolution; 2: flow at half resolution, then linear upsampling
-    pulls: Natural = 0  # demons steps at each level of a pyramid, before its learnt residual
-    polish: Natural = 0  # demons steps at full resolution that end a flow where it is used; learning goes without
-    rival: Weight = 0.0  # of brightness in another first alignment, kept where it explains a scan better; 0: none
-    ascent: Natural = 0  # steps up the gradient of LNCC after those
-    likelihood: Weight = 0.0  # of a scan's intensities where carried labels are refined by them; 0: not at all
-    mirror: bool = False  # carry labels by two flows, onto a scan and onto its mirror image
-    integration: Natural = 0  # squarings of a stationary velocity; 0: the network's output is the displacement
     smoothness: Weight = 0.1  # lambda_reg of eq. 9
-    lncc: Weight = 0.0  # weight of 1 - LNCC beside the image loss of eq. 8
-    lncc_window: Positive = 7  # voxels
+    lncc_weight: Weight = 0.0  # of 1 - LNCC beside the image loss of eq. 8
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Propagation:
+    """How the atlas's labels get onto a scan, beside what T and F learn; nothing of it is in the paper."""
+
+    demons_iterations_per_level: Natural = 0  # at each level of a pyramid, before its learnt residual
+    demons_iterations_full_resolution: Natural = 0  # after the network, where a flow is used; not while it is learnt
+    lncc_ascent_iterations: Natural = 0  # greedy steps up the gradient of LNCC, after those
+    second_initialisation: Weight = 0.0  # weight of intensities in the demons of a second start (multi-start); 0: none
+    tissue_matching: Weight = 0.0  # mm, sigma within which tissue intensities are matched to the scan's; 0: no matching
+    em_weight: Weight = 0.0  # weight of a scan's intensities in the EM refinement of its labels; 0: no refinement
+    mirror: bool = False  # propagate labels by two flows, onto a scan and onto its mirror image
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Style:
-    """Style encoder E, its queue and its critic."""
+    """Style encoder E and its queue."""
 
     widths: Widths = (16, 32, 64, 128, 256)
     quantiles: Natural = 0  # of the brain's intensities that E reads beside its convolutions; 0: the paper's E
     code: Positive = 128  # numbers in a style code, a unit vector
-    temperature: Rate = 0.7  # tau of eq. 1; the released code used 0.07 (METHOD)
-    momentum: Share = 0.99  # of the key encoder
+    temperature: Rate = 0.7  # tau of eq. 1; 0.07 has been used, too
     queue: Positive = 256  # keys
-    prior: Weight = 0.1  # lambda_3 of eq. 11
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -86,10 +89,8 @@ class Appearance:
     """Appearance model A."""
 
     width: Positive = 16
-    stem: Literal[1, 2] = 1  # resolution at which the image is read: full or half
     weight: Weight = 5.0  # lambda_1 of eq. 11; 0 trains F without A (Table 2, "w/o L_app")
-    spread: Weight = 0.0  # weight of the distance of intensity quantiles, restyled source to target; not in the paper
-    tissue: Weight = 0.0  # voxels over which tissues' intensities are matched once labels lie on a scan; 0: not at all
+    quantile_loss: Weight = 0.0  # of the distance of intensity quantiles, restyled source to target; not in the paper
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -97,113 +98,113 @@ class FlowCodes:
     """The adversarial autoencoder of the atlas's flows."""
 
     widths: Widths = (32, 64, 128, 256)  # one per halving
-    latent: Positive = 64  # channels of the code (METHOD: 64 x 4 x 5 x 5)
-    stem: Literal[1, 2] = 2  # resolution at which the flow is read
-    scale: Rate = 4.0  # voxels that become 1 at the input
-    prior: Weight = 0.1
-    image: Weight = 1.0  # weight of the image term beside the L1 of the flow
+    latent: Positive = 64  # channels of the code
+    scale: Rate = 4.8  # mm of displacement that become 1 at the input
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Segmenter:
-    """The 3D U-Net that learns from generated pairs."""
+    """The 3D U-Net that learns from generated pairs, and how it is used."""
 
     widths: Widths = (16, 32, 64, 128)
-    stem: Literal[1, 2] = 1
-    prior: Weight = 0.0  # voxels by which labels are blurred to a prior of place, added to the logits; 0: none
-    likelihood: Weight = 0.0  # of a scan's intensities beside the network's word on it; 0: the network alone
     normalise: Literal["minmax", "zscore"] = "minmax"
-    mirror: bool = False  # learn from half of the pairs mirrored, and give the mean of a scan and its mirror image
-    shifts: bool = False  # give the mean of a scan where it is and moved by one voxel along each axis
-    together: bool = False  # `sst segment` gives the mean of the network's word and of the labels that F carries
-    augment: Literal["none", "space", "all"] = "none"  # on top of a pair: a small affine, or gamma and noise as well
-    moved: Share = 1.0  # chance that a pair gets that affine, which blurs what it moves: no scan is blurred
+    location_prior: Weight = 0.0  # mm, sigma of label maps blurred to a prior that is added to the logits; 0: none
+    affine_probability: Share = 0.0  # chance that a training pair is moved by a small affine
+    test_time_augmentation: Literal["none", "mirror", "mirror+shifts"] = "none"  # whose mean is taken; see the docs
+    fuse_registration: bool = False  # `sst segment` fuses the network's labels with those that F propagates
+
+    @property
+    def mirror(self) -> bool:
+        """Whether half of the training pairs are mirrored, and a scan's mirror image is segmented, too."""
+        return self.test_time_augmentation != "none"
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Phase:
+class Learning:
     """How long one phase learns, and how."""
 
-    rounds: Positive = 1
+    rounds: Positive = 1  # after each, the hub takes the sites' weights together
     steps: Positive = 100  # local steps of each site in a round
-    batch: Positive = 1
-    rate: Rate = 2e-4  # Adam
-    critic_rate: Rate = 2e-4  # Adam of the critic, betas (0.5, 0.999)
-    deadline: Rate | None = None  # seconds that a site has for one round; None: as federation.deadline
+    batch: Positive = 1  # volumes or pairs a step
+    rate: Rate = 2e-4  # learning rate
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Register(Phase):
-    """The registration phase: T."""
-
-    atlas: Share = 0.5  # chance that the moving volume of a step is the atlas
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Joint(Phase):
+class Joint(Learning):
     """The joint phase: E, A and F by eq. 11."""
 
-    batch: Positive = 4
-    atlas: Share = 0.5  # chance that the source of a step is the atlas
-    appearance_rate: Rate = 2e-4  # Adam of A
-    through: bool = True  # E learns from A's and F's losses too (the paper), or from eq. 1 and 10 alone
-    flow: Weight = 1.0  # lambda_2 of eq. 11
-    start: Literal["fresh", "register"] = "register"  # F's first weights: new, or those of T
+    batch: Positive = 4  # volumes a step
+    atlas_probability: Share = 0.5  # chance that the source of a step is the atlas
+    appearance_rate: Rate = 2e-4  # learning rate of A
+    detach_style: bool = False  # E learns from eq. 1 and 10 alone, not from A's and F's losses (the paper: all)
+    flow_weight: Weight = 1.0  # lambda_2 of eq. 11
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Segment(Phase):
-    """The hub's training of a segmenter; a round ends in a saved state."""
+class Segment(Learning):
+    """The hub's training of a segmenter."""
 
-    average: Share = 0.99  # momentum of the running mean of weights that is delivered; 0: the last weights
     optimiser: Literal["adam", "muon"] = "adam"  # muon: for the convolutions, see `sst_models.training.muon`
     decay: Share = 0.0  # share of the phase's steps, at its end, over which the rate falls to 0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Adapt(Segment):
-    """The site's own rounds on its segmenter, with pairs that lie on its scans; not in the paper, so 0 rounds.
+    """The site's own rounds on its segmenter, with pairs that lie on its scans; not in the paper, so 0 rounds."""
 
-    METHOD, "What came after", 1 and 3: pairs aligned to real scans, and real scans shown to the segmenter.
-    """
-
-    rounds: Natural = 0
-    real: Share = 0.5  # chance that a pair's image is the scan itself; otherwise it is the atlas, restyled and warped
-    mix: Share = 0.0  # chance that a restyled pair's flow is a blend of two scans' flows: a shape that nobody has
+    rounds: Natural = 0  # 0: the site keeps the segmenter that the hub trained
+    real_probability: Share = 0.5  # chance that a pair's image is the scan; otherwise the atlas, restyled and warped
+    flow_mixing: Share = 0.0  # chance that a restyled pair's flow is a blend of two scans' flows
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Phases:
-    """All phases that learn, in their order."""
+    """All phases that learn, in their order (`configs.phases` says what each is)."""
 
-    register: Register = Register(rounds=4, steps=1000)
-    style: Phase = Phase(rounds=4, steps=250, batch=32)
+    critic_rate: Rate = 2e-4  # learning rate of D_style and D_flow
+    register: Learning = Learning(rounds=4, steps=1000)
+    style: Learning = Learning(rounds=4, steps=250, batch=32)
     joint: Joint = Joint(rounds=10, steps=1000)
-    flow_codes: Phase = Phase(rounds=4, steps=500, batch=4)
+    flow_codes: Learning = Learning(rounds=4, steps=500, batch=4)
     segment: Segment = Segment(rounds=10, steps=185)
     adapt: Adapt = Adapt()
+    more: dict[str, Learning] = field(default_factory=dict, hash=False)  # of other phases of `configs.phases`
+
+    def of(self, name: str) -> Learning:
+        """Give a phase's settings; a phase that has none in the preset learns for one round of the defaults."""
+        found: Learning = getattr(self, name) if name in OWN_SETTINGS else self.more.get(name, Learning())
+        return found
+
+
+OWN_SETTINGS = tuple(item.name for item in fields(Phases) if item.name not in ("critic_rate", "more"))
+"""The phases whose table of a preset is a field of `Phases`."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Generation:
-    """What the generator draws from (eq. 12)."""
+    """What the generator draws from (eq. 12); flow codes come from N(0, I), never from patients' codes."""
 
     pairs: Positive = 1850  # distinct pairs that a segmenter sees (Sec. 4)
-    palette: Natural = 0  # distinct styles, each made once and kept in memory; 0: every pair has a style of its own
+    cached_styles: Natural = 0  # distinct styles, each made once and kept in memory; 0: every pair has its own
     styles: Literal["prior", "moments"] = "prior"  # style codes: the prior, or the site's own moments
-    flows: Literal["prior"] = "prior"  # flow codes: N(0, I); never patients' codes
+
+
+FLOW_REDUCTION = 2
+"""Factor by which flows are averaged before they are coded: flows are smooth."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Experiment:
     """A whole preset."""
 
-    name: str
-    seed: Natural = 1
-    amx: bool = False  # bfloat16 for A and the segmenter on CPUs that are fast in it; a GPU uses it always
+    name: str  # of the preset; its file's name, where it gives none
+    seed: Natural = 1  # of everything that is drawn: first weights, steps, splits
+    bf16_cpu: bool = False  # bfloat16 for A and the segmenter on CPUs with AMX; a GPU uses it always
+    space_to_depth: Literal[1, 2] = 1  # 2: networks read volumes at half resolution, all voxels folded into channels
     grid: Grid = Grid()
     federation: Federation = Federation()
     registration: Registration = Registration()
+    propagation: Propagation = Propagation()
     style: Style = Style()
     appearance: Appearance = Appearance()
     flow_codes: FlowCodes = FlowCodes()
@@ -215,7 +216,7 @@ class Experiment:
     def latent(self) -> tuple[int, ...]:
         """Give the shape of one flow code, (latent, d, h, w)."""
         own = self.flow_codes
-        shrink = own.stem * 2 ** len(own.widths)
+        shrink = FLOW_REDUCTION * 2 ** len(own.widths)
         return (own.latent, *(-(-side // shrink) for side in self.grid.shape))
 
     def to_json(self) -> str:
@@ -234,31 +235,58 @@ def names() -> tuple[str, ...]:
 def load(preset: str, changes: Sequence[str] = ()) -> Experiment:
     """Read a preset by its name, or from a TOML file by its path.
 
+    A preset that begins with `extends = "NAME"` takes everything from that preset and names only what it changes; a
+    path is relative to the file.
+
     Args:
         preset: name or path.
         changes: what is to be different, as "table.key=value" with the value as TOML has it; a plain word is a text.
 
     Raises:
-        ConfigError: no such preset, not TOML, an unknown key, a wrong type, or a value out of range.
+        ConfigError: no such preset, not TOML, an unknown or renamed key, a wrong type, or a value out of range.
     """
-    path = Path(preset)
-    if path.suffix != ".toml":
-        path = Path(__file__).parent / f"{preset}.toml"
-    if not path.is_file():
-        raise ConfigError(f"no preset '{preset}': give one of {', '.join(names())}, or the path of a .toml file")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name} is not valid TOML: {error}") from error
+    path = _find(preset, Path())
+    values = _read(path, ())
     for change in changes:
         _change(values, change)
     return from_dict({"name": path.stem, **values}, path.name)
 
 
+def _find(preset: str, beside: Path) -> Path:
+    path = beside / preset
+    if path.suffix != ".toml":
+        path = Path(__file__).parent / f"{preset}.toml"
+    if not path.is_file():
+        raise ConfigError(f"no preset '{preset}': give one of {', '.join(names())}, or the path of a .toml file")
+    return path
+
+
+def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a preset and those that it extends; `below` are the files that led here."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not valid TOML: {error}") from error
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path.name}: key 'extends' must be the name or path of a preset, not {base!r}")
+    if path.resolve() in below:
+        raise ConfigError(f"{path.name}: presets extend one another in a circle; take one 'extends' out")
+    return _merged(_read(_find(base, path.parent), (*below, path.resolve())), values)
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Give `base` with what `values` changes, table by table."""
+    tables = {key for key, value in values.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
+    return {**base, **{key: _merged(base[key], value) if key in tables else value for key, value in values.items()}}
+
+
 def _change(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not (key.strip() and equals and text.strip()):
-        raise ConfigError(f"'{change}' is no change of a preset; give table.key=value, e.g. registration.ascent=0")
+        raise ConfigError(f"'{change}' is no change of a preset; give table.key=value, e.g. propagation.em_weight=0")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -286,20 +314,105 @@ def from_dict(values: dict[str, Any], source: str) -> Experiment:
     Raises:
         ConfigError: as `load`.
     """
+    _refuse_old_keys(values, source)
     try:
-        experiment: Experiment = _ADAPTER.validate_json(json.dumps(values, default=str))
+        experiment: Experiment = _ADAPTER.validate_json(json.dumps(_with_more_phases(values), default=str))
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(error)}") from error
     _check_grid(experiment, source)
     return experiment
 
 
+RENAMED: dict[str, str] = {
+    "amx": "bf16_cpu",
+    "grid.finer": "grid.label_oversampling",
+    "federation.mean": "federation.aggregation",
+    "registration.stem": "space_to_depth",
+    "registration.pulls": "propagation.demons_iterations_per_level",
+    "registration.polish": "propagation.demons_iterations_full_resolution",
+    "registration.ascent": "propagation.lncc_ascent_iterations",
+    "registration.rival": "propagation.second_initialisation",
+    "registration.likelihood": "propagation.em_weight",
+    "registration.mirror": "propagation.mirror",
+    "registration.lncc": "registration.lncc_weight",
+    "appearance.stem": "space_to_depth",
+    "appearance.spread": "appearance.quantile_loss",
+    "appearance.tissue": "propagation.tissue_matching (mm)",
+    "segmenter.stem": "space_to_depth",
+    "segmenter.prior": "segmenter.location_prior (mm)",
+    "segmenter.likelihood": "propagation.em_weight",
+    "segmenter.shifts": 'segmenter.test_time_augmentation = "mirror+shifts"',
+    "segmenter.mirror": 'segmenter.test_time_augmentation = "mirror"',
+    "segmenter.together": "segmenter.fuse_registration",
+    "segmenter.moved": "segmenter.affine_probability",
+    "segmenter.augment": "segmenter.affine_probability",
+    "phases.style.critic_rate": "phases.critic_rate",
+    "phases.joint.critic_rate": "phases.critic_rate",
+    "phases.flow_codes.critic_rate": "phases.critic_rate",
+    "phases.joint.atlas": "phases.joint.atlas_probability",
+    "phases.joint.through": "phases.joint.detach_style (the opposite)",
+    "phases.joint.flow": "phases.joint.flow_weight",
+    "phases.adapt.real": "phases.adapt.real_probability",
+    "phases.adapt.mix": "phases.adapt.flow_mixing",
+    "generation.palette": "generation.cached_styles",
+}
+"""Keys of presets before version 0.2, and what they are called since."""
+
+REMOVED: dict[str, str] = {
+    "registration.integration": "the network's output is the displacement",
+    "registration.lncc_window": "it is 7 voxels",
+    "style.momentum": "it is 0.99, the paper's",
+    "style.prior": "lambda_3 is 0.1, the paper's",
+    "flow_codes.stem": "flows are read at half resolution",
+    "flow_codes.prior": "the weight is 0.1",
+    "flow_codes.image": "the weight is 1",
+    "generation.flows": "flow codes are drawn from N(0, I)",
+    "phases.register.atlas": "the chance is one half",
+    "phases.joint.start": "F starts with the weights of T",
+    **{f"phases.{name}.deadline": "federation.deadline holds for all phases" for name in OWN_SETTINGS},
+    **{f"phases.{name}.critic_rate": "the phase has no critic" for name in ("register", "segment", "adapt")},
+    **{f"phases.{name}.average": "the running mean has a momentum of 0.99" for name in ("segment", "adapt")},
+}
+"""Keys of presets before version 0.2 that are none any more, and what holds instead."""
+
+
+def _refuse_old_keys(values: dict[str, Any], source: str) -> None:
+    """Name the new key for an old one.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for key in _leaves(values):
+        if key in RENAMED:
+            raise ConfigError(f"{source}: key '{key}' is called {RENAMED[key]} since version 0.2")
+        if key in REMOVED:
+            raise ConfigError(f"{source}: key '{key}' is gone since version 0.2: {REMOVED[key]}; take it out")
+
+
+def _leaves(values: dict[str, Any], above: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found += _leaves(value, f"{above}{key}.") if isinstance(value, dict) else [f"{above}{key}"]
+    return found
+
+
+def _with_more_phases(values: dict[str, Any]) -> dict[str, Any]:
+    """Put the tables of phases that are no field of `Phases`, but a row of `configs.phases`, into `phases.more`."""
+    tables = values.get("phases")
+    if not isinstance(tables, dict):
+        return values
+    known = {phase.name for phase in PHASES if phase.learns} - set(OWN_SETTINGS)
+    more = {name: table for name, table in tables.items() if name in known}
+    rest = {name: table for name, table in tables.items() if name not in known}
+    return {**values, "phases": {**rest, "more": {**rest.get("more", {}), **more}}} if more else values
+
+
 def _check_grid(experiment: Experiment, source: str) -> None:
     codes, unet = experiment.flow_codes, experiment.segmenter
     multiples = {
         "every network": 16,
-        "flow_codes, with its stem and widths,": codes.stem * 2 ** len(codes.widths),
-        "segmenter, with its stem and widths,": unet.stem * 2 ** (len(unet.widths) - 1),
+        "flow_codes, with its widths,": FLOW_REDUCTION * 2 ** len(codes.widths),
+        "segmenter, with its widths and space_to_depth,": experiment.space_to_depth * 2 ** (len(unet.widths) - 1),
     }
     for side in experiment.grid.shape:
         for part, multiple in multiples.items():
@@ -323,4 +436,4 @@ def _keys_at(place: list[str]) -> list[str]:
     here: Any = Experiment
     for part in place:
         here = get_type_hints(here)[part]
-    return [field.name for field in fields(here)] if is_dataclass(here) else []
+    return [item.name for item in fields(here)] if is_dataclass(here) else []

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LISTING = ROOT / "scripts" / "mutants.toml"
 COPIED = ("benchmarks", "client", "configs", "server", "simulation", "sst_models", "tests", "pyproject.toml", "sst.py")
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 LIBRARIES = (
     "torch",
     "pytest",

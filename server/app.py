@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
 
 from flwr.app import Context
@@ -22,7 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from configs import logs
 from configs.errors import ConfigError, RunError, SstError
-from configs.schema import Experiment, from_json
+from configs.schema import from_json
 from server.federation import Federation, GridFederation
 from sst_models.wire.files import replace_file
 
@@ -48,23 +47,21 @@ def serve(grid: Grid, run: Run) -> None:
         (hub / FAILED).unlink(missing_ok=True)
         try:
             experiment = from_json(_read(hub / "experiment.json"))
-            federation = GridFederation(
-                grid, experiment.federation.deadline, deadlines=_deadlines(experiment), kept=hub / HOLDINGS
-            )
+            federation = GridFederation(grid, experiment.federation.deadline, kept=hub / HOLDINGS)
             if not (hub / "members.json").exists():  # else the run goes on, and each round waits for whom it needs
                 federation.wait(_number("SST_SITES_EXPECTED", "1"), _number("SST_SITES_WAIT", "600"))
             run(hub, federation)
         except Exception as error:
-            told = _full(error, hub)
-            known = isinstance(told, SstError)
-            message = str(told) if known else f"{type(told).__name__}: {told}"
+            shown = _full(error, hub)
+            known = isinstance(shown, SstError)
+            message = str(shown) if known else f"{type(shown).__name__}: {shown}"
             log.error("run failed: %s", message)
-            code = type(told).__name__ if known else "internal"
+            code = type(shown).__name__ if known else "internal"
             with suppress(OSError):  # a full disk must not hide why
                 replace_file(hub / FAILED, json.dumps({"code": code, "message": message}))
-            if told is error:
+            if shown is error:
                 raise
-            raise told from error
+            raise shown from error
 
 
 @contextmanager
@@ -97,11 +94,6 @@ def _full(error: Exception, hub: Path) -> Exception:
             f"the disk of {hub} is full: make room, then sst hub resume; nothing of a finished round is lost"
         )
     return error
-
-
-def _deadlines(experiment: Experiment) -> dict[str, float]:
-    phases = {item.name: getattr(experiment.phases, item.name).deadline for item in fields(experiment.phases)}
-    return {name: seconds for name, seconds in phases.items() if seconds is not None}
 
 
 def _read(path: Path) -> str:

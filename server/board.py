@@ -54,21 +54,21 @@ def update(hub: Path) -> None:
 
 
 def points(
-    told: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], experiment: Experiment
+    recorded: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], experiment: Experiment
 ) -> Iterator[Point]:
     """Give the points of all curves.
 
     Args:
-        told: the hub's events.
+        recorded: the hub's events.
         tested: the rows of `cross-site.json`, or none.
         experiment: says how many steps a round has.
     """
     time = 0.0
-    for event in events.finished(told):
+    for event in events.finished(recorded):
         phase, number, time = str(event["phase"]), int(event["round"]), float(event["time"])
         for site, curves in event.get("series", {}).items():
             for name, values in curves.items():
-                at = steps(number, getattr(experiment.phases, phase).steps, len(values))
+                at = steps(number, experiment.phases.of(phase).steps, len(values))
                 for step, value in zip(at, values, strict=True):
                     yield Point(f"sites/{site}", f"{phase}/{name}", step, value, time)
         for row in event.get("traffic", []):

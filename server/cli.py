@@ -1,4 +1,4 @@
-"""The commands of the hub's operator: `sst hub init`, `invite`, `admit`, `dismiss`, `renew`, `start`, `status`."""
+"""The hub operator's commands: `sst hub init`, `invite`, `admit`, `dismiss`, `renew`, `start`, `resume`, `status`."""
 
 from pathlib import Path
 from typing import Annotated

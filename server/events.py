@@ -49,21 +49,20 @@ def read(hub: Path) -> list[dict[str, Any]]:
 
 
 def finished(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give what each round, or round of a segmenter, brought, with its `seconds`.
+    """Give what each round brought, with its `seconds`.
 
     One that was run again keeps its place and its time, and takes what it brought last.
     """
     began: dict[tuple[str, int], float] = {}
-    last: dict[tuple[str, int, str], dict[str, Any]] = {}
+    last: dict[tuple[str, int], dict[str, Any]] = {}
     for event in events:
         key = (str(event.get("phase")), int(event.get("round", 0)))
         if event["event"] == "round.started":
             began[key] = float(event["time"])
-        elif event["event"] in ("round.finished", "segmenter.learnt"):
-            where = (*key, str(event.get("site", "")))
-            first = last.get(where, event)["time"]
-            took = {"seconds": event["time"] - began[key]} if key in began and not where[2] else {}
-            last[where] = {**event, "time": first, **took}
+        elif event["event"] == "round.finished":
+            first = last.get(key, event)["time"]
+            took = {"seconds": event["time"] - began[key]} if key in began else {}
+            last[key] = {**event, "time": first, **took}
     return list(last.values())
 
 

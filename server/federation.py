@@ -2,12 +2,12 @@
 
 `Federation` is what the hub's loop sees. `GridFederation` does it over Flower's `Grid`, with what Flower's own loop
 lacks: one reply in memory at a time, a deadline, and asking again where a message or its reply can get lost
-(FLOWER.md, 2.4).
+(docs/flower.md, finding 9).
 """
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
@@ -27,7 +27,7 @@ from sst_models.wire.records import decode_parcel
 
 log = logging.getLogger(__name__)
 
-# Flower's error codes (`flwr.common.constant.ErrorCode`) in the one word that a reply's `error` holds.
+# Flower's error codes (`flwr.common.constant.ErrorCode`) as the error code that a reply's `error` holds.
 CODES = MappingProxyType(
     {1: "load", 2: "raised", 3: "lost", 4: "lost", 5: "unavailable", 6: "mod", 7: "bundle", 8: "crashed"}
 )
@@ -71,7 +71,7 @@ class Federation(Protocol):
     def ask(self, requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
         """Ask all at once; give one reply per request, in the order of the requests.
 
-        A site that failed or did not answer in time gives a reply whose `error` is a word. A reply is freed as soon
+        A site that failed or did not answer in time gives a reply whose `error` is a code. A reply is freed as soon
         as the caller lets it go, so memory does not grow with the number of sites.
         """
         ...
@@ -104,7 +104,6 @@ class GridFederation:
         deadline_s: float,
         retries: int = 3,
         patience_s: float = 180.0,
-        deadlines: Mapping[str, float] = MappingProxyType({}),
         kept: Path | None = None,
     ) -> None:
         """Use `grid`.
@@ -114,12 +113,10 @@ class GridFederation:
             deadline_s: seconds that a site has for one request; a repeated request starts anew.
             retries: how often a lost request is sent again.
             patience_s: seconds to wait for a node that went away; Flower lets a crashed one back after 60.
-            deadlines: seconds instead of `deadline_s`, by phase.
             kept: file for what each site holds, so that a hub that is started again goes on with differences; or None.
         """
         self.traffic: list[Traffic] = []
         self.late: list[Late] = []
-        self._deadlines = deadlines
         self._overdue: dict[str, PhaseRequest] = {}  # by message
         self._holdings = Holdings(kept)
         self._grid, self._deadline, self._retries, self._patience = grid, deadline_s, retries, patience_s
@@ -171,7 +168,7 @@ class GridFederation:
             reply = self._poll(one)
             if reply is not None:
                 return reply
-            if time.monotonic() - one.asked > self._seconds(one.request.phase):
+            if time.monotonic() - one.asked > self._deadline:
                 self._overdue |= dict.fromkeys(one.messages, _bare(one.request))
                 return _failed(one.request, "deadline")
             if not one.messages and not self._ask_again(one):
@@ -251,9 +248,6 @@ class GridFederation:
                     log.warning("late reply discarded site=%s phase=%s", request.site, request.phase)
                     self.late.append(Late(request.phase, request.round, request.site))
 
-    def _seconds(self, phase: str) -> float:
-        return self._deadlines.get(phase, self._deadline)
-
     def _push(self, some: list[_Open], nodes: dict[str, NodeInfo]) -> None:
         if not some:
             return
@@ -272,9 +266,7 @@ class GridFederation:
 
     def _message(self, one: _Open, node: int, written: dict[int, ArrayRecord]) -> Message:
         request, content = one.request, encode_request(one.request, written, one.sent, one.nonce)
-        return Message(
-            content, node, TYPES[request.phase], ttl=self._seconds(request.phase) + MARGIN, group_id=str(request.round)
-        )
+        return Message(content, node, TYPES[request.phase], ttl=self._deadline + MARGIN, group_id=str(request.round))
 
     def _nodes(self, wanted: set[str] | None = None) -> dict[str, NodeInfo]:
         """Map the name of each site that is there to its node; nodes without a registered name are asked."""
@@ -332,9 +324,9 @@ def _bare(request: PhaseRequest) -> PhaseRequest:
 
 
 def _log(reply: SiteReply, seconds: float, one: _Open) -> None:
-    word = "reply site=%s phase=%s round=%d seconds=%.3f down=%d up=%d code=%s"
+    line = "reply site=%s phase=%s round=%d seconds=%.3f down=%d up=%d code=%s"
     values = (reply.site, reply.phase, reply.round, seconds, one.down, one.up, reply.error)
-    log.log(logging.WARNING if reply.error else logging.INFO, word, *values)
+    log.log(logging.WARNING if reply.error else logging.INFO, line, *values)
 
 
 def _failed(request: PhaseRequest, error: str) -> SiteReply:

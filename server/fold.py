@@ -1,6 +1,6 @@
 """The replies of one round: each checked as it comes, kept on disk, and folded into one when all are there.
 
-Memory holds one reply and one mean, whatever the number of sites. What fails a check is left out under one word.
+Memory holds one reply and one mean, whatever the number of sites. What fails a check is left out with an error code.
 """
 
 import math
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from scipy.stats import trim_mean
 
+from configs.phases import Phase
 from configs.schema import Experiment
 from server import vet
 from server.aggregate import RunningMean
-from server.state import MOMENTS, OWN, store
-from sst_models.phases.table import SitePhase
+from server.state import MOMENTS, store
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -36,7 +36,7 @@ TRIM = 0.2
 class Fold:
     """The replies of one round of one phase."""
 
-    phase: SitePhase
+    phase: Phase
     experiment: Experiment
     requests: Mapping[str, PhaseRequest]  # by site
     spool: Path  # folder for the replies of this round; emptied at both ends
@@ -50,18 +50,18 @@ class Fold:
         shutil.rmtree(self.spool, ignore_errors=True)
 
     def add(self, reply: SiteReply) -> str:
-        """Take one reply in; give a word where it must be left out."""
+        """Take one reply in; give an error code where it must be left out."""
         request = self.requests[reply.site]
-        if word := vet.fault(reply, request, self.phase, self.experiment.style.code):
-            return word
+        if code := vet.fault(reply, request, self.phase, self.experiment.style.code):
+            return code
         tensors = {f"{p}/{n}": torch.from_numpy(np.array(a)) for p, own in reply.arrays.items() for n, a in own.items()}
         weights.save(tensors, self._path(reply.site))
         self._counts[reply.site], self.series[reply.site] = reply.count, dict(reply.series)
         self._moved[reply.site] = _distance(reply, request, self.phase)
         return ""
 
-    def settle(self) -> dict[str, str]:
-        """Drop the replies that moved the weights much further than the others did; give a word for each, by site."""
+    def drop_outliers(self) -> dict[str, str]:
+        """Drop the replies that moved the weights much further than the others did; give an error code by site."""
         far = self._far()
         for site in far:
             del self.series[site], self._counts[site], self._moved[site]
@@ -69,12 +69,14 @@ class Fold:
 
     def close(self) -> dict[str, Arrays]:
         """Fold the replies that count into what the round brought, by part; in the order of the sites' names."""
-        parts = self._own() | (self._mean() if self.experiment.federation.mean == "mean" else self._robust())
+        parts = self._own() | (self._mean() if self.experiment.federation.aggregation == "mean" else self._robust())
         shutil.rmtree(self.spool, ignore_errors=True)
         return parts
 
     def _far(self) -> list[str]:
-        found = []
+        found: list[str] = []
+        if not any(map(self._shared, self.phase.learns)):
+            return found  # nothing is averaged, so nobody's weights touch another's
         for site, moved in self._moved.items():
             others = [value for name, value in self._moved.items() if name != site]
             if len(others) > 1 and moved > FAR * median(others) > 0:
@@ -82,13 +84,15 @@ class Fold:
         return found
 
     def _shared(self, part: str) -> bool:
-        return part != MOMENTS and not (part == OWN and self.experiment.federation.style == "weights")
+        if part == "A" and self.experiment.federation.style == "statistics":
+            return True
+        return part != MOMENTS and part not in self.phase.kept
 
     def _own(self) -> dict[str, Arrays]:
         own: dict[str, Arrays] = {}
         for site, parts in self._replies():
             for part, arrays in parts.items():
-                if part == OWN and not self._shared(part):
+                if part in self.phase.kept and not self._shared(part):
                     own[f"{part}.{site}"] = store(arrays, self.library)
                 elif not self._shared(part):
                     # A copy: what was loaded is a view of the file, which would stay mapped for as long as it is kept.
@@ -105,7 +109,7 @@ class Fold:
 
     def _robust(self) -> dict[str, Arrays]:
         """Take each weight's median or trimmed mean over the sites, which count alike; one array in memory at once."""
-        how = self.experiment.federation.mean
+        how = self.experiment.federation.aggregation
         found: dict[str, dict[str, np.ndarray]] = {}
         for part in filter(self._shared, self.phase.learns):
             asked = next(iter(self.requests.values())).arrays[part]
@@ -128,7 +132,7 @@ class Fold:
         return self.spool / f"{site}.safetensors"
 
 
-def _distance(reply: SiteReply, request: PhaseRequest, phase: SitePhase) -> float:
+def _distance(reply: SiteReply, request: PhaseRequest, phase: Phase) -> float:
     """Give how far a reply's weights are from those that the site was sent, Euclidean."""
     total = 0.0
     for part in phase.learns:

@@ -9,14 +9,15 @@ from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-from sst_models.wire.exchange import Arrays, PhaseRequest, Step
+from configs.phases import at_sites
+from sst_models.wire.exchange import Arrays, Delta, PhaseRequest
 from sst_models.wire.files import write_json
 from sst_models.wire.payload import Parcel, digest
 
 KEEP = 24
 """Digests per site; no more than a site keeps parts (`client.kept`)."""
 
-LEARNING = ("register", "style", "joint", "flow_codes", "adapt")
+LEARNING = frozenset(phase.name for phase in at_sites())
 """The phases after which a part comes back, or is changed and sent again: a site keeps what it gets in them."""
 
 
@@ -48,19 +49,19 @@ class Holdings:
             return Parcel(request.arrays)
         held = {} if whole else self._held.get(_key(request), {})
         all_: dict[str, Arrays] = {}
-        steps: dict[str, Step] = {}
+        deltas: dict[str, Delta] = {}
         named: dict[str, str] = {}
         for part, arrays in request.arrays.items():
             name = digests[id(arrays)] if id(arrays) in digests else digests.setdefault(id(arrays), digest(arrays))
-            step = request.steps.get(part)
-            if name not in held and step and step.digest == name and step.base in held:
-                steps[part] = step
+            delta = request.deltas.get(part)
+            if name not in held and delta and delta.digest == name and delta.base in held:
+                deltas[part] = delta
             elif name not in held:
                 all_[part] = arrays
             # The moments of other sites ("moments.SITE") are as short as a digest, and not worth a file.
-            if name in held or part in steps or (request.phase in LEARNING and "." not in part):
+            if name in held or part in deltas or (request.phase in LEARNING and "." not in part):
                 named[part] = name
-        return Parcel(all_, steps, named)
+        return Parcel(all_, deltas, named)
 
     def note(self, request: PhaseRequest, digests: Iterable[str]) -> None:
         """Remember what a site holds now: the parts of a request that it answered, and those of its reply."""

@@ -80,9 +80,9 @@ def invite(office: Office, site: str) -> Kit:
         "experiment": hashlib.sha256(experiment.to_json().encode()).hexdigest(),
         "versions": versions(),
     }
-    told = ", ".join(f"{name} {number}" for name, number in versions().items())
+    listed = ", ".join(f"{name} {number}" for name, number in versions().items())
     readme = README.format(
-        federation=settings.name, site=site, certificate=certificate, versions=told, address=settings.address
+        federation=settings.name, site=site, certificate=certificate, versions=listed, address=settings.address
     )
     content = {
         "README.txt": readme.encode(),

@@ -22,10 +22,10 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from configs import guard
 from configs.errors import FederationError, RunError
-from configs.processes import Processes
+from configs.processes import QUIET, Processes
 from server import events
 from server.office import Office
-from server.setup import PROJECT, QUIET, build_bundle
+from server.setup import PROJECT, build_bundle
 from sst_models.wire.files import replace_file, write_json
 
 CONNECTION = "hub"

@@ -18,16 +18,16 @@ from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
 AWAY = frozenset({"lost", "unavailable", "crashed", "deadline"})
-"""Words for a site that did not answer; any other word is its answer."""
+"""Codes for a site that did not answer; any other code is its answer."""
 
 BAD = frozenset({"malformed", "digest"})
-"""Words of the hub's own for a reply that it could not read."""
+"""Codes of the hub's own for a reply that it could not read."""
 
 FIRST, LAST = 5.0, 120.0
 """Seconds between two tries of sites that a phase waits for: doubled from the first to the last."""
 
 Take = Callable[[SiteReply], str]
-"""Takes a reply in; gives a word where it fails a check of the hub."""
+"""Takes a reply in; gives an error code where it fails a check of the hub."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Members:
         self,
         requests: Mapping[str, PhaseRequest],
         take: Take,
-        settle: Callable[[], Mapping[str, str]] = dict,
+        drop_outliers: Callable[[], Mapping[str, str]] = dict,
         consent: bool = False,
         quorum: float | None = None,
     ) -> dict[str, str]:
@@ -80,12 +80,12 @@ class Members:
         Args:
             requests: of one round, by site.
             take: takes in a reply without an error.
-            settle: called when all asked have answered; drops replies that are wrong beside the others', by site.
+            drop_outliers: called when all have answered; drops replies that are wrong beside the others'.
             consent: a site may say no to this round, and that counts as its answer.
             quorum: instead of the run's.
 
         Returns:
-            For each site without a reply that counts, why: the site's word, or the hub's.
+            For each site without a reply that counts, why: the site's error code, or the hub's.
 
         Raises:
             FederationError: no quorum, and waiting for it took longer than `patience`.
@@ -96,18 +96,18 @@ class Members:
         while True:
             for reply in self.federation.ask(todo):
                 failed.pop(reply.site, None)
-                if word := reply.error or take(reply):
-                    failed[reply.site] = word
+                if code := reply.error or take(reply):
+                    failed[reply.site] = code
                     if not reply.error or reply.error in BAD:
-                        self._strike(reply.site, reply.phase, word)
+                        self._strike(reply.site, reply.phase, code)
                 del reply  # else it would live while the next one is unpacked
-            for site, word in settle().items():
-                failed[site] = word
-                self._strike(site, some.phase, word)
+            for site, code in drop_outliers().items():
+                failed[site] = code
+                self._strike(site, some.phase, code)
             self._tell_late()
             gone = self.strikes.out | self._left()
             needed = max(1.0, (self.quorum if quorum is None else quorum) * len(set(requests) - gone))
-            missing = {site: word for site, word in failed.items() if not consent or word in AWAY}
+            missing = {site: code for site, code in failed.items() if not consent or code in AWAY}
             if len(requests) - len(missing) >= needed or (consent and self.patience == 0):
                 return failed
             if time.monotonic() + pause > end:
@@ -129,9 +129,9 @@ class Members:
             if away & there - gone or (back and now > again) or not missing or now > end:
                 return back
 
-    def _strike(self, site: str, phase: str, word: str) -> None:
+    def _strike(self, site: str, phase: str, code: str) -> None:
         if self.strikes.add(site):
-            self.tell("site.quarantined", site=site, phase=phase, why=word)
+            self.tell("site.quarantined", site=site, phase=phase, why=code)
 
     def _tell_late(self) -> None:
         while self.federation.late:
@@ -150,7 +150,7 @@ def _read(path: Path) -> list[str]:
 
 
 def _no_quorum(phase: str, failed: Mapping[str, str], asked: int) -> FederationError:
-    why = ", ".join(f"{site}: {word}" for site, word in sorted(failed.items()))
+    why = ", ".join(f"{site}: {code}" for site, code in sorted(failed.items()))
     return FederationError(
         f"phase {phase}: {asked - len(failed)} of {asked} sites answered ({why}); "
         "see site.log at those sites, then start the run again"

@@ -10,25 +10,14 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
+from configs.phases import PHASES
 from sst_models.wire import payload
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
 from sst_models.wire.records import decode_parcel, scalars, to_record
 
-TYPES: Mapping[str, str] = MappingProxyType(
-    {
-        "hello": "query.hello",
-        "join": "query.join",
-        "register": "train.register",
-        "style": "train.style",
-        "joint": "train.joint",
-        "flow_codes": "train.flow_codes",
-        "adapt": "train.adapt",
-        "evaluate": "evaluate.evaluate",
-        "deliver": "query.deliver",
-    }
-)
-"""Flower's message type of each phase."""
+TYPES: Mapping[str, str] = MappingProxyType({phase.name: phase.message for phase in PHASES if phase.message})
+"""Flower's message type of each phase that is asked of sites."""
 
 
 def encode_request(
@@ -41,7 +30,7 @@ def encode_request(
         written: records of parts that were written before, by the identity of the part's arrays, so that the same
             weights for many sites are serialised once. Keep the requests alive for as long as this mapping.
         parcel: the request's parts as they travel; all of them where there is none.
-        nonce: a word that the reply must bring back.
+        nonce: a random text that the reply must bring back.
 
     Raises:
         TypeError: an array of a type that does not travel.

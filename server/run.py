@@ -1,4 +1,4 @@
-"""The hub's run: join, the rounds of each phase, a segmenter for each site, its test, and its delivery.
+"""The hub's run: join, the rounds of each phase, at sites and at the hub, the test of the segmenters, their delivery.
 
 Read `run` first; everything else is one step of it.
 """
@@ -11,19 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from configs.errors import FederationError, RunError
+from configs.phases import Phase
 from configs.schema import Experiment, from_json
-from server import board, events, segmenters, vet
+from server import board, events, segmenters
 from server.atlas import Atlas, read_atlas
 from server.federation import Federation
 from server.fold import Fold
 from server.members import FIRST, Members
-from server.state import LIBRARY, MOMENTS, OWN, RunState, Store, fresh_parts, schedule
-from sst_models.phases.table import ADAPT, SitePhase
+from server.state import LIBRARY, MOMENTS, SEGMENTER, RunState, Store, fresh_parts, schedule, store
 from sst_models.training.device import choose
-from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
@@ -51,6 +49,11 @@ class Hub:
     patience: float = 0.0  # seconds that a round waits for its quorum
 
     @property
+    def library(self) -> Path:
+        """The folder of the state that holds what is one site's."""
+        return self.folder / "state" / LIBRARY
+
+    @property
     def members(self) -> Members:
         """The sites that take part."""
         return Members(self.federation, self.folder, self.experiment.federation.quorum, self.patience, self.tell)
@@ -61,7 +64,7 @@ class Hub:
         return self.members.names
 
     def segment(self, state: RunState) -> tuple[str, ...]:
-        """List the sites that get a segmenter: those of the plan, or all whose scanner's look the run learnt."""
+        """List the sites that get a segmenter: those of the plan, or all whose scanner's style the run learnt."""
         if self.plan.segment is not None:
             return self.plan.segment
         own = {part.partition(".")[2] for part in state.parts if "." in part}
@@ -70,10 +73,10 @@ class Hub:
     def request(
         self, phase: str, number: int, site: str, arrays: Mapping[str, Arrays], state: RunState | None = None
     ) -> PhaseRequest:
-        """Make one request of this run; with the state, what changed in it can travel as its last steps."""
+        """Make one request of this run; with the state, what changed in it can travel as its last difference."""
         settings = {"atlas": self.atlas.digest}
         asked = PhaseRequest(self.plan.run, phase, number, site, self.experiment.to_json(), arrays, settings)
-        return replace(asked, payload=self.experiment.federation.payload, steps=state.steps if state else {})
+        return replace(asked, payload=self.experiment.federation.payload, deltas=state.deltas if state else {})
 
     def tell(self, event: str, **values: object) -> None:
         """Append one event to `events.jsonl`, for displays and reports; what a round brought becomes curves, too."""
@@ -103,10 +106,6 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
         welcome(hub)
         state = run_round(hub, state, phase, number)
         store.save(state)
-    for number, site in enumerate(hub.segment(state), start=1):
-        make_segmenter(hub, state, site, number)
-    for number in range(1, hub.experiment.phases.adapt.rounds + 1):
-        adapt(hub, state, number)
     evaluate(hub, state)
     deliver(hub, state)
     hub.tell("run.finished")
@@ -181,33 +180,81 @@ def welcome(hub: Hub) -> None:
     join(hub, hub.members.strangers())
 
 
-def run_round(hub: Hub, state: RunState, phase: SitePhase, number: int) -> RunState:
-    """One round of one phase: ask all sites, fold their replies into the mean as they come.
+def run_round(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
+    """One round of one phase, at the sites or at the hub.
 
     Raises:
         FederationError: no quorum.
     """
-    hub.tell("round.started", phase=phase.name, round=number)
-    sites = hub.sites
-    if not sites:
+    return ask_sites(hub, state, phase, number) if phase.message else train_segmenters(hub, state, phase, number)
+
+
+def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
+    """Ask all sites for a round, fold their replies as they come.
+
+    A site without a segmenter of its own has nothing to adapt. A site may refuse a phase that is optional.
+
+    Raises:
+        FederationError: no quorum.
+    """
+    if not hub.sites:
         raise FederationError("no site takes part any more: look into strikes.json and left.json in the hub's folder")
     if number == 1:
         state = replace(state, parts={**state.parts, **fresh_parts(phase, state, hub.experiment)})
+    sites = [site for site in hub.sites if all(state.of(part, site) is not None for part in phase.learns)]
+    if not sites:
+        return state.with_parts({})
+    hub.tell("round.started", phase=phase.name, round=number)
     requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site), state) for site in sites}
-    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.folder / "state" / LIBRARY)
-    failed = hub.members.collect(requests, fold.add, fold.settle)
-    told = {"series": fold.series, "failed": failed, "traffic": _traffic(hub, phase.name, number)}
-    hub.tell("round.finished", phase=phase.name, round=number, **told)
+    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library)
+    failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional)
+    brought = {"series": fold.series, "failed": failed, "traffic": _traffic(hub, phase.name, number)}
+    hub.tell("round.finished", phase=phase.name, round=number, **brought)
     return state.with_parts(fold.close(), coded=hub.experiment.federation.payload == "half")
 
 
-def _arrays(hub: Hub, state: RunState, phase: SitePhase, site: str) -> dict[str, Arrays]:
+def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
+    """Train each site's segmenter for a round on pairs that are generated in its style (eq. 12)."""
+    sites = hub.segment(state)
+    if not sites:
+        return state.with_parts({})
+    hub.tell("round.started", phase=phase.name, round=number)
+    parts, memory, series = {}, dict(state.memory), {}
+    for place, site in enumerate(sites):
+        trained = _train(hub, state, site, number, place / len(sites))
+        parts[f"{SEGMENTER}.{site}"] = store(trained.weights, hub.library)
+        memory[site] = store(trained.memory, hub.library)
+        series[site] = trained.series
+    hub.tell("round.finished", phase=phase.name, round=number, series=series)
+    last = number == hub.experiment.phases.segment.rounds
+    return replace(state.with_parts(parts), memory={} if last else memory)
+
+
+def _train(hub: Hub, state: RunState, site: str, number: int, before: float) -> segmenters.Trained:
+    """Train one site's segmenter for a round; `before` is the share of the round's segmenters that are done."""
+    device, phase = choose(hub.plan.device), hub.experiment.phases.segment
+    source = style_source(hub.experiment, state, site)
+    generator = segmenters.make_generator(hub.experiment, hub.atlas, source, state.parts["decoder"], device)
+    pairs = segmenters.generated(generator, hub.experiment, source)
+    every = phase.steps * len(hub.segment(state))
+
+    def watch(step: int, loss: float) -> None:
+        shown = {"phase": "segment", "round": number, "site": site, "step": round(before * every) + step}
+        write_json({**shown, "steps": every, "loss": loss}, hub.folder / "progress.json")
+
+    how = segmenters.Training(device, watch)
+    return segmenters.train_round(hub.experiment, pairs, site, number, state.memory.get(site), how)
+
+
+def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arrays]:
     arrays: dict[str, Arrays] = {}
     for part in phase.learns + phase.uses:
         found = state.of(part, site)
         assert found is not None, part
         arrays[part] = found
-    if hub.experiment.federation.foreign_negatives and phase.name in ("style", "joint"):
+    if phase.labels:
+        arrays["atlas"] = {"labels": hub.atlas.labels.packed()}
+    if phase.foreign and hub.experiment.federation.foreign_negatives:
         start = f"{MOMENTS}."
         arrays |= {p: a for p, a in state.parts.items() if p.startswith(start) and p != f"{start}{site}"}
     return arrays
@@ -221,74 +268,20 @@ def _traffic(hub: Hub, phase: str, number: int) -> list[dict[str, object]]:
     ]
 
 
-def look(experiment: Experiment, state: RunState, site: str) -> segmenters.Look:
-    """Give the look of a site's scanner, as far as the run learnt it."""
-    appearance = state.of(OWN, site) if experiment.appearance.weight else None
-    return segmenters.Look(site, appearance, state.parts.get(f"{MOMENTS}.{site}"))
+def style_source(experiment: Experiment, state: RunState, site: str) -> segmenters.StyleSource:
+    """Give the style of a site's scanner, as far as the run learnt it."""
+    appearance = state.of("A", site) if experiment.appearance.weight else None
+    return segmenters.StyleSource(site, appearance, state.parts.get(f"{MOMENTS}.{site}"))
 
 
-def make_segmenter(hub: Hub, state: RunState, site: str, number: int) -> None:
-    """Phase 5: generate pairs in a site's style, and train its segmenter, the `number`-th, on them."""
-    folder, device = segmenter_folder(hub.folder, site), choose(hub.plan.device)
-    own = look(hub.experiment, state, site)
-    generator = segmenters.make_generator(hub.experiment, hub.atlas, own, state.parts["decoder"], device)
-    phase = hub.experiment.phases.segment
-    hub.tell("round.started", phase="segment", round=number)
-
-    def watch(step: int, loss: float) -> None:
-        shown = {"phase": "segment", "round": number, "site": site, "step": step, "steps": phase.rounds * phase.steps}
-        write_json({**shown, "loss": loss}, hub.folder / "progress.json")
-
-    pairs = segmenters.generated(generator, hub.experiment, own)
-    curves = segmenters.train_segmenter(hub.experiment, pairs, site, folder, device, watch)
-    for done, series in enumerate(curves, start=phase.rounds - len(curves) + 1):
-        hub.tell("segmenter.learnt", phase="segment", round=done, site=site, series={site: series})
-    hub.tell("round.finished", phase="segment", round=number)
-
-
-def adapt(hub: Hub, state: RunState, number: int) -> None:
-    """One round at the sites on their segmenters; a site that does not take part keeps what it has."""
-    segment, members = hub.segment(state), hub.sites
-    sites = [site for site in segment if site in members]
-    if not sites or all(len(segmenters.adapted(segmenter_folder(hub.folder, site))) >= number for site in sites):
-        return
-    hub.tell("round.started", phase=ADAPT.name, round=number)
-    labels = {"labels": hub.atlas.labels.packed()}
-    own = _segmenters(hub, segment)
-    requests = {}
-    for site in sites:
-        arrays: dict[str, Arrays] = {"segmenter": own[site], "atlas": labels}
-        arrays |= {part: found for part in ADAPT.uses if (found := state.of(part, site)) is not None}
-        requests[site] = hub.request(ADAPT.name, number, site, arrays, state)
-    series: dict[str, dict[str, tuple[float, ...]]] = {}
-
-    def take(reply: SiteReply) -> str:
-        if word := vet.fault(reply, requests[reply.site], ADAPT, hub.experiment.style.code):
-            return word
-        series[reply.site] = dict(reply.series)
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in reply.arrays["segmenter"].items()}
-        weights.save(tensors, segmenter_folder(hub.folder, reply.site) / f"adapted-{number}.safetensors")
-        return ""
-
-    failed = hub.members.collect(requests, take, consent=True)
-    told = {"series": series, "failed": failed, "traffic": _traffic(hub, ADAPT.name, number)}
-    hub.tell("round.finished", phase=ADAPT.name, round=number, **told)
-
-
-def segmenter_folder(hub: Path, site: str) -> Path:
-    """Give the folder of a site's segmenter at the hub."""
-    return hub / "segmenters" / site
-
-
-def _segmenters(hub: Hub, sites: Sequence[str]) -> dict[str, Arrays]:
-    last = {site: segmenters.last(segmenter_folder(hub.folder, site)) for site in sites}
-    return {site: {n: t.numpy() for n, t in weights.load(path).items()} for site, path in last.items()}
+def _segmenters(hub: Hub, state: RunState) -> dict[str, Arrays]:
+    return {site: found for site in hub.segment(state) if (found := state.parts.get(f"{SEGMENTER}.{site}")) is not None}
 
 
 def evaluate(hub: Hub, state: RunState) -> None:
-    """Phase 6: test each segmenter at each site that has labels; means and counts make the cross-site table."""
+    """Phase 7: test each segmenter at each site that has labels; means and counts make the cross-site table."""
     table: list[dict[str, object]] = []
-    for number, (style, arrays) in enumerate(sorted(_segmenters(hub, hub.segment(state)).items()), start=1):
+    for number, (style, arrays) in enumerate(sorted(_segmenters(hub, state).items()), start=1):
         hub.tell("round.started", phase="evaluate", round=number)
         requests = {site: hub.request("evaluate", number, site, {"segmenter": arrays}) for site in hub.sites}
         rows: dict[str, dict[str, object]] = {}
@@ -298,16 +291,16 @@ def evaluate(hub: Hub, state: RunState) -> None:
             return ""
 
         failed = hub.members.collect(requests, take, consent=True)
-        rows |= {site: {"scans": 0, "dice": {}, "error": word} for site, word in failed.items()}
+        rows |= {site: {"scans": 0, "dice": {}, "error": code} for site, code in failed.items()}
         table += [{"style": style, "site": site, **row} for site, row in sorted(rows.items())]
         hub.tell("round.finished", phase="evaluate", round=number, traffic=_traffic(hub, "evaluate", number))
     write_json(table, hub.folder / "cross-site.json")
 
 
 def deliver(hub: Hub, state: RunState) -> None:
-    """Phase 7: give each site its model: its segmenter, the atlas's labels, and what its generator is made of.
+    """Phase 8: give each site its model: its segmenter, the atlas's labels, and what its generator is made of.
 
-    Where the preset has segmenter and F speak together (`segmenter.together`), E and F are in it, too.
+    Where segmenter and registration are fused (`segmenter.fuse_registration`), E and F are in it, too.
 
     Raises:
         FederationError: a site could not keep it.
@@ -315,24 +308,24 @@ def deliver(hub: Hub, state: RunState) -> None:
     labels = {"labels": hub.atlas.labels.packed()}
     figures, members = _figures(hub), hub.sites
     requests = {}
-    for site, arrays in sorted(_segmenters(hub, hub.segment(state)).items()):
+    for site, arrays in sorted(_segmenters(hub, state).items()):
         if site not in members:
             continue
-        own = look(hub.experiment, state, site)
+        own = style_source(hub.experiment, state, site)
         parts: dict[str, Arrays] = {"segmenter": arrays, "atlas": labels}
         if own.appearance is not None:
             parts |= {"A": own.appearance, "decoder": state.parts["decoder"]}
         if own.moments is not None:
             parts["moments"] = own.moments
-        if hub.experiment.segmenter.together:
+        if hub.experiment.segmenter.fuse_registration:
             parts |= {part: found for part in ("E", "F") if (found := state.of(part, site)) is not None}
         request = hub.request("deliver", 1, site, parts, state)
-        told = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, {}))}
-        requests[site] = replace(request, settings={**request.settings, **told})
+        about = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, {}))}
+        requests[site] = replace(request, settings={**request.settings, **about})
     if not requests:
         return
-    for site, word in hub.members.collect(requests, lambda _: "", consent=True, quorum=1.0).items():
-        raise FederationError(f"site {site} could not keep its segmenter ({word}); see its site.log")
+    for site, code in hub.members.collect(requests, lambda _: "", consent=True, quorum=1.0).items():
+        raise FederationError(f"site {site} could not keep its segmenter ({code}); see its site.log")
     hub.tell("round.finished", phase="deliver", round=1, traffic=_traffic(hub, "deliver", 1))
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from configs.errors import ConfigError, RunError
@@ -13,13 +12,6 @@ from server.office import SETTINGS, Office, Settings, check_name, write_settings
 from sst_models.wire.files import replace_file, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
-
-QUIET: Mapping[str, str] = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
-"""Environment under which Flower leaves the network alone (FLOWER.md, 2.5)."""
 
 
 def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels: Path) -> Office:
@@ -43,7 +35,7 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
         raise RunError(f"{folder} is a hub's folder already; give another one, or change its {SETTINGS}")
     experiment = load(preset)
     grid = experiment.grid
-    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.finer)
+    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling)
     folder.mkdir(parents=True, exist_ok=True)
     save_atlas(atlas, folder)
     replace_file(folder / "experiment.json", experiment.to_json())

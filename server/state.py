@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,23 @@ import torch
 from safetensors import safe_open
 
 from configs.errors import RunError
+from configs.phases import Phase, learning
 from configs.schema import Experiment
 from sst_models.networks.build import build
-from sst_models.phases.table import SITE_PHASES, SitePhase
 from sst_models.wire import payload, weights
-from sst_models.wire.exchange import Arrays, Step
+from sst_models.wire.exchange import Arrays, Delta
 from sst_models.wire.files import write_json
 
 MOMENTS = "moments"
-OWN = "A"
-"""The part that a site keeps as its own, in the hub's library under the site's name (DESIGN, phase 3)."""
 
-STEP = "step:"
-"""Before the name of a part: its last step, in the file of a round."""
+KEPT = frozenset(part for phase in learning() for part in phase.kept)
+"""The parts of which each site's version is kept under its name, "A.SITE", in the hub's library."""
 
-LIBRARY = "own"
-"""The folder of that library in the state's."""
+DELTA = "delta:"
+"""Before the name of a part: its last coded difference, in the file of a round."""
+
+LIBRARY = "library"
+"""The folder of the library in the state's: a file each, named by its digest."""
 
 
 class Stored(Mapping[str, np.ndarray]):
@@ -65,85 +67,108 @@ def store(arrays: Arrays, folder: Path) -> Stored:
     """Put arrays into a file that is named by their digest, in one piece; the same arrays are there once."""
     path = folder / f"{payload.digest(arrays)}.safetensors"
     if not path.exists():
-        weights.save({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, path)
+        weights.save({name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()}, path)
     return Stored(path)
 
 
 @dataclass(frozen=True)
 class RunState:
-    """All weights and statistics after some number of finished rounds.
+    """Everything that a run goes on from after some number of finished rounds.
 
-    `parts` maps "T", "F", ... to the shared arrays, and "A.SITE" and "moments.SITE" to what is a site's own.
+    `parts` maps "T", "F", ... to the shared arrays, and "A.SITE", "segmenter.SITE" and "moments.SITE" to one site's.
     """
 
     done: int = 0  # rounds finished, over all phases
     parts: Mapping[str, Arrays] = field(default_factory=dict)
-    steps: Mapping[str, Step] = field(default_factory=dict)  # by shared part, its last
+    deltas: Mapping[str, Delta] = field(default_factory=dict)  # by shared part, its last coded difference
+    memory: Mapping[str, Arrays] = field(default_factory=dict)  # by site, what the hub's next round of training needs
+    trained: Mapping[str, tuple[Arrays, ...]] = field(default_factory=dict)  # by site, its segmenter after each round
 
     def with_parts(self, parts: Mapping[str, Arrays], coded: bool = False) -> "RunState":
         """Give the state after one more round that brought these parts.
 
         Args:
             parts: what it brought.
-            coded: let shared parts go where their coded step leads, so that a site that gets the step and a site that
-                gets all of the part hold the same bytes. A site's own came coded already.
+            coded: let shared parts become what their coded difference gives, so that a site that gets the difference
+                and a site that gets all of the part hold the same bytes. A site's own came coded already.
         """
         known = [part for part in parts if coded and "." not in part and part in self.parts]
-        coded_ = {part: payload.step_between(self.parts[part], parts[part]) for part in known}
-        led = {part: arrays for part, (_, arrays) in coded_.items()}
-        steps = {part: step for part, (step, _) in coded_.items()}
-        return RunState(self.done + 1, {**self.parts, **parts, **led}, {**self.steps, **steps})
+        changes = {part: payload.delta_between(self.parts[part], parts[part]) for part in known}
+        results = {part: arrays for part, (_, arrays) in changes.items()}
+        deltas = {part: delta for part, (delta, _) in changes.items()}
+        trained = dict(self.trained)
+        for part, arrays in parts.items():
+            name, _, site = part.partition(".")
+            if name == SEGMENTER and site:
+                trained[site] = (*trained.get(site, ()), arrays)
+        return replace(
+            self,
+            done=self.done + 1,
+            parts={**self.parts, **parts, **results},
+            deltas={**self.deltas, **deltas},
+            trained=trained,
+        )
 
     def of(self, part: str, site: str) -> Arrays | None:
         """Give a part as one site sees it: its own where it has one, the shared one otherwise."""
         return self.parts.get(f"{part}.{site}", self.parts.get(part))
 
 
-def schedule(experiment: Experiment) -> list[tuple[SitePhase, int]]:
+SEGMENTER = "segmenter"
+
+
+def schedule(experiment: Experiment) -> list[tuple[Phase, int]]:
     """List all rounds of a run in order: (phase, number of the round from 1)."""
-    return [(phase, number + 1) for phase in SITE_PHASES for number in range(phase.settings(experiment).rounds)]
+    return [(phase, n + 1) for phase in learning() for n in range(experiment.phases.of(phase.name).rounds)]
 
 
-def fresh_parts(phase: SitePhase, state: RunState, experiment: Experiment) -> dict[str, Arrays]:
-    """Give first weights for the parts that a phase is the first to train; F may start as T (`joint.start`)."""
+def fresh_parts(phase: Phase, state: RunState, experiment: Experiment) -> dict[str, Arrays]:
+    """Give first weights for the parts that a phase is the first to train; F starts as T (Sec. 3.3)."""
     parts: dict[str, Arrays] = {}
     for part in phase.learns:
-        if part in state.parts:
+        first = next(each for each in learning() if part in each.learns)
+        if first.name != phase.name or part in state.parts:
             continue
-        if part == "F" and experiment.phases.joint.start == "register":
-            parts[part] = state.parts["T"]
-        else:
-            parts[part] = weights.parameters(build(part, experiment))
+        parts[part] = state.parts["T"] if part == "F" else weights.parameters(build(part, experiment))
     return parts
 
 
 class Store:
-    """The run's state in the hub's folder: one safetensors file a round, one for each site's A, named by a JSON file.
+    """The run's state in the hub's folder: a JSON file, a safetensors file of shared parts, and a library.
 
-    The JSON file is replaced last and in one piece, so that it always names a whole state.
+    The library has a file for each set of arrays that is one site's. The JSON file is replaced last and in one piece,
+    so that it always names a whole state.
     """
 
     def __init__(self, folder: Path, experiment: Experiment) -> None:
         self.folder, self.experiment = folder, experiment
 
+    @property
+    def library(self) -> Path:
+        """The folder of what is one site's."""
+        return self.folder / LIBRARY
+
     def save(self, state: RunState) -> None:
         """Keep a state; the one before it is removed after."""
-        tensors, own = {}, {}
+        tensors = {}
+        kept = {part: arrays for part, arrays in state.parts.items() if part.partition(".")[0] in KEPT and "." in part}
         for part, arrays in state.parts.items():
-            if part.startswith(f"{OWN}."):
-                own[part] = self._stored(arrays).path.stem
-                continue
-            for name, array in arrays.items():
+            for name, array in arrays.items() if part not in kept else ():
                 tensors[f"{part}/{name}"] = torch.from_numpy(np.ascontiguousarray(array))
-        for part, step in state.steps.items():
-            for name, array in step.arrays.items():
-                tensors[f"{STEP}{part}/{name}"] = torch.from_numpy(np.ascontiguousarray(array))
+        for part, delta in state.deltas.items():
+            for name, array in delta.arrays.items():
+                tensors[f"{DELTA}{part}/{name}"] = torch.from_numpy(np.ascontiguousarray(array))
         weights.save(tensors, self._weights(state.done))
-        steps = {part: [step.base, step.digest] for part, step in state.steps.items()}
-        told = {"done": state.done, "experiment": self.experiment.to_json(), "own": own, "steps": steps}
-        write_json(told, self.folder / "state.json")
-        wanted = {self._weights(state.done), *map(self._own, own.values())}
-        for old in (*self.folder.glob("round-*.safetensors"), *self.folder.glob(f"{LIBRARY}/*.safetensors")):
+        parts = {part: self._name(arrays) for part, arrays in kept.items()}
+        memory = {site: self._name(arrays) for site, arrays in state.memory.items()}
+        trained = {site: [self._name(arrays) for arrays in each] for site, each in state.trained.items()}
+        named = {"parts": parts, "memory": memory, "trained": trained}
+        deltas = {part: [delta.base, delta.digest] for part, delta in state.deltas.items()}
+        content = {"done": state.done, "experiment": self.experiment.to_json(), "library": named, "deltas": deltas}
+        write_json(content, self.folder / "state.json")
+        names = {*parts.values(), *memory.values(), *chain(*trained.values())}
+        wanted = {self._weights(state.done), *map(self._file, names)}
+        for old in (*self.folder.glob("round-*.safetensors"), *self.library.glob("*.safetensors")):
             if old not in wanted:
                 old.unlink()
 
@@ -151,29 +176,36 @@ class Store:
         """Give the last saved state, or None where there is none.
 
         Raises:
-            RunError: the folder holds the state of another experiment.
+            RunError: the folder holds the state of another experiment, or of a version before 0.2.
         """
         if not (self.folder / "state.json").exists():
             return None
         kept = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+        if "library" not in kept:
+            raise RunError(f"{self.folder} holds a run of a version before 0.2; start it again in another folder")
         if kept["experiment"] != self.experiment.to_json():
             raise RunError(f"{self.folder} holds a run with other settings; choose another folder or the same preset")
         parts: dict[str, dict[str, np.ndarray]] = {}
         for key, tensor in weights.load(self._weights(kept["done"])).items():
             part, name = key.split("/", 1)
             parts.setdefault(part, {})[name] = tensor.numpy()
-        own = {part: Stored(self._own(name)) for part, name in kept.get("own", {}).items()}
-        ends = dict(kept.get("steps", {}))
-        steps = {part: Step(base, to, parts.pop(STEP + part)) for part, (base, to) in sorted(ends.items())}
-        return RunState(kept["done"], {**parts, **own}, steps)
+        deltas = {part: Delta(base, to, parts.pop(DELTA + part)) for part, (base, to) in sorted(kept["deltas"].items())}
+        own, memory = (
+            {key: Stored(self._file(name)) for key, name in kept["library"][kind].items()}
+            for kind in ("parts", "memory")
+        )
+        trained = {
+            site: tuple(Stored(self._file(n)) for n in names) for site, names in kept["library"]["trained"].items()
+        }
+        return RunState(kept["done"], {**parts, **own}, deltas, memory, trained)
 
-    def _stored(self, arrays: Arrays) -> Stored:
-        if isinstance(arrays, Stored) and arrays.path.parent == self.folder / LIBRARY:
-            return arrays
-        return store(arrays, self.folder / LIBRARY)
+    def _name(self, arrays: Arrays) -> str:
+        if isinstance(arrays, Stored) and arrays.path.parent == self.library:
+            return arrays.path.stem
+        return store(arrays, self.library).path.stem
 
-    def _own(self, name: str) -> Path:
-        return self.folder / LIBRARY / f"{name}.safetensors"
+    def _file(self, name: str) -> Path:
+        return self.library / f"{name}.safetensors"
 
     def _weights(self, done: int) -> Path:
         return self.folder / f"round-{done}.safetensors"

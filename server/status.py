@@ -2,12 +2,17 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean, median_low
 from typing import Any
 
+from configs.phases import learning
 from server.events import read
 from server.kit import dismissed
 from server.office import Office
+
+RECENT = 5  # rounds of a phase that tell how long the next ones take
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class SiteStatus:
     state: str  # invited, admitted, taking part, quarantined, dismissed
     seen: float | None  # time.time() of its last reply
     rounds: int  # in which its reply counted
-    last: str  # word of its last failure, or ""
+    last: str  # error code of its last failure, or ""
 
 
 @dataclass(frozen=True)
@@ -71,32 +76,31 @@ def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
     if not events:
         return "not begun", ""
     if events[-1]["event"] == "round.waiting":
-        return "waiting", ", ".join(f"{site} ({word})" for site, word in events[-1]["missing"].items())
+        return "waiting", ", ".join(f"{site} ({code})" for site, code in events[-1]["missing"].items())
     return "running", ""
 
 
 def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus:
     gone = dismissed(office)
-    seen, rounds, word, state = None, 0, "", "admitted" if name in office.admitted else "invited"
+    seen, rounds, code, state = None, 0, "", "admitted" if name in office.admitted else "invited"
     for event in events:
         if event["event"] == "site.quarantined" and event["site"] == name:
             state = "quarantined"
-        if event["event"] != "round.finished":
+        if event["event"] != "round.finished" or event.get("phase") == "segment":  # the hub's own
             continue
         if name in event.get("series", {}) or name in event.get("sites", {}):
-            seen, rounds, word = float(event["time"]), rounds + 1, ""
+            seen, rounds, code = float(event["time"]), rounds + 1, ""
             state = "taking part" if state == "admitted" else state
-        word = str(event.get("failed", {}).get(name, word))
-    return SiteStatus(name, "dismissed" if name in gone else state, seen, rounds, word)
+        code = str(event.get("failed", {}).get(name, code))
+    return SiteStatus(name, "dismissed" if name in gone else state, seen, rounds, code)
 
 
 def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
-    """Guess the time left from how long rounds of each phase took: a phase without one yet counts as the mean."""
+    """Estimate the time left from how long the rounds of each phase took."""
     from configs.schema import from_json
 
     experiment = from_json((office.folder / "experiment.json").read_text(encoding="utf-8"))
-    planned = {name: getattr(experiment.phases, name).rounds for name in ("register", "style", "joint", "flow_codes")}
-    planned |= {"segment": max(1, len(office.admitted)), "adapt": experiment.phases.adapt.rounds}
+    planned = {phase.name: experiment.phases.of(phase.name).rounds for phase in learning()}
     took: dict[str, list[float]] = {}
     began: dict[tuple[str, int], float] = {}
     for event in events:
@@ -105,15 +109,25 @@ def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
             began[key] = float(event["time"])
         elif event["event"] == "round.finished" and key in began:
             took.setdefault(key[0], []).append(float(event["time"]) - began[key])
-    all_ = [seconds for phase in planned for seconds in took.get(phase, [])]
-    if not all_:
+    return time_left(planned, took)
+
+
+def time_left(planned: Mapping[str, int], took: Mapping[str, Sequence[float]]) -> float | None:
+    """Tell how long the rounds still to come will take, or None before the first is finished.
+
+    A phase goes on as fast as the median of its last `RECENT` rounds, so that a night in which the hub waited for a
+    site does not count; a phase without a finished round takes as long as the others in the mean.
+
+    Args:
+        planned: phase -> rounds of it.
+        took: phase -> seconds of each round that is finished.
+    """
+    usual = {phase: median_low(took[phase][-RECENT:]) for phase in planned if took.get(phase)}
+    if not usual:
         return None
-    usual = sum(all_) / len(all_)
-    left = 0.0
-    for phase, rounds in planned.items():
-        done = took.get(phase, [])
-        left += max(0, rounds - len(done)) * (sum(done) / len(done) if done else usual)
-    return left
+    others = fmean(usual.values())
+    rest = {phase: max(0, rounds - len(took.get(phase, ()))) for phase, rounds in planned.items()}
+    return sum(rounds * usual.get(phase, others) for phase, rounds in rest.items())
 
 
 def ago(moment: float | None) -> str:

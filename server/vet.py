@@ -1,7 +1,7 @@
 """What a reply must be before it counts: the hub folds in what was asked for, whole and finite, and nothing else.
 
 A site checks its own reply before it leaves (`client.release`); the hub checks again, as a site may be broken, old or
-hostile. What fails is left out under one word, and the round goes on with the others.
+hostile. What fails is left out with an error code, and the round goes on with the others.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sst_models.phases.table import SitePhase
+from configs.phases import Phase
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
@@ -43,36 +43,35 @@ class Strikes:
         return self._counts[site] == MOST
 
 
-def fault(reply: SiteReply, request: PhaseRequest, phase: SitePhase, code: int) -> str:
-    """Say what is wrong with a reply, in one word; "" where nothing is.
+def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: int) -> str:
+    """Give an error code for what is wrong with a reply; "" where nothing is.
 
     Args:
         reply: what a site answered, without an error.
         request: what it was asked; a part comes back with the names and shapes that it was sent with.
         phase: which parts it trains, and whether moments may come along.
-        code: length of a style code.
+        code_length: of a style code.
 
     Returns:
         "count", "undeclared", "missing", "names", "shape", "type" or "not-finite".
     """
     if reply.count < 1:
         return "count"
-    allowed = {*phase.learns, *(("moments",) if phase.moments else ())}
-    if not set(reply.arrays) <= allowed:
+    if not set(reply.arrays) <= phase.parts:
         return "undeclared"
     if not set(phase.learns) <= set(reply.arrays):
         return "missing"
     for part, arrays in sorted(reply.arrays.items()):
-        asked = _moments(code) if part == "moments" else {n: a.shape for n, a in request.arrays[part].items()}
-        if word := _fault(arrays, asked):
-            return word
+        asked = _moments(code_length) if part == "moments" else {n: a.shape for n, a in request.arrays[part].items()}
+        if code := _fault(arrays, asked):
+            return code
     if not all(math.isfinite(value) for values in reply.series.values() for value in values):
         return "not-finite"
     return ""
 
 
-def _moments(code: int) -> dict[str, tuple[int, ...]]:
-    return dict.fromkeys(MOMENTS, (code,))
+def _moments(code_length: int) -> dict[str, tuple[int, ...]]:
+    return dict.fromkeys(MOMENTS, (code_length,))
 
 
 def _fault(arrays: Arrays, asked: dict[str, tuple[int, ...]]) -> str:

@@ -48,7 +48,7 @@ def choose_atlas(site: str, folder: Path, grid: Grid, seed: int, given: tuple[st
     scan = scans[chosen]
     if scan.labels is None:
         raise DataError(f"site '{site}': '{chosen}' has no label map, so it cannot be the atlas; name a labelled scan")
-    atlas = load_atlas(scan.image, scan.labels, grid.shape, grid.spacing, grid.finer)
+    atlas = load_atlas(scan.image, scan.labels, grid.shape, grid.spacing, grid.label_oversampling)
     return SiteAtlas(chosen, atlas, {**splits, chosen: "atlas"})
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from configs.errors import ConfigError, DataError, RunError
+from simulation.arms import ARMS
 from simulation.engines import ENGINES
-from simulation.measured import ARMS, Results
+from simulation.measured import Results
 
 if TYPE_CHECKING:  # torch and all that: imported only when a run begins, so that --help is quick
     from configs import schema
@@ -62,7 +63,7 @@ def simulate_command(
     style: Style = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting instead of the preset's: registration.ascent=0."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting instead of the preset's: style.code=8."),
     ] = None,
     bias: Annotated[
         bool, typer.Option("--bias/--no-bias", help="Take the scanners' bias fields out (N4), as `sst prepare` does.")

@@ -1,7 +1,7 @@
 """The control: pairs made of the atlas alone, in which nothing is learnt.
 
 Random smooth flows and random intensities cost nothing and need no site. What the method adds is what it reaches over
-a segmenter that learnt from these, in as many steps (METHOD, "What came after", 5 and 6).
+a segmenter that learnt from these, in as many steps (docs/decisions.md, "Controls").
 """
 
 import torch
@@ -47,7 +47,7 @@ def control_pairs(atlas: Tensor, labels: AtlasLabels, spacing: float) -> Pairs:
         seed = int(torch.randint(2**31, (1,), generator=draws))
         coloured = torch.as_tensor(colour.set_random_state(seed)(image.cpu())).to(atlas)
         coloured = (coloured - coloured.min()) / (coloured.max() - coloured.min()).clamp(min=1e-3)
-        return coloured * (image > 0), labels.carry(flow)
+        return coloured * (image > 0), labels.propagate(flow)
 
     return pairs
 

@@ -6,41 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from configs.structures import GROUPS
-
-ARMS: dict[str, str] = {
-    "affine": "The atlas moved, turned and scaled onto the scan, nothing else.",
-    "T": "The atlas bent onto the scan by the registration network that is trained first.",
-    "F": "The atlas given the style of the scan, then bent onto it by the flow network.",
-    "F refined": "The labels that F carries, corrected by the scan's own intensities and by its mirror image.",
-    "F w/o appearance": "The same flow network, trained and used without the change of style.",
-    "U-Net w/o adaptation": "A segmenter trained on generated images in the style of the atlas's own site.",
-    "U-Net w/ adaptation": "A segmenter trained on generated images in the style of the tested site.",
-    "U-Net w/o adaptation refined": "The first of these, its labels corrected where the scan's own intensities say so.",
-    "U-Net w/ adaptation refined": "The adapted one, its labels corrected likewise.",
-    "U-Net w/ adaptation and F": "The adapted one and F: the mean of both where they agree, corrected likewise.",
-    "U-Net w/ adaptation (statistics)": "The adapted one, but the tested site shared only averages of its style.",
-    "U-Net in-site": "Atlas, style and test scans all from one site.",
-    "U-Net in-site refined": "The same, its labels corrected where the scan's own intensities say so.",
-    "U-Net in-site and F": "The same U-Net and F: the mean of both where they agree, corrected likewise.",
-    "U-Net alone": "The atlas's site and the tested one train each by themselves, without a federation.",
-    "U-Net pooled": "Everything trained on all scans in one place, as if they could be moved there.",
-    "U-Net federated": "Everything trained by the federation, scans staying where they are.",
-    "control": "A segmenter trained on the atlas alone, bent and coloured at random: nothing is learnt for it.",
-    "control refined": "The same, its labels corrected where the scan's own intensities say so.",
-    "supervised across": "A segmenter trained on labelled scans of the atlas's site: what labels there would give.",
-    "supervised": "A segmenter trained on labelled scans of the tested site: what labels for all would give.",
-    "supervised refined": "The same, its labels corrected where the scan's own intensities say so.",
-}
-"""The arms in the order of every table, each with what it means in plain words."""
-
-
-WITH_F = " and F"
-"""How the name of an arm ends in which a segmenter and F speak together."""
-
-
-def unrefined(arm: str) -> str:
-    """Give the arm whose labels a refined one corrects, or which F is added to; any other arm is its own."""
-    return arm.removesuffix(" refined").removesuffix(WITH_F)
+from simulation.arms import ARMS
 
 
 def mean_of(values: Iterable[float]) -> float:
@@ -77,7 +43,7 @@ class ScanScore:
 class ArmScore:
     """One arm tested on the held-out scans of one site."""
 
-    arm: str  # a key of ARMS
+    arm: str  # a key of `simulation.arms.ARMS`
     source: str  # site of the atlas and the flow side
     target: str  # tested site; the same as `source` for an in-site arm
     scans: tuple[ScanScore, ...]

@@ -7,17 +7,16 @@ from torch import Tensor
 
 from client.pictures import coronal
 from server import segmenters
-from server.run import look
+from server.run import style_source
 from server.state import RunState
-from simulation.arms import labelled
+from simulation.arms import ARMS
+from simulation.bench import labelled
 from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, direction_name
 from simulation.stage import Stage
 from sst_models.phases.generate import Recipe
 
 STYLES, FLOWS = 3, 4
 """Rows and columns of the grid of generated images."""
-
-REGISTRATIONS = ("affine", "T", "F", "F refined", "F w/o appearance")
 
 
 def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[Panel]:
@@ -27,7 +26,7 @@ def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[
     slice_ = _image(image)
     panels = []
     for figure in (SEGMENTATION, REGISTRATION):
-        arms = {arm: found for arm, found in shown.items() if (arm in REGISTRATIONS) == (figure == REGISTRATION)}
+        arms = {arm: found for arm, found in shown.items() if ARMS[arm].flows == (figure == REGISTRATION)}
         if arms:
             panels.append(Panel(name, figure, case, SCAN, slice_))
             panels.append(Panel(name, figure, case, TRUTH, slice_, _labels(truth)))
@@ -38,7 +37,7 @@ def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[
 def generated(stage: Stage, state: RunState) -> list[Panel]:
     """Show pairs of the target's style: a row a style, a column a flow, beside the atlas and a real scan (Fig. 8)."""
     target, name = stage.direction.target, direction_name(stage.direction.source, stage.direction.target)
-    own = look(stage.experiment, state, target)
+    own = style_source(stage.experiment, state, target)
     generator = segmenters.make_generator(stage.experiment, stage.atlas, own, state.parts["decoder"], stage.device)
     panels = [Panel(name, GENERATED, REAL, "atlas", _image(stage.atlas.image))]
     scan = stage.cases(target, "train").image(0)

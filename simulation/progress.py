@@ -1,8 +1,8 @@
 """What a person sees while a run works: one display for the whole run, the same on all three engines.
 
-A run is planned as stages with a number of work units each; `Estimate` turns what is done into the time that is left.
-The hub and the sites may run in other processes, so they leave word in files (`events.jsonl`, `progress.json`), and
-`watch` feeds a display from those.
+A run is planned as stages with a number of work units each; `simulation.estimate` turns what is done into the time that
+is left. The hub and the sites may run in other processes, so they report in files (`events.jsonl`, `progress.json`),
+and `watch` feeds a display from those.
 """
 
 import json
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -20,9 +20,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-FOUND_DONE = 1.0  # seconds: work reported this soon after a stage began was done by an earlier run
+from simulation.estimate import Estimate
+
 POLL = 0.5  # seconds between two looks at the files of hub and sites
-SEGMENT = "segment"  # the one phase that learns at the hub; a round of it is a whole segmenter
 ROUND = ("round.started", "round.finished")
 LINE_EVERY = 30.0  # seconds between two lines of a stage where there is no terminal
 
@@ -57,62 +57,6 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Ignore it."""
-
-
-@dataclass
-class Estimate:
-    """How much of the run is done, and when the rest will be.
-
-    All times are seconds of one clock. The speed of the current stage counts for what is left of it, the speed of
-    the whole run for the stages to come; work that was found done when its stage began counts for neither.
-    """
-
-    units: dict[str, float] = field(default_factory=dict)  # stage -> planned work units
-    done: dict[str, float] = field(default_factory=dict)  # stage -> work units done
-    _name: str = ""
-    _began: float = 0.0
-    _found: float = 0.0
-    _worked: float = 0.0  # units of finished stages, without those found done
-    _spent: float = 0.0  # seconds of finished stages
-
-    def begin(self, name: str, total: float, now: float) -> None:
-        """Start a stage and count the one before it as finished."""
-        self.finish(now)
-        self.units[name] = total
-        self.done[name] = self._found = 0.0
-        self._name, self._began = name, now
-
-    def advance(self, done: float, now: float) -> None:
-        """Set how many units of the current stage are done; never goes back."""
-        if self._name:
-            self.done[self._name] = max(self.done[self._name], min(done, self.units[self._name]))
-            if now - self._began < FOUND_DONE:
-                self._found = self.done[self._name]
-
-    def finish(self, now: float) -> None:
-        """Count the current stage as done."""
-        if self._name:
-            self.advance(self.units[self._name], now)
-            self._worked += self.units[self._name] - self._found
-            self._spent += now - self._began
-            self._name = ""
-
-    @property
-    def share(self) -> float:
-        """Share of the whole run that is done, 0 to 1."""
-        return sum(self.done.values()) / (sum(self.units.values()) or 1.0)
-
-    def left(self, now: float) -> float | None:
-        """Seconds until the whole run is done, or None as long as nothing tells."""
-        here = self.done[self._name] - self._found if self._name else 0.0
-        spent_here = now - self._began if self._name else 0.0
-        worked, spent = self._worked + here, self._spent + spent_here
-        if worked <= 0.0 or spent <= 0.0:
-            return None
-        rest_here = self.units[self._name] - self.done[self._name] if self._name else 0.0
-        later = sum(self.units.values()) - sum(self.done.values()) - rest_here
-        pace_here = spent_here / here if here > 0.0 else spent / worked
-        return rest_here * pace_here + later * spent / worked
 
 
 class RichProgress:
@@ -150,7 +94,7 @@ class RichProgress:
     def plan(self, stages: Mapping[str, float]) -> None:
         """See `Progress`."""
         with self._lock:
-            self._estimate.units.update(stages)
+            self._estimate.plan(stages)
 
     def stage(self, name: str, total: float) -> None:
         """See `Progress`."""
@@ -180,8 +124,7 @@ class RichProgress:
             self._name = ""
 
     def _draw(self) -> None:
-        now = self._clock()
-        left = self._estimate.left(now)
+        now, left = self._clock(), self._estimate.left
         said = "" if left is None else f"about {duration(left)} left"
         words = _join(said, self._name, *describe(self._shown))
         if self._console.is_terminal:
@@ -215,9 +158,10 @@ class PlannedPhase:
     """One phase that a hub is going to run, and the name and work units of its stage on the display."""
 
     phase: str
-    rounds: int  # of the phase "segment", which is the hub's own: how many segmenters
+    rounds: int
     units: float
     name: str
+    at_hub: bool = False  # the hub trains, and its `progress.json` says how far it is
 
 
 @contextmanager
@@ -268,7 +212,7 @@ class Watcher:
             self._take(event)
         planned = self._plan.get(self._phase)
         if planned is not None:
-            workers = {"hub": self._hub} if self._phase == SEGMENT else self._states
+            workers = {"hub": self._hub} if planned.at_hub else self._states
             said = {name: read_json(folder / "progress.json") for name, folder in workers.items()}
             here = {name: words for name, words in said.items() if self._is_here(words)}
             self._report(planned, sum(map(_share, here.values())) / max(1, len(workers)), _furthest(here))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from server import board
 from server.events import finished, read
+from simulation.arms import ARMS
 from simulation.measured import Curve, SetAside, Traffic
 from simulation.schemes import schemes_for
 from simulation.stage import Stage
@@ -11,13 +12,13 @@ from simulation.stage import Stage
 
 def curves(stage: Stage, chosen: Sequence[str]) -> Iterator[Curve]:
     """Give the loss curves of a direction's federations: one a phase and site, over all rounds."""
-    for scheme in schemes_for(chosen, stage.direction, stage.experiment):
+    for scheme in schemes_for(map(ARMS.__getitem__, chosen), stage.direction, stage.experiment):
         rows: dict[tuple[str, str], list[tuple[int, dict[str, list[float]]]]] = {}
         for event in finished(read(scheme.hub(stage.folder, stage.direction))):
             for site, series in event.get("series", {}).items():
                 rows.setdefault((event["phase"], site), []).append((int(event["round"]), series))
         for (phase, site), rounds in rows.items():
-            settings = getattr(scheme.experiment.phases, phase)
+            settings = scheme.experiment.phases.of(phase)
             steps, losses = _join(rounds, settings.steps)
             yield Curve(phase, site, f"{stage.where}, {scheme.name}", steps, losses)
 
@@ -38,7 +39,7 @@ def _join(
 
 def traffic(stage: Stage, chosen: Sequence[str]) -> Iterator[Traffic]:
     """Give the bytes each way of every round of a direction's federations."""
-    for scheme in schemes_for(chosen, stage.direction, stage.experiment):
+    for scheme in schemes_for(map(ARMS.__getitem__, chosen), stage.direction, stage.experiment):
         for event in finished(read(scheme.hub(stage.folder, stage.direction))):
             for row in event.get("traffic", []):
                 name = f"{stage.where}, {scheme.name}"

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from simulation.arms import ARMS
 from simulation.figures import arms_chart, losses_chart, pairs_chart, plain_group, structures_chart
 from simulation.gains import Gain, gains
-from simulation.measured import ARMS, Results, arms_in_order
+from simulation.measured import Results, arms_in_order
 from simulation.panels import REGISTRATION, SEGMENTATION, Panel, direction_name
 from simulation.report_pictures import grids, strips, structures_shown
 from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
@@ -95,7 +96,7 @@ def _scores(results: Results) -> dict[str, Any]:
     return {
         "headline": headline(found, results),
         "gains": found,
-        "arms": [(arm, ARMS.get(arm, "")) for arm in arms],
+        "arms": [(arm, ARMS[arm].meaning if arm in ARMS else "") for arm in arms],
         "arms_chart": Markup(arms_chart(results)) if results.scores else "",
         "tables": score_tables(results),
         "groups": results.groups,

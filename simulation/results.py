@@ -16,7 +16,6 @@ from typing import Any
 
 from configs.errors import RunError
 from simulation.measured import (
-    ARMS,
     ArmScore,
     Curve,
     PairsPoint,
@@ -28,7 +27,6 @@ from simulation.measured import (
 from sst_models.wire.files import replace_file
 
 __all__ = [
-    "ARMS",
     "ArmScore",
     "Curve",
     "PairsPoint",

@@ -1,14 +1,22 @@
 """The federations that a direction is made of, and what each one's folder is called."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema import Experiment, Sharing
-from simulation.measured import unrefined
-
-FEDERATED, STATISTICS, PLAIN = "federated", "statistics", "no-appearance"
-ALONE_SOURCE, ALONE_TARGET, POOLED = "alone-source", "alone-target", "pooled"
+from simulation.arms.arm import (
+    ALL,
+    ALONE_SOURCE,
+    ALONE_TARGET,
+    FEDERATED,
+    PLAIN,
+    POOLED,
+    SOURCE,
+    STATISTICS,
+    TARGET,
+    Arm,
+)
 
 
 @dataclass(frozen=True)
@@ -42,18 +50,11 @@ class Scheme:
         return f"{direction.name}-{self.name}"
 
 
-def schemes_for(arms: Sequence[str], direction: Direction, experiment: Experiment) -> list[Scheme]:
+def schemes_for(arms: Iterable[Arm], direction: Direction, experiment: Experiment) -> list[Scheme]:
     """List the federations that the chosen arms of a direction need, in the order in which they run."""
+    needs = [need for arm in arms for need in (*arm.needs, *arm.trained_as.needs)]
     source, target = direction.source, direction.target
-    named = set(map(unrefined, arms))
-    segment = tuple(
-        site
-        for site, wanted in (
-            (source, {"U-Net w/o adaptation", "U-Net in-site"}),
-            (target, {"U-Net w/ adaptation", "U-Net federated"}),
-        )
-        if wanted & named
-    )
+    both, names = (source, target), {SOURCE: source, TARGET: target, ALL: POOLED}
     other: Sharing = "weights" if experiment.federation.style == "statistics" else "statistics"
     shared = replace(
         experiment,
@@ -61,16 +62,18 @@ def schemes_for(arms: Sequence[str], direction: Direction, experiment: Experimen
         generation=replace(experiment.generation, styles="moments"),
     )
     plain = replace(experiment, appearance=replace(experiment.appearance, weight=0.0))
-    both = (source, target)
     table = (
-        (Scheme(FEDERATED, experiment, both, segment), {"T", "F", *_OF_FEDERATED}),
-        (Scheme(STATISTICS, shared, both, (target,)), {"U-Net w/ adaptation (statistics)"}),
-        (Scheme(PLAIN, plain, both, ()), {"F w/o appearance"}),
-        (Scheme(ALONE_SOURCE, experiment, (source,), (source,)), {"U-Net alone"}),
-        (Scheme(ALONE_TARGET, experiment, (target,), ()), {"U-Net alone"}),
-        (Scheme(POOLED, experiment, (POOLED,), (POOLED,)), {"U-Net pooled"}),
+        (FEDERATED, experiment, both),
+        (STATISTICS, shared, both),
+        (PLAIN, plain, both),
+        (ALONE_SOURCE, experiment, (source,)),
+        (ALONE_TARGET, experiment, (target,)),
+        (POOLED, experiment, (POOLED,)),
     )
-    return [scheme for scheme, wanted in table if wanted & named]
-
-
-_OF_FEDERATED = ("U-Net w/o adaptation", "U-Net w/ adaptation", "U-Net in-site", "U-Net federated")
+    schemes = []
+    for name, preset, sites in table:
+        wanted = {need.segmenter for need in needs if need.scheme == name}
+        segment = tuple(names[role] for role in (SOURCE, TARGET, ALL) if role in wanted)
+        if wanted:
+            schemes.append(Scheme(name, preset, sites, segment))
+    return schemes

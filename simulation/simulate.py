@@ -11,9 +11,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,26 +21,23 @@ from pathlib import Path
 import torch
 
 from configs.errors import RunError
-from configs.schema import Experiment, load
-from server import segmenters
+from configs.phases import phase_of
+from configs.schema import Experiment, from_dict, load
 from server.atlas import Atlas
-from server.state import RunState
-from simulation import arms, pictures, schemes
-from simulation.arms import Tested
+from simulation import pictures, schemes
+from simulation.arms import ARMS, Arm
+from simulation.arms.arm import FEDERATED
 from simulation.atlases import choose_atlas
-from simulation.control import control_pairs
-from simulation.measured import WITH_F, ArmScore, PairsPoint, Results, ScanScore, unrefined
+from simulation.bench import Bench, Tested, without_federation
+from simulation.measured import PairsPoint, Results
 from simulation.panels import PICTURES, Panel, save_panels
 from simulation.progress import Progress
 from simulation.records import curves, set_aside, traffic
 from simulation.report import write_report
 from simulation.results import write
-from simulation.schemes import POOLED, Direction, Scheme
-from simulation.stage import COST, Stage, federate, planned, prepare
-from sst_models.phases.segment import Pairs
+from simulation.schemes import Direction
+from simulation.stage import Stage, federate, planned, prepare
 from sst_models.training.device import choose, keep_freed
-from sst_models.training.learner import Watch
-from sst_models.wire import weights
 from sst_models.wire.files import write_json
 
 
@@ -73,7 +70,7 @@ def simulate(options: Options, progress: Progress) -> Results:
     experiment = experiment_of(options)
     if math.prod(experiment.grid.shape) <= SMALL:
         keep_freed()
-    options = replace(options, arms=tuple(arm for arm in options.arms if _differs(arm, experiment)))
+    options = replace(options, arms=tuple(arm for arm in options.arms if ARMS[arm].applies(experiment)))
     claim(options, experiment)
     stages = set_up(options, experiment, progress)
     _announce(stages, options.arms, progress)
@@ -129,6 +126,7 @@ def claim(options: Options, experiment: Experiment) -> None:
     } | ({} if options.bias else {"bias": False})
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
+        from_dict(kept["experiment"], str(path))  # a run of an older version names the key that is called otherwise now
         odd = [key for key in asked if kept.get(key) != asked[key]]
         if odd:
             raise RunError(f"{options.out} holds another run (its {odd[0]} differs); choose another --out")
@@ -164,22 +162,28 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
 
 
 PREPARE = 400.0
-"""Work units of preparing all scans, on the scale of `stage.COST`: 5 s a scan for some fifty scans."""
+"""Work units of preparing all scans, on the scale of the costs in `configs.phases`: 5 s a scan for some fifty scans."""
 
 
 def _announce(stages: Sequence[Stage], chosen: Sequence[str], progress: Progress) -> None:
     plan = {"prepare": PREPARE}
     for stage in stages:
-        for scheme in schemes.schemes_for(chosen, stage.direction, stage.experiment):
+        for scheme in schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.direction, stage.experiment):
             plan |= {item.name: item.units for item in planned(stage, scheme) if item.units}
-        plan |= {f"{stage.where}: {arm}": _segment_units(stage) for arm in EXTRA if arm in chosen}
+        plan |= {f"{stage.where}: {arm.name}": _segment_units(stage) for arm in _extra(chosen)}
         plan[f"{stage.where}: test"] = 20.0
     progress.plan(plan)
 
 
 def _segment_units(stage: Stage) -> float:
-    phase = extra_experiment(stage.experiment, "").phases.segment
-    return COST["segment"] * phase.rounds * phase.steps * phase.batch
+    phase = without_federation(stage.experiment, ARMS["supervised"]).phases.segment
+    return phase_of("segment").cost * phase.rounds * phase.steps * phase.batch
+
+
+def _extra(chosen: Sequence[str]) -> list[Arm]:
+    """List the arms whose segmenter no federation makes: those that are chosen, or that a chosen one refines."""
+    wanted = {ARMS[name].trained_as.name for name in chosen}
+    return [arm for arm in ARMS.values() if arm.name in wanted and arm.pairs is not None]
 
 
 def prepare_all(stages: Sequence[Stage], progress: Progress) -> None:
@@ -211,168 +215,31 @@ class _Found:
 
 
 def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found:
-    """Run the federations of a direction, then test its arms."""
-    wanted = schemes.schemes_for(chosen, stage.direction, stage.experiment)
-    states = {scheme.name: (scheme, federate(stage, scheme, progress)) for scheme in wanted}
-    extra = _train_extra(stage, chosen, states, progress)
+    """Run the federations of a direction, train what no federation makes, then test its arms."""
+    wanted = schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.direction, stage.experiment)
+    bench = Bench(stage, {scheme.name: (scheme, federate(stage, scheme, progress)) for scheme in wanted})
+    for arm in _extra(chosen):
+        train(bench, arm, progress)
     progress.stage(f"{stage.where}: test", 20.0)
-    bench = Bench(stage, states, extra)
-    tested = [bench.test(arm, site) for arm, site in cells(chosen, stage.direction)]
-    pairs = bench.pairs() if "U-Net w/ adaptation" in chosen else []
+    tested = [bench.test(ARMS[name], site) for name in chosen for site in bench.sites(ARMS[name])]
+    adapted = ARMS["U-Net w/ adaptation"]
+    pairs = bench.by_pairs(adapted) if adapted.name in chosen else []
     panels: list[Panel] = []
     for site in (stage.direction.target, stage.direction.source):
         shown = {one.score.arm: one.shown for one in tested if one.score.target == site}
         panels += pictures.predictions(stage, site, shown) if shown else []
-    if schemes.FEDERATED in states:
-        panels += pictures.generated(stage, states[schemes.FEDERATED][1])
+    if FEDERATED in bench.states:
+        panels += pictures.generated(stage, bench.state(FEDERATED))
     return _Found(tested, pairs, panels)
 
 
-EXTRA = ("U-Net alone", "control", "supervised across", "supervised")
-"""Arms whose segmenter no federation makes; that of "U-Net alone" is the one that is tested at the target."""
-
-IN_SITE = ("affine", "T", "F", "F w/o appearance")
-"""Arms that are tested at the source too: registration in-site is what Table 2a has."""
-
-
-def cells(chosen: Sequence[str], direction: Direction) -> Iterator[tuple[str, str]]:
-    """List (arm, tested site) of a direction; "U-Net in-site" is the source's segmenter tested at the source."""
-    for arm in chosen:
-        of = unrefined(arm)
-        if of in IN_SITE:
-            yield arm, direction.source
-        if of == "U-Net in-site":
-            yield arm, direction.source
-        elif of in ("U-Net alone", "control"):
-            yield arm, direction.source
-            yield arm, direction.target
-        else:
-            yield arm, direction.target
-
-
-def _train_extra(
-    stage: Stage, chosen: Sequence[str], states: Mapping[str, tuple[Scheme, RunState]], progress: Progress
-) -> dict[str, Path]:
-    """Train the segmenters that no federation makes: the upper bound, and the paper's exchange between two alone."""
-    folders = {}
-    for arm in EXTRA:
-        if arm in map(unrefined, chosen):
-            progress.stage(f"{stage.where}: {arm}", _segment_units(stage))
-            folders[arm] = train(stage, pairs_of(arm, stage, states), arm, progress)
-    return folders
-
-
-def pairs_of(arm: str, stage: Stage, states: Mapping[str, tuple[Scheme, RunState]]) -> Pairs:
-    """Give the pairs that an arm of `EXTRA` learns from; "U-Net alone" needs the states of both federations of one."""
-    if arm == "control":
-        atlas, labels = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
-        return control_pairs(atlas, labels, stage.experiment.grid.spacing)
-    if arm == "U-Net alone":
-        return arms.alone_pairs(stage, states[schemes.ALONE_SOURCE][1], states[schemes.ALONE_TARGET][1])
-    site = stage.direction.source if arm == "supervised across" else stage.direction.target
-    return arms.supervised_pairs(stage, site)
-
-
-def train(stage: Stage, pairs: Pairs, arm: str, progress: Progress) -> Path:
-    """Train the segmenter of an arm that no federation makes; give its folder."""
-    folder = stage.folder / "segmenters" / stage.direction.name / arm.replace(" ", "-")
-    experiment = extra_experiment(stage.experiment, arm)
-    unit = _segment_units(stage) / (experiment.phases.segment.rounds * experiment.phases.segment.steps)
-    watch: Watch = lambda step, loss: progress.advance(step * unit, loss=loss)  # noqa: E731
-    segmenters.train_segmenter(experiment, pairs, arm, folder, stage.device, watch)
-    return folder
-
-
-def extra_experiment(experiment: Experiment, arm: str) -> Experiment:
-    """Give the preset by which a segmenter without a federation is trained: as many steps, the site's counted in."""
-    segment, adapt = experiment.phases.segment, experiment.phases.adapt
-    segment = replace(segment, steps=segment.steps + adapt.rounds * adapt.steps // segment.rounds)
-    settings = replace(experiment.segmenter, normalise="zscore", augment="space")
-    return replace(
-        experiment,
-        phases=replace(experiment.phases, segment=segment),
-        segmenter=settings if arm == "control" else experiment.segmenter,
-    )
-
-
-def alone(experiment: Experiment) -> Experiment:
-    """Give the preset by which a segmenter's word stands as it is; arms that are called refined have it corrected."""
-    return replace(experiment, segmenter=replace(experiment.segmenter, likelihood=0.0))
-
-
-def _differs(arm: str, experiment: Experiment) -> bool:
-    """Whether the preset refines what a refined arm is about; otherwise it would be the arm without."""
-    if arm.endswith(WITH_F):
-        return True
-    if arm == "F refined":
-        return bool(experiment.registration.likelihood or experiment.registration.mirror)
-    return arm == unrefined(arm) or bool(experiment.segmenter.likelihood)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Tests the arms of one direction, each once: a score that is on disk is not worked out again."""
-
-    stage: Stage
-    states: Mapping[str, tuple[Scheme, RunState]]
-    extra: Mapping[str, Path]
-
-    def test(self, arm: str, site: str) -> Tested:
-        """Test an arm at a site."""
-        name = f"{arm.replace('/', '').replace(' ', '-')}-at-{site}"
-        path = self.stage.folder / "tested" / self.stage.direction.name / f"{name}.json"
-        shown = path.with_suffix(".safetensors")
-        if path.exists():
-            return Tested(_score(json.loads(path.read_text(encoding="utf-8"))), weights.load(shown)["labels"])
-        tested = arms.test(self.stage, arm, site, self.predict(arm, site))
-        weights.save({"labels": tested.shown}, shown)
-        write_json(asdict(tested.score), path)
-        return tested
-
-    def pairs(self) -> list[PairsPoint]:
-        """Test the adapted segmenter after each of its rounds."""
-        scheme, _ = self.states[schemes.FEDERATED]
-        path = self.stage.folder / "tested" / self.stage.direction.name / "by-pairs.json"
-        if not path.exists():
-            folder = arms.last_segmenter(self.stage, scheme, self.stage.direction.target).parent
-            found = arms.by_pairs(self.stage, "U-Net w/ adaptation", folder, alone(scheme.experiment))
-            write_json([asdict(point) for point in found], path)
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [PairsPoint(**{**row, "scans": tuple(row["scans"])}) for row in rows]
-
-    def predict(self, arm: str, site: str) -> arms.Predict:
-        """Give what an arm says of a scan of a site."""
-        if arm == "affine":
-            return arms.affine(self.stage)
-        of = unrefined(arm)
-        if of in ("T", "F", "F w/o appearance"):
-            scheme, state = self.states[schemes.PLAIN if "w/o" in arm else schemes.FEDERATED]
-            return arms.registration(self.stage, state, arm, site, scheme.experiment)
-        experiment = extra_experiment(self.stage.experiment, of)
-        if arm.endswith(WITH_F):
-            return arms.together(self.stage, self.states[schemes.FEDERATED][1], self.segmenter(of, site), site)
-        return arms.unet(self.stage, self.segmenter(of, site), alone(experiment) if of == arm else experiment)
-
-    def segmenter(self, arm: str, site: str) -> Path:
-        """Give the file of an arm's segmenter."""
-        source, target = self.stage.direction.source, self.stage.direction.target
-        if arm in EXTRA and (arm != "U-Net alone" or site == target):
-            return segmenters.rounds(self.extra[arm])[-1]
-        scheme_name, style = {
-            "U-Net w/o adaptation": (schemes.FEDERATED, source),
-            "U-Net in-site": (schemes.FEDERATED, source),
-            "U-Net w/ adaptation": (schemes.FEDERATED, target),
-            "U-Net federated": (schemes.FEDERATED, target),
-            "U-Net w/ adaptation (statistics)": (schemes.STATISTICS, target),
-            "U-Net alone": (schemes.ALONE_SOURCE, source),
-            "U-Net pooled": (schemes.POOLED, POOLED),
-        }[arm]
-        return arms.last_segmenter(self.stage, self.states[scheme_name][0], style)
-
-
-def _score(row: Mapping[str, object]) -> ArmScore:
-    scans = tuple(ScanScore(**scan) for scan in row["scans"])  # type: ignore[attr-defined]
-    return ArmScore(str(row["arm"]), str(row["source"]), str(row["target"]), scans)
+def train(bench: Bench, arm: Arm, progress: Progress) -> None:
+    """Train the segmenter of an arm that no federation makes, with its stage on the display."""
+    units = _segment_units(bench.stage)
+    segment = without_federation(bench.experiment, arm).phases.segment
+    unit = units / (segment.rounds * segment.steps)
+    progress.stage(f"{bench.stage.where}: {arm.name}", units)
+    bench.train(arm, lambda step, loss: progress.advance(step * unit, loss=loss))
 
 
 def _spent(folder: Path, now: float) -> float:

@@ -12,14 +12,15 @@ from client.cases import Cases
 from client.policy import Policy
 from client.preparation import Preparation
 from client.site import Site
+from configs.phases import learning
 from configs.schema import Experiment
 from server.atlas import Atlas, save_atlas
-from server.state import RunState, Store
+from server.state import SEGMENTER, RunState, Store
+from simulation.arms.arm import POOLED
 from simulation.atlases import write_splits
 from simulation.engines import SiteFolder, run_federation
 from simulation.progress import PlannedPhase, Progress, watch
-from simulation.schemes import POOLED, Direction, Scheme
-from sst_models.phases.table import SITE_PHASES
+from simulation.schemes import Direction, Scheme
 from sst_models.wire.files import write_json
 
 
@@ -107,20 +108,11 @@ def _set_up(stage: Stage, scheme: Scheme, hub: Path) -> None:
 def planned(stage: Stage, scheme: Scheme) -> Sequence[PlannedPhase]:
     """List the stages of a federation for the display, with work units: steps, weighed by what a step costs."""
     plan = []
-    for phase in SITE_PHASES:
-        settings = phase.settings(scheme.experiment)
-        units = COST[phase.name] * settings.rounds * settings.steps * settings.batch * len(scheme.sites)
-        plan.append(PlannedPhase(phase.name, settings.rounds, units, f"{stage.where} {scheme.name}: {phase.name}"))
-    segment = scheme.experiment.phases.segment
-    units = COST["segment"] * segment.rounds * segment.steps * segment.batch * len(scheme.segment)
-    name = f"{stage.where} {scheme.name}: "
-    plan.append(PlannedPhase("segment", len(scheme.segment), units, name + "segment"))
-    adapt = scheme.experiment.phases.adapt
-    if adapt.rounds and scheme.segment:
-        units = COST["adapt"] * adapt.rounds * adapt.steps * adapt.batch * len(scheme.segment)
-        plan.append(PlannedPhase("adapt", adapt.rounds, units, name + "adapt"))
+    for phase in learning():
+        settings = scheme.experiment.phases.of(phase.name)
+        workers = scheme.segment if SEGMENTER in phase.learns else scheme.sites
+        units = phase.cost * settings.rounds * settings.steps * settings.batch * len(workers)
+        name = f"{stage.where} {scheme.name}: {phase.name}"
+        if units:
+            plan.append(PlannedPhase(phase.name, settings.rounds, units, name, at_hub=not phase.message))
     return plan
-
-
-COST = {"register": 1.0, "style": 0.4, "joint": 3.5, "flow_codes": 0.7, "segment": 2.8, "adapt": 2.8}
-"""What one scan or pair of a step costs, relative to registration's; measured at 64 x 80 x 80 on 2 cores."""

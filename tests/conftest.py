@@ -1,7 +1,10 @@
-"""What holds for all tests: few threads, nothing drawn on a screen, and no network but loopback."""
+"""What holds for all tests: their tier, few threads, nothing drawn on a screen, and no network but loopback."""
 
 import os
 import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -11,6 +14,39 @@ from simulation.engines import QUIET
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ |= QUIET
+
+TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "live": ("live/",),
+        "federation": (
+            "client/test_bad_files.py::test_random_headers_and_truncations_never_crash",
+            "client/test_cli.py",
+            "client/test_killed.py",
+            "client/test_segment.py",
+            "server/test_federation.py",
+            "server/test_fold.py::test_random_replies_never_get_in",
+            "simulation/test_engines.py",
+            "simulation/test_simulate.py",
+            "test_deploy.py",
+            "test_planted.py",
+        ),
+        "unit": ("",),
+    }
+)
+"""Tier -> folders, files and single tests; the first that fits counts. pyproject.toml says what each tier is."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark each test with its tier."""
+    place = f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
+    item.add_marker(next(tier for tier, places in TIERS.items() if place.startswith(places)))
+
+
+@pytest.fixture
+def tiers() -> Mapping[str, tuple[str, ...]]:
+    """The table of tiers."""
+    return TIERS
+
 
 _connect = socket.socket.connect
 

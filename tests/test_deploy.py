@@ -14,8 +14,7 @@ import typer
 import yaml
 
 import sst
-from client.launch import QUIET as SITE_QUIET
-from server.setup import QUIET as HUB_QUIET
+from configs.processes import QUIET
 from server.setup import build_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +78,7 @@ def test_containers_start_commands_that_exist_and_can_do_little(services: dict[s
     assert parse(services["site"]["command"])[0] == "start"
     assert {name: own["restart"] for name, own in services.items()} == {"hub": "on-failure", "site": "unless-stopped"}
     for own in services.values():
-        assert {**HUB_QUIET, **SITE_QUIET}.items() <= own["environment"].items()
+        assert QUIET.items() <= own["environment"].items()
         assert own["read_only"] is True and own["cap_drop"] == ["ALL"] and "privileged" not in own
         assert own["build"] == {"context": "..", "dockerfile": "deploy/Containerfile"}
         mounts = {mount["target"]: mount.get("read_only", False) for mount in own["volumes"]}

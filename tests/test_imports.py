@@ -2,10 +2,9 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("configs", "sst_models", "client", "server", "simulation")
@@ -35,6 +34,9 @@ FLOWER = (
     "simulation/engines/",
 )
 
+# The wings of the method, from the ground up: each imports only from floors below its own.
+FLOORS = (("volume", "wire"), ("losses", "training"), ("propagation",), ("networks",), ("phases",))
+
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -43,9 +45,20 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def package_of(path: Path) -> str:
+    """Give the package that a module is in."""
+    return path.relative_to(ROOT).parts[0]
+
+
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Parse a module; give all that is in it."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imported(path: Path) -> Iterator[str]:
     """Give the dotted name of everything that a module imports, at any depth of it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -59,45 +72,62 @@ def roots(path: Path) -> set[str]:
     return {module.partition(".")[0] for module in imported(path)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_a_module_imports_only_the_packages_of_ours_that_it_may(path: Path) -> None:
+def offenders(wrong: Callable[[Path], set[str]]) -> list[str]:
+    """Give each module in which something is wrong, and what."""
+    return [f"{name(path)}: {', '.join(sorted(found))}" for path in MODULES if (found := wrong(path))]
+
+
+def test_a_wing_of_the_method_imports_only_from_below() -> None:
+    """The ground floor of sst_models has no room but the wings, and no arrow between them runs up or in a circle."""
+    floor = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}
+    assert {path.stem for path in (ROOT / "sst_models").iterdir()} - {"__init__", "__pycache__"} == set(floor)
+
+    def up(path: Path) -> set[str]:
+        wing = path.relative_to(ROOT).parts[1]
+        taken = {module.split(".")[1] for module in imported(path) if module.startswith("sst_models.")}
+        return {other for other in taken - {wing} if floor[other] >= floor.get(wing, 0)}
+
+    assert not offenders(lambda path: up(path) if package_of(path) == "sst_models" else set())
+
+
+def test_a_module_imports_only_the_packages_of_ours_that_it_may() -> None:
     """Each package imports only the packages that the table names; nothing imports the tests."""
-    package = path.relative_to(ROOT).parts[0]
-    ours = roots(path) & {*PACKAGES, "tests", "sst"}
-    assert ours <= MAY_IMPORT[package] | {package}
+    ours = {*PACKAGES, "tests", "sst"}
+    assert not offenders(lambda path: roots(path) & ours - MAY_IMPORT[package_of(path)] - {package_of(path)})
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.relative_to(ROOT).parts[0] in ONLY], ids=name)
-def test_configs_and_the_maths_import_few_libraries(path: Path) -> None:
+def test_configs_and_the_maths_import_few_libraries() -> None:
     """The maths knows torch but no transport and no file of a hospital; the presets know neither."""
-    package = path.relative_to(ROOT).parts[0]
-    assert roots(path) - sys.stdlib_module_names - set(PACKAGES) <= ONLY[package]
+    known = {*sys.stdlib_module_names, *PACKAGES}
+    assert not offenders(lambda path: roots(path) - known - ONLY.get(package_of(path), roots(path)))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_flower_is_imported_at_the_edge_only(path: Path) -> None:
+def test_flower_is_imported_at_the_edge_only() -> None:
     """No algorithm knows Flower: its API moves with every minor version."""
-    assert "flwr" not in roots(path) or name(path).startswith(FLOWER)
+    assert not offenders(lambda path: set() if name(path).startswith(FLOWER) else roots(path) & {"flwr"})
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_nothing_pickles(path: Path) -> None:
+def test_nothing_pickles() -> None:
     """Weights and states on disk are safetensors: no module imports a pickle or calls torch.save or torch.load."""
-    assert not roots(path) & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
-    assert not calls & {"torch.save", "torch.load"}
+
+    def pickles(path: Path) -> set[str]:
+        calls = {ast.unparse(node.func) for node in nodes(path) if isinstance(node, ast.Call)}
+        modules = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+        return roots(path) & modules | calls & {"torch.save", "torch.load"}
+
+    assert not offenders(pickles)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_no_module_is_named_like_a_test(path: Path) -> None:
+def test_no_module_is_named_like_a_test() -> None:
     """Flower leaves test_*.py and *_test.py out of the app that it ships to the sites."""
-    assert not path.stem.startswith("test_") and not path.stem.endswith("_test")
+    assert not [name(path) for path in MODULES if path.stem.startswith("test_") or path.stem.endswith("_test")]
 
 
-@pytest.mark.parametrize("package", ["client", "server"])
-def test_the_parents_of_flowers_entry_points_are_empty(package: str) -> None:
+def test_the_parents_of_flowers_entry_points_are_empty() -> None:
     """Flower's own command imports these packages when it builds the app, so they must hold no code."""
-    assert not ast.parse((ROOT / package / "__init__.py").read_text()).body[1:]
+    for package in ("client", "server"):
+        tree = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+        assert len(tree.body) == (ast.get_docstring(tree) is not None), package
 
 
 def test_all_packages_are_there() -> None:

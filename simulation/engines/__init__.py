@@ -12,19 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
+from configs import processes
 from configs.errors import ConfigError, FederationError
 
 ENGINES = ("inprocess", "ray", "superlink")
 
-QUIET: Mapping[str, str] = MappingProxyType(
-    {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-)
-"""Environment under which Flower and Ray leave the network alone (FLOWER.md, 2.5)."""
+QUIET: Mapping[str, str] = MappingProxyType({**processes.QUIET, "RAY_USAGE_STATS_ENABLED": "0"})
+"""Environment under which Flower and Ray leave the network alone."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Flower's simulation runtime on Ray: many sites share the cores of one machine.
 
 Its SuperLink starts in an empty folder: the runtime imports from the SuperLink's folder first, so a package called
-`client` there would run in place of the app's own (FLOWER.md, finding 5). A site knows only its number; the list in
-SST_SITES says the rest.
+`client` there would run in place of the app's own (docs/flower.md, finding 5). A site knows only its number; the list
+in SST_SITES says the rest.
 """
 
 import os

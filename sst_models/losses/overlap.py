@@ -40,10 +40,10 @@ def dice_ce(logits: Tensor, labels: Tensor, counts: Sequence[int], voxels: int |
 class _DiceCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, counts: tuple[int, ...], voxels: int) -> Tensor:
-        chance = logits.softmax(dim=1)
+        probability = logits.softmax(dim=1)
         where = labels[:, None]
-        own = chance.gather(1, where)
-        both = torch.stack([part.sum(0) for part in torch.split(chance, list(counts))])
+        own = probability.gather(1, where)
+        both = torch.stack([part.sum(0) for part in torch.split(probability, list(counts))])
         classes = logits.shape[1]
         shared = torch.zeros_like(both)
         for row, (at, part) in enumerate(
@@ -53,7 +53,7 @@ class _DiceCE(torch.autograd.Function):
             both[row] += torch.bincount(at, minlength=classes)
         both += SMOOTH
         dice = (2 * shared + SMOOTH) / both
-        ctx.save_for_backward(chance, where, own, both, dice)
+        ctx.save_for_backward(probability, where, own, both, dice)
         ctx.counts, ctx.voxels = counts, voxels
         entropy = -own.clamp(min=torch.finfo(own.dtype).tiny).log().sum() / voxels
         return entropy + 1 - dice[:, 1:].mean()
@@ -61,20 +61,20 @@ class _DiceCE(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
-        chance, where, own, both, dice = ctx.saved_tensors
+        probability, where, own, both, dice = ctx.saved_tensors
         terms = dice.shape[0] * (dice.shape[1] - 1)
-        # d(1 - Dice) by a class's chance: anywhere, and at home
+        # d(1 - Dice) by a class's probability: anywhere, and at home
         for_all, for_own = dice / both / terms, -2 / both / terms
         for_all[:, 0] = for_own[:, 0] = 0
         share = 1 / ctx.voxels
-        gradient = torch.empty_like(chance)
+        gradient = torch.empty_like(probability)
         start = 0
         for row, count in enumerate(ctx.counts):
             here = slice(start, start + count)
             at, ours = where[here], own[here]
             at_home = for_own[row].gather(0, at[:, 0])[:, None] * ours
-            mean = (chance[here] @ for_all[row])[:, None] + at_home
-            torch.mul(chance[here], for_all[row] + (share - mean), out=gradient[here])
+            mean = (probability[here] @ for_all[row])[:, None] + at_home
+            torch.mul(probability[here], for_all[row] + (share - mean), out=gradient[here])
             gradient[here].scatter_add_(1, at, at_home - share)
             start += count
         return gradient.mul_(outer), None, None, None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from configs.schema import Experiment, Registration
+from configs.schema import FLOW_REDUCTION, Experiment
 from configs.structures import CLASSES
 from sst_models.networks.appearance import AppearanceModel
 from sst_models.networks.flow_codes import FlowCritic, FlowDecoder, FlowEncoder
@@ -15,29 +15,30 @@ from sst_models.networks.style import StyleCritic, StyleEncoder
 from sst_models.training.seeds import generator
 
 
-def _registration(own: Registration) -> nn.Module:
+def _registration(experiment: Experiment) -> nn.Module:
+    own, factor = experiment.registration, experiment.space_to_depth
     if own.kind == "unet":
-        return RegistrationUNet(own.widths, own.stem, own.integration)
-    return RegistrationPyramid(own.widths, own.stem, own.integration, own.pulls)
+        return RegistrationUNet(own.widths, factor)
+    return RegistrationPyramid(own.widths, factor, experiment.propagation.demons_iterations_per_level)
 
 
 def _flow_codes(kind: type[FlowEncoder] | type[FlowDecoder], experiment: Experiment) -> nn.Module:
     own = experiment.flow_codes
-    return kind(own.widths, own.latent, own.stem, own.scale)
+    return kind(own.widths, own.latent, FLOW_REDUCTION, own.scale / experiment.grid.spacing)
 
 
 def _segmenter(experiment: Experiment) -> nn.Module:
     own = experiment.segmenter
-    sides = tuple(side // COARSE for side in experiment.grid.shape) if own.prior else None
-    return Segmenter(own.widths, CLASSES, own.stem, sides)
+    sides = tuple(side // COARSE for side in experiment.grid.shape) if own.location_prior else None
+    return Segmenter(own.widths, CLASSES, experiment.space_to_depth, sides)
 
 
 _BUILDERS: dict[str, Callable[[Experiment], nn.Module]] = {
-    "T": lambda e: _registration(e.registration),
-    "F": lambda e: _registration(e.registration),
+    "T": _registration,
+    "F": _registration,
     "E": lambda e: StyleEncoder(e.style.widths, e.style.code, e.style.quantiles),
     "D_style": lambda e: StyleCritic(e.style.code),
-    "A": lambda e: AppearanceModel(e.appearance.width, e.style.code, e.appearance.stem),
+    "A": lambda e: AppearanceModel(e.appearance.width, e.style.code, e.space_to_depth),
     "encoder": lambda e: _flow_codes(FlowEncoder, e),
     "decoder": lambda e: _flow_codes(FlowDecoder, e),
     "D_flow": lambda e: FlowCritic(e.flow_codes.latent),

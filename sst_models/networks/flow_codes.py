@@ -11,20 +11,20 @@ class FlowEncoder(nn.Module):
     Args:
         widths: channels of each level; each level halves the sides.
         latent: channels of the flow code.
-        stem: 2 reads the flow at half resolution (flows are smooth), 1 at full.
+        reduction: 2 reads the flow at half resolution (flows are smooth), 1 at full.
         scale: voxels that become 1 at the input.
     """
 
-    def __init__(self, widths: tuple[int, ...], latent: int, stem: int, scale: float) -> None:
+    def __init__(self, widths: tuple[int, ...], latent: int, reduction: int, scale: float) -> None:
         super().__init__()
-        self.stem, self.scale = stem, scale
+        self.reduction, self.scale = reduction, scale
         self.down = nn.ModuleList(conv(a, b, stride=2) for a, b in zip((3, *widths), widths, strict=False))
         self.code = conv(widths[-1], latent)
 
     def forward(self, flow: Tensor) -> Tensor:
         """Map flows (N, 3, D, H, W) in voxels to flow codes (N, latent, d, h, w)."""
         check_sides(flow)
-        x = _shrink(flow, self.stem) / self.scale
+        x = _shrink(flow, self.reduction) / self.scale
         for down in self.down:
             x = activate(down(x))
         return self.code(x)  # type: ignore[no-any-return]
@@ -33,9 +33,9 @@ class FlowEncoder(nn.Module):
 class FlowDecoder(nn.Module):
     """Decode flow codes, or draws of N(0, I), to flows of the atlas (G_flow of eq. 12). Arguments as the encoder."""
 
-    def __init__(self, widths: tuple[int, ...], latent: int, stem: int, scale: float) -> None:
+    def __init__(self, widths: tuple[int, ...], latent: int, reduction: int, scale: float) -> None:
         super().__init__()
-        self.stem, self.scale = stem, scale
+        self.reduction, self.scale = reduction, scale
         self.enter = conv(latent, widths[-1])
         self.up = nn.ModuleList(conv(a, b) for a, b in zip(widths[::-1], (*widths[-2::-1], widths[0]), strict=True))
         self.leave = conv(widths[0], 3)
@@ -45,8 +45,8 @@ class FlowDecoder(nn.Module):
         x = activate(self.enter(code))
         for up in self.up:
             x = activate(up(double(x)))
-        flow = self.leave(x).contiguous() * self.scale  # in voxels of the full grid, whatever the stem
-        return resize(flow, tuple(side * self.stem for side in flow.shape[2:]))
+        flow = self.leave(x).contiguous() * self.scale  # in voxels of the full grid, whatever it is averaged by
+        return resize(flow, tuple(side * self.reduction for side in flow.shape[2:]))
 
 
 def _shrink(flow: Tensor, factor: int) -> Tensor:

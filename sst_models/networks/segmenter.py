@@ -20,7 +20,7 @@ SOFTEN = 0.2
 """Scale of the last layer's first weights under a prior, so that the segmenter starts at the prior and not at noise."""
 
 MARGIN = 1
-"""Cells of `stem` voxels beyond the brain that are still in question: a label may reach over the rim of a mask."""
+"""Cells of `factor` voxels beyond the brain that are still in question: a label may reach over the rim of a mask."""
 
 LOT = 4096
 """Cells by which the last layer's rows grow: oneDNN keeps what it built for every size that it ever met, so that sizes
@@ -34,7 +34,7 @@ OUTSIDE = 30.0
 class Inside:
     """What a segmenter says of the voxels that are in question: those in or beside cells that touch the brain."""
 
-    logits: Tensor  # (cells, stem^3, classes), volume after volume
+    logits: Tensor  # (cells, factor^3, classes), volume after volume
     cells: Tensor  # (cells,) int64: their places among all cells of all volumes, ascending
     counts: tuple[int, ...]  # cells of each volume
 
@@ -42,27 +42,27 @@ class Inside:
 class Segmenter(nn.Module):
     """MONAI's DynUNet, at full resolution, or at half with all voxels folded into channels on both ends.
 
-    Folding (stem 2) keeps every voxel of input and output and costs about a quarter of the time. Where a
+    Folding (factor 2) keeps every voxel of input and output and costs about a quarter of the time. Where a
     skull-stripped volume holds no brain, there is nothing to tell: such voxels are background, and the last layer,
     whose 29 classes a voxel are most of a segmenter's memory traffic, is left out there.
 
     Args:
         widths: channels of each level, from the finest; each level but the first halves the sides.
         classes: classes of the output, background included.
-        stem: 1 or 2.
+        factor: 1, or 2 for half resolution with all voxels folded into channels.
         prior: sides of the spatial prior, which `start` fills; None: the logits are the U-Net's alone.
     """
 
     def __init__(
-        self, widths: tuple[int, ...], classes: int, stem: int = 1, prior: tuple[int, ...] | None = None
+        self, widths: tuple[int, ...], classes: int, factor: int = 1, prior: tuple[int, ...] | None = None
     ) -> None:
         super().__init__()
         from monai.networks.nets import DynUNet  # here, since the import takes seconds and few phases need it
 
-        self.stem, self.classes = stem, classes
+        self.factor, self.classes = factor, classes
         halvings = [2] * (len(widths) - 1)
         kernels, strides = [3] * len(widths), [1, *halvings]
-        self.unet = DynUNet(3, stem**3, classes * stem**3, kernels, strides, halvings, filters=list(widths))
+        self.unet = DynUNet(3, factor**3, classes * factor**3, kernels, strides, halvings, filters=list(widths))
         merge_norms(self.unet)
 
         self.prior = None if prior is None else nn.Parameter(torch.zeros(1, classes, *prior), requires_grad=False)
@@ -84,7 +84,7 @@ class Segmenter(nn.Module):
         last = self.unet.output_block.conv.conv
         if self.prior is None:
             count = torch.bincount(labels.flatten(), minlength=self.classes).float() + 1
-            last.bias.copy_((count / count.sum()).log().repeat_interleave(self.stem**3))
+            last.bias.copy_((count / count.sum()).log().repeat_interleave(self.factor**3))
             return
         chance = torch.stack([(labels == index).float().mean(dim=0) for index in range(self.classes)])
         blurred = apply(bands(chance, gaussian(2 * round(2.5 * sigma) + 1, sigma, same=True)), chance)
@@ -96,23 +96,25 @@ class Segmenter(nn.Module):
         """Map (N, 1, D, H, W), 0 outside the brain, to logits (N, classes, D, H, W)."""
         found = self.inside(volume)
         n, _, *sides = volume.shape
-        cells = [side // self.stem for side in sides]
-        rows = found.logits.new_full((n * cells[0] * cells[1] * cells[2], self.stem**3, self.classes), -OUTSIDE)
+        cells = [side // self.factor for side in sides]
+        rows = found.logits.new_full((n * cells[0] * cells[1] * cells[2], self.factor**3, self.classes), -OUTSIDE)
         rows[..., 0] = 0
         rows[found.cells] = found.logits
-        folded = rows.view(n, *cells, self.stem**3, self.classes).permute(0, 5, 4, 1, 2, 3)
-        return unfold(folded.reshape(n, -1, *cells), self.stem)
+        folded = rows.view(n, *cells, self.factor**3, self.classes).permute(0, 5, 4, 1, 2, 3)
+        return unfold(folded.reshape(n, -1, *cells), self.factor)
 
     def inside(self, volume: Tensor) -> Inside:
         """Map (N, 1, D, H, W) to logits where the volume holds brain, or `MARGIN` cells beside it."""
         check_sides(volume)
-        features = self.unet.skip_layers(fold(volume, self.stem))
-        brain = F.max_pool3d((volume != 0).to(volume.dtype), self.stem)
+        features = self.unet.skip_layers(fold(volume, self.factor))
+        brain = F.max_pool3d((volume != 0).to(volume.dtype), self.factor)
         brain = F.max_pool3d(brain, 2 * MARGIN + 1, stride=1, padding=MARGIN)[:, 0]
         cells = brain.flatten().nonzero()[:, 0]
         rows = features.movedim(1, -1).reshape(-1, features.shape[1]).index_select(0, cells)
         last = self.unet.output_block.conv.conv  # kernel 1: its output is class after class, and is wanted cell by cell
-        weight, bias = (part.view(self.classes, self.stem**3, -1).transpose(0, 1) for part in (last.weight, last.bias))
+        weight, bias = (
+            part.view(self.classes, self.factor**3, -1).transpose(0, 1) for part in (last.weight, last.bias)
+        )
         filled = F.pad(rows, (0, 0, 0, -len(rows) % LOT))
         logits = F.linear(filled, weight.flatten(0, 1), bias.flatten())[: len(cells)]
         logits = logits.view(len(cells), -1, self.classes)
@@ -123,6 +125,6 @@ class Segmenter(nn.Module):
         return Inside(logits, cells, tuple(int(count) for count in brain.flatten(1).sum(1)))
 
 
-def labels_inside(labels: Tensor, found: Inside, stem: int) -> Tensor:
-    """Give the labels of the voxels in question, (cells, stem^3), of (N, D, H, W)."""
-    return fold(labels[:, None], stem).movedim(1, -1).reshape(-1, stem**3).index_select(0, found.cells)
+def labels_inside(labels: Tensor, found: Inside, factor: int) -> Tensor:
+    """Give the labels of the voxels in question, (cells, factor^3), of (N, D, H, W)."""
+    return fold(labels[:, None], factor).movedim(1, -1).reshape(-1, factor**3).index_select(0, found.cells)

@@ -1,8 +1,8 @@
 """Adaptation: a site's segmenter goes on learning at the site, from pairs that lie on the site's own scans.
 
 Not in the paper. Its generator draws flows from a prior that a dozen scans barely fill; here the flows are those that F
-finds from the atlas to the site's scans, so that shapes and styles are the site's (METHOD, "What came after", 1 and 3).
-Only the segmenter's weights leave.
+finds from the atlas to the site's scans, so that shapes and styles are the site's (docs/decisions.md, "Pairs on
+real scans" and "Real images"). Only the segmenter's weights leave.
 """
 
 from functools import lru_cache
@@ -10,13 +10,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Experiment
-from sst_models.phases.segment import SegmentLearner
-from sst_models.propagation.align import align_both, restyle_atlas
-from sst_models.propagation.em import carry_labels
+from configs.errors import DataError
+from configs.schema import Adapt, Experiment
+from sst_models.phases.material import Material
+from sst_models.phases.segment import SegmentLearner, SegmentSettings
+from sst_models.propagation.align import Aligner, Alignment
 from sst_models.training.learner import Losses, Scans, freeze
 from sst_models.training.seeds import below, chance
-from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import warp
 
 KEEP = 64
@@ -24,29 +24,34 @@ KEEP = 64
 
 
 class AdaptLearner:
-    """Train a segmenter on the atlas's labels, carried onto the site's scans by F.
+    """Train a segmenter on the atlas's labels, propagated onto the site's scans by F.
 
     A pair's image is the scan itself, whose labels are then as good as the registration, and as the scan's intensities
     make them (`sst_models.propagation.em`); or the atlas, restyled as one scan and warped onto another, whose labels
     are exact. What is released is the running mean of the weights.
 
     Args:
-        nets: {"segmenter"} to train and {"E", "A", "F"} to use.
-        experiment: the preset.
+        nets: {"segmenter"}.
+        aligner: finds the flow from the atlas to a scan, with E, A, F, and the atlas's labels.
+        settings: how the segmenter learns.
+        phase: what pairs are made of.
         scans: the site's training scans.
-        atlas: the atlas's volume, (1, D, H, W).
-        labels: the atlas's.
     """
 
     def __init__(
-        self, nets: dict[str, nn.Module], experiment: Experiment, scans: Scans, atlas: Tensor, labels: AtlasLabels
+        self,
+        nets: dict[str, nn.Module],
+        aligner: Aligner,
+        settings: SegmentSettings,
+        phase: Adapt,
+        scans: Scans,
     ) -> None:
-        self.used = {part: nets[part] for part in ("E", "A", "F")}
-        freeze(self.used.values())
-        self.experiment, self.phase = experiment, experiment.phases.adapt
-        self.scans, self.atlas, self.labels = scans, atlas, labels
+        assert aligner.labels is not None
+        freeze(aligner.nets.values())
+        self.aligner, self.atlas, self.labels = aligner, aligner.atlas, aligner.labels
+        self.phase, self.scans = phase, scans
         self._aligned = lru_cache(maxsize=KEEP)(self._align)
-        self._learner = SegmentLearner({"segmenter": nets["segmenter"]}, experiment, self.pair, self.phase)
+        self._learner = SegmentLearner({"segmenter": nets["segmenter"]}, self.pair, settings)
         self.nets: dict[str, nn.Module] = {"segmenter": self._learner.mean}
         self.optimisers, self.own = self._learner.optimisers, self._learner.own
 
@@ -58,19 +63,34 @@ class AdaptLearner:
         """Make one pair: image (1, D, H, W) in [0, 1], labels (D, H, W) int64."""
         index, other = below(len(self.scans), draws), below(len(self.scans), draws)
         flow, labels, _ = self._aligned(index)
-        if chance(self.phase.real, draws):
+        if chance(self.phase.real_probability, draws):
             return self.scans.image(index).to(self.atlas), labels.long()
         flow = flow.float()
         _, _, styled = self._aligned(other)
-        if chance(self.phase.mix, draws):
+        if chance(self.phase.flow_mixing, draws):
             share = float(torch.rand(1, generator=draws))
             flow = torch.lerp(flow, self._aligned(other)[0].float(), share)
-        return warp(styled.float(), flow)[0].clamp(0, 1), self.labels.carry(flow)
+        return warp(styled.float(), flow)[0].clamp(0, 1), self.labels.propagate(flow)
 
     def _align(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give of a scan: F's flow from the atlas (1, 3, D, H, W), its labels, the atlas in its style."""
         target = self.scans.image(index)[None].to(self.atlas)
-        flow, mirrored = align_both(self.used, self.atlas, target, self.experiment, self.labels)
-        styled = restyle_atlas(self.used, self.atlas, target, self.experiment, self.labels, flow)
-        labels = carry_labels(target, self.labels, flow, self.experiment, mirrored)
+        flow, mirrored = self.aligner.flows(target)
+        styled = self.aligner.restyled(target, flow)
+        labels = self.aligner.labels_on(target, flow, mirrored)
         return flow.half(), labels.to(torch.uint8), styled.half()
+
+
+def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material) -> AdaptLearner:
+    """Make the learner of a preset.
+
+    Raises:
+        DataError: the material has no labels of the atlas.
+    """
+    if material.labels is None:
+        raise DataError("the request holds no labels of the atlas; hub and site need the same version")
+    used = {part: nets[part] for part in ("E", "A", "F")}
+    aligner = Aligner(used, material.atlas, material.labels, Alignment.of(experiment))
+    phase = experiment.phases.adapt
+    settings = SegmentSettings.of(experiment, phase)
+    return AdaptLearner({"segmenter": nets["segmenter"]}, aligner, settings, phase, material.scans)

@@ -3,38 +3,42 @@
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Experiment
+from configs.schema import Experiment, Learning
 from sst_models.losses.adversarial import encoder_loss
 from sst_models.losses.image import ssim_l1
+from sst_models.phases.material import Material
 from sst_models.phases.style import critic_step
-from sst_models.propagation.align import align_atlas
+from sst_models.propagation.align import Aligner, Alignment
 from sst_models.training.learner import Losses, Scans, adam, freeze
 from sst_models.training.seeds import below
 from sst_models.volume.warp import warp
+
+PRIOR_WEIGHT, IMAGE_WEIGHT = 0.1, 1.0
+"""Weights of the critic's term and of the image term beside the L1 of the flow; the first is lambda_3."""
 
 
 class FlowCodesLearner:
     """Train the flow autoencoder by L1 of the flow, an image term, and a critic that holds codes to N(0, I).
 
     Args:
-        nets: {"encoder", "decoder", "D_flow"} to train and {"E", "A", "F"} to use.
-        experiment: the preset.
+        nets: {"encoder", "decoder", "D_flow"}.
+        aligner: finds the flow from the atlas to a scan.
+        phase: batch and rate.
+        critic_rate: of D_flow.
         scans: the site's training scans.
-        atlas: the atlas's volume, (1, D, H, W).
     """
 
-    def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, scans: Scans, atlas: Tensor) -> None:
-        self.used = {part: nets[part] for part in ("E", "A", "F")}
-        freeze(self.used.values())
+    def __init__(
+        self, nets: dict[str, nn.Module], aligner: Aligner, phase: Learning, critic_rate: float, scans: Scans
+    ) -> None:
+        freeze(aligner.nets.values())
         self.nets = {part: nets[part] for part in ("encoder", "decoder", "D_flow")}
-        self.settings, self.phase = experiment.flow_codes, experiment.phases.flow_codes
-        self.experiment = experiment
-        self.scans, self.atlas = scans, atlas
+        self.aligner, self.atlas, self.phase, self.scans = aligner, aligner.atlas, phase, scans
         self.flows: dict[int, Tensor] = {}  # F is fixed in this phase, so a scan's flow is computed once
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             "encoder": adam(nets["encoder"], self.phase.rate),
             "decoder": adam(nets["decoder"], self.phase.rate),
-            "D_flow": adam(nets["D_flow"], self.phase.critic_rate, first_beta=0.5),
+            "D_flow": adam(nets["D_flow"], critic_rate, first_beta=0.5),
         }
         self.own: dict[str, Tensor] = {}
 
@@ -46,7 +50,7 @@ class FlowCodesLearner:
         distance = (flow - decoded).abs().mean()
         image = self._image_term(flow, decoded)
         adversarial = encoder_loss(self.nets["D_flow"](code))
-        total = distance + self.settings.image * image + self.settings.prior * adversarial
+        total = distance + IMAGE_WEIGHT * image + PRIOR_WEIGHT * adversarial
         for part in ("encoder", "decoder"):
             self.optimisers[part].zero_grad()
         total.backward()
@@ -59,9 +63,17 @@ class FlowCodesLearner:
     def _flow(self, index: int) -> Tensor:
         if index not in self.flows:
             target = self.scans.image(index)[None].to(self.atlas)
-            self.flows[index] = align_atlas(self.used, self.atlas, target, self.experiment)
+            self.flows[index] = self.aligner.flow(target)
         return self.flows[index]
 
     def _image_term(self, flow: Tensor, decoded: Tensor) -> Tensor:
         atlas = self.atlas[None].expand(len(flow), -1, -1, -1, -1)
         return ssim_l1(warp(atlas, flow), warp(atlas, decoded))
+
+
+def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material) -> FlowCodesLearner:
+    """Make the learner of a preset."""
+    used = {part: nets[part] for part in ("E", "A", "F")}
+    aligner = Aligner(used, material.atlas, None, Alignment.of(experiment))
+    phases = experiment.phases
+    return FlowCodesLearner(nets, aligner, phases.flow_codes, phases.critic_rate, material.scans)

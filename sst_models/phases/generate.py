@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sst_models.phases.style import StyleMoments, prior
+from sst_models.phases.moments import StyleMoments, draw_prior_codes
 from sst_models.training.device import half
 from sst_models.training.learner import freeze
 from sst_models.training.seeds import generator
@@ -50,7 +50,7 @@ class PriorStyles:
 
     def draw(self, count: int, draws: torch.Generator) -> Tensor:
         """Draw unit codes, (count, code)."""
-        return prior(count, self.code, draws)
+        return draw_prior_codes(count, self.code, draws)
 
 
 class Generator:
@@ -88,7 +88,7 @@ class Generator:
         flow = self.flow(recipe)
         styled = self.styled(recipe)
         image = warp(styled, flow)[0].clamp(0, 1)
-        return GeneratedPair(image, self.labels.carry(flow), recipe)
+        return GeneratedPair(image, self.labels.propagate(flow), recipe)
 
     @torch.no_grad()
     def flow(self, recipe: Recipe) -> Tensor:

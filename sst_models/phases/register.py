@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Experiment, Registration
+from configs.schema import Experiment, Learning, Registration
 from sst_models.losses.flow import gradient_l1
 from sst_models.losses.image import ssim_l1
 from sst_models.losses.structural import lncc
+from sst_models.phases.material import Material
 from sst_models.training.learner import Losses, Scans, adam
 from sst_models.training.seeds import below, chance
 from sst_models.volume.warp import warp
@@ -33,9 +34,16 @@ def register(net: nn.Module, moving: Tensor, fixed: Tensor, settings: Registrati
     flow = net(moving, fixed)
     warped = warp(moving, flow)
     reconstruction = ssim_l1(fixed, warped)
-    if settings.lncc:
-        reconstruction = reconstruction + settings.lncc * (1 - lncc(fixed, warped, settings.lncc_window))
+    if settings.lncc_weight:
+        reconstruction = reconstruction + settings.lncc_weight * (1 - lncc(fixed, warped, LNCC_WINDOW))
     return Registered(flow, warped, reconstruction, gradient_l1(flow))
+
+
+LNCC_WINDOW = 7
+"""Voxels of the window of LNCC in the loss; VoxelMorph's is 9, at 1 mm."""
+
+ATLAS_PROBABILITY = 0.5
+"""Chance that the moving volume of a step is the atlas."""
 
 
 class RegisterLearner:
@@ -43,14 +51,17 @@ class RegisterLearner:
 
     Args:
         nets: {"T": the network}.
-        experiment: the preset.
+        settings: of the loss.
+        phase: batch and rate.
         scans: the site's training scans.
-        atlas: the atlas's volume, (1, D, H, W); the moving volume of a share of the steps.
+        atlas: the atlas's volume, (1, D, H, W); the moving volume of half of the pairs.
     """
 
-    def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, scans: Scans, atlas: Tensor) -> None:
+    def __init__(
+        self, nets: dict[str, nn.Module], settings: Registration, phase: Learning, scans: Scans, atlas: Tensor
+    ) -> None:
         self.nets = nets
-        self.settings, self.phase = experiment.registration, experiment.phases.register
+        self.settings, self.phase = settings, phase
         self.scans, self.atlas = scans, atlas
         self.optimisers: dict[str, torch.optim.Optimizer] = {"T": adam(nets["T"], self.phase.rate)}
         self.own: dict[str, Tensor] = {}
@@ -68,6 +79,12 @@ class RegisterLearner:
 
     def _pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         fixed = self.scans.image(below(len(self.scans), draws))
-        if chance(self.phase.atlas, draws):
+        if chance(ATLAS_PROBABILITY, draws):
             return self.atlas, fixed.to(self.atlas)
         return self.scans.image(below(len(self.scans), draws)).to(self.atlas), fixed.to(self.atlas)
+
+
+def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material) -> RegisterLearner:
+    """Make the learner of a preset."""
+    phase = experiment.phases.register
+    return RegisterLearner(nets, experiment.registration, phase, material.scans, material.atlas)

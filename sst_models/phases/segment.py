@@ -2,44 +2,29 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from configs.schema import Experiment, Segment
-from configs.structures import CLASSES
+from configs.schema import Segmenter as SegmenterSettings
 from sst_models.losses.overlap import dice_ce
-from sst_models.networks.appearance import brain
 from sst_models.networks.segmenter import Segmenter, labels_inside
-from sst_models.propagation.em import LEARNT_EDGE, settle
+from sst_models.propagation.predict import normalise
 from sst_models.training.device import half
 from sst_models.training.learner import Losses, adam, freeze
 from sst_models.training.muon import Muon
 from sst_models.training.seeds import chance, generator
-from sst_models.volume.intensity import brain_moments
-from sst_models.volume.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
+from sst_models.volume.mirror import mirror_labels, mirror_pair
 from sst_models.volume.warp import warp, warp_labels
 
 Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 """Gives one labelled pair for a step: image (1, D, H, W) in [0, 1], labels (D, H, W) int64."""
 
 
-AXES = (-3, -2, -1)
-SHIFTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
-"""Voxels along `AXES` by which a scan is moved for `segmenter.shifts`: a network that folds voxels, or halves sides,
-sees other neighbours together there, so that its errors differ. What leaves at a border comes in again: background."""
-
 START_PAIRS = 4
 """Pairs whose labels a segmenter starts with."""
-
-
-def normalise(volume: Tensor, how: str) -> Tensor:
-    """Bring (N, 1, D, H, W) to what the segmenter reads: "minmax" leaves [0, 1]; "zscore" centres the brain."""
-    if how == "minmax":
-        return volume
-    mean, spread = brain_moments(volume)
-    return (volume - mean) / spread * brain(volume)
 
 
 def move(image: Tensor, labels: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -53,14 +38,23 @@ def move(image: Tensor, labels: Tensor, draws: torch.Generator) -> tuple[Tensor,
     return warp(image[None], flow)[0], warp_labels(labels[None], flow)[0]
 
 
-def vary(image: Tensor, draws: torch.Generator) -> Tensor:
-    """Vary how a volume (1, D, H, W) looks: gamma 0.7 to 1.4, noise up to 0.04; background stays 0.
+RUNNING_MEAN = 0.99
+"""Momentum of the running mean of weights, which is what is delivered."""
 
-    Mild against what two scanners differ by: a control for style, not a replacement.
-    """
-    gamma = float(torch.exp(torch.rand(1, generator=draws) * 0.7 - 0.35))
-    noise = torch.randn(image.shape, generator=draws).to(image) * 0.04 * float(torch.rand(1, generator=draws))
-    return (image.clamp(0, 1) ** gamma + noise).clamp(0, 1) * (image > 0)
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """The parts of a preset by which a segmenter learns."""
+
+    phase: Segment  # of the hub or of the site
+    segmenter: SegmenterSettings
+    spacing: float  # of the grid, mm
+    bf16_cpu: bool
+
+    @classmethod
+    def of(cls, experiment: Experiment, phase: Segment) -> "SegmentSettings":
+        """Take them from a preset, for `phases.segment` or `phases.adapt`."""
+        return cls(phase, experiment.segmenter, experiment.grid.spacing, experiment.bf16_cpu)
 
 
 class SegmentLearner:
@@ -68,15 +62,15 @@ class SegmentLearner:
 
     Args:
         nets: {"segmenter"}.
-        experiment: the preset.
         pairs: gives one labelled pair a call.
-        phase: how to learn; `experiment.phases.segment` or `.adapt`.
+        settings: how to learn.
     """
 
-    def __init__(self, nets: dict[str, nn.Module], experiment: Experiment, pairs: Pairs, phase: Segment) -> None:
-        self.nets = nets
-        self.settings, self.phase, self.pairs = experiment.segmenter, phase, pairs
-        self.amx = experiment.amx
+    def __init__(self, nets: dict[str, nn.Module], pairs: Pairs, settings: SegmentSettings) -> None:
+        self.nets, self.pairs = nets, pairs
+        self.settings, self.phase = settings.segmenter, settings.phase
+        self.spacing, self.bf16_cpu = settings.spacing, settings.bf16_cpu
+        phase = settings.phase
         net = nets["segmenter"]
         optimiser = Muon(net.parameters(), phase.rate) if phase.optimiser == "muon" else adam(net, phase.rate)
         self.optimisers: dict[str, torch.optim.Optimizer] = {"segmenter": optimiser}
@@ -94,7 +88,7 @@ class SegmentLearner:
             labels = torch.cat([labels, mirror_labels(labels)])
         for net in (self.nets["segmenter"], self.mean):
             if isinstance(net, Segmenter):
-                net.start(labels, self.settings.prior)
+                net.start(labels, self.settings.location_prior / self.spacing)
 
     def step(self, draws: torch.Generator) -> Losses:
         """Learn from one batch of pairs."""
@@ -103,10 +97,10 @@ class SegmentLearner:
         image, labels = (torch.stack(items) for items in zip(*made, strict=True))
         net = self.nets["segmenter"]
         assert isinstance(net, Segmenter)
-        with half(image.device, self.amx):
+        with half(image.device, self.bf16_cpu):
             found = net.inside(normalise(image, self.settings.normalise))
-        truth = labels_inside(labels, found, net.stem).flatten()
-        counts = [cells * net.stem**3 for cells in found.counts]
+        truth = labels_inside(labels, found, net.factor).flatten()
+        counts = [cells * net.factor**3 for cells in found.counts]
         total = dice_ce(found.logits.float().flatten(0, 1), truth, counts, labels.numel())
         self.optimisers["segmenter"].zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
@@ -118,9 +112,9 @@ class SegmentLearner:
         image, labels = self.pairs(draws)
         if self.settings.mirror and chance(0.5, draws):
             image, labels = mirror_pair(image, labels)
-        if self.settings.augment != "none" and chance(self.settings.moved, draws):
+        if self.settings.affine_probability and chance(self.settings.affine_probability, draws):
             image, labels = move(image, labels, draws)
-        return (vary(image, draws) if self.settings.augment == "all" else image), labels
+        return image, labels
 
     def _pace(self) -> float:
         """Give the share of the rate for this step: 1, falling linearly over the last `decay` of all rounds."""
@@ -131,53 +125,7 @@ class SegmentLearner:
     def _average(self) -> None:
         self.steps += 1
         # Short at first, so that a training of few steps does not drag its first weights along.
-        momentum = min(self.phase.average, int(self.steps) / (10 + int(self.steps))) if self.phase.average else 0.0
+        momentum = min(RUNNING_MEAN, int(self.steps) / (10 + int(self.steps)))
         with torch.no_grad():
             for ours, theirs in zip(self.mean.parameters(), self.nets["segmenter"].parameters(), strict=True):
                 ours.lerp_(theirs, 1 - momentum)
-
-
-@torch.no_grad()
-def chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
-    """Give each voxel's chances of each class, (29, D, H, W), of one volume (1, D, H, W) in [0, 1].
-
-    They are what the network says (`own_chances`), and what that becomes by the scan's own intensities
-    (`segmenter.likelihood`).
-    """
-    return weighed(own_chances(net, volume, experiment), volume, experiment)
-
-
-def weighed(found: Tensor, volume: Tensor, experiment: Experiment) -> Tensor:
-    """Weigh chances (29, D, H, W) with the intensities of their volume, as far as `segmenter.likelihood` says."""
-    weight = experiment.segmenter.likelihood
-    return settle(volume[None], found, weight, experiment.grid.spacing, LEARNT_EDGE) if weight else found
-
-
-@torch.no_grad()
-def own_chances(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
-    """Give what a network says of each voxel of one volume (1, D, H, W) in [0, 1]: chances (29, D, H, W).
-
-    It is the network's word on the volume, or the mean of that and of its word on the mirror image
-    (`segmenter.mirror`), and on the volume at several places (`segmenter.shifts`).
-    """
-    own = experiment.segmenter
-    seen = normalise(volume[None], own.normalise)
-    places = SHIFTS if own.shifts else SHIFTS[:1]
-    found, mirrored = volume.new_zeros(2, CLASSES, *volume.shape[1:])
-    with half(volume.device, experiment.amx):
-        for there in places:
-            moved, back = seen.roll(there, AXES), tuple(-voxels for voxels in there)
-            found += _told(net, moved).roll(back, AXES)
-            if own.mirror:
-                mirrored += mirror_chances(_told(net, mirror_image(moved))).roll(back, AXES)
-    found /= len(places)
-    return mean_of_both(found, mirrored.div_(len(places))) if own.mirror else found
-
-
-def _told(net: nn.Module, seen: Tensor) -> Tensor:
-    return F.softmax(net(seen).float(), dim=1)[0]
-
-
-def segment(net: nn.Module, volume: Tensor, experiment: Experiment) -> Tensor:
-    """Segment one volume (1, D, H, W) in [0, 1]: class indices (D, H, W)."""
-    return chances(net, volume, experiment).argmax(dim=0)

@@ -1,64 +1,48 @@
 """Style: phase 2 trains E alone by volumetric contrast; the joint phase goes on with the same pieces (Sec. 3.1)."""
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from configs.schema import Experiment
+from configs.schema import Experiment, Learning, Style
 from sst_models.losses.adversarial import critic_loss, encoder_loss
 from sst_models.losses.contrastive import info_nce
+from sst_models.phases.material import Material
+from sst_models.phases.moments import StyleMoments, draw_prior_codes
 from sst_models.training.learner import Losses, Scans, adam, freeze
 from sst_models.training.seeds import below
 from sst_models.volume.warp import warp
 
+MOMENTUM = 0.99
+"""m of the key encoder, the paper's (Sec. 4)."""
 
-@dataclass(frozen=True)
-class StyleMoments:
-    """Mean and spread of a site's style codes: what "statistics" shares of a site's style."""
+PRIOR_WEIGHT = 0.1
+"""lambda_3 of eq. 11, the paper's (Sec. 4)."""
 
-    mean: Tensor  # (code,)
-    std: Tensor  # (code,)
-
-    @staticmethod
-    def of(codes: Tensor) -> "StyleMoments":
-        """Measure codes (N, code), N >= 2."""
-        return StyleMoments(codes.mean(dim=0), codes.std(dim=0))
-
-    def draw(self, count: int, draws: torch.Generator) -> Tensor:
-        """Draw unit codes (count, code) from the normal distribution with these moments."""
-        noise = torch.randn(count, len(self.mean), generator=draws).to(self.mean)
-        return F.normalize(self.mean + self.std * noise, dim=1)
-
-
-def prior(count: int, code: int, draws: torch.Generator) -> Tensor:
-    """Draw style codes from their prior: standard normal vectors, scaled to length 1 (METHOD: the released choice)."""
-    return F.normalize(torch.randn(count, code, generator=draws), dim=1)
-
-
-TOGETHER = 4
+GPU_BATCH = 4
 """Volumes that T warps at once on a GPU, which waits for launches otherwise; a CPU takes them one by one."""
 
 
-class Contrast:
+class MomentumContrast:
     """The key encoder and its queue: what eq. 1 needs beside E. It stays at the site.
 
     Args:
         encoder: E; the key encoder starts as its copy.
-        experiment: the preset.
+        settings: length of codes and queue, temperature.
         foreign: moments of other sites' style codes; draws from them are further negatives.
+        foreign_count: how many draws from each of them, a step.
     """
 
-    def __init__(self, encoder: nn.Module, experiment: Experiment, foreign: tuple[StyleMoments, ...] = ()) -> None:
-        self.settings = experiment.style
-        self.foreign, self.foreign_count = foreign, experiment.federation.foreign_negatives
+    def __init__(
+        self, encoder: nn.Module, settings: Style, foreign: tuple[StyleMoments, ...] = (), foreign_count: int = 0
+    ) -> None:
+        self.settings, self.foreign, self.foreign_count = settings, foreign, foreign_count
         self.keys = copy.deepcopy(encoder)
         freeze([self.keys])
         seed = torch.Generator().manual_seed(0)  # until real keys fill it, the queue holds draws of the prior
         device = next(encoder.parameters()).device
-        self.queue = prior(self.settings.queue, self.settings.code, seed).to(device)
+        self.queue = draw_prior_codes(self.settings.queue, self.settings.code, seed).to(device)
 
     @property
     def own(self) -> dict[str, Tensor]:
@@ -78,7 +62,7 @@ class Contrast:
         """Move the key encoder towards E by its momentum."""
         with torch.no_grad():
             for ours, theirs in zip(self.keys.parameters(), encoder.parameters(), strict=True):
-                ours.lerp_(theirs, 1 - self.settings.momentum)
+                ours.lerp_(theirs, 1 - MOMENTUM)
 
     def _foreign(self, draws: torch.Generator) -> list[Tensor]:
         if not self.foreign_count:
@@ -86,7 +70,7 @@ class Contrast:
         return [moments.draw(self.foreign_count, draws).to(self.queue) for moments in self.foreign]
 
 
-def positive(registration: nn.Module, volume: Tensor, other: Tensor) -> Tensor:
+def positive_key(registration: nn.Module, volume: Tensor, other: Tensor) -> Tensor:
     """Warp `volume` to the anatomy of `other` by T: the same style, another anatomy (Sec. 3.1)."""
     with torch.no_grad():
         return warp(volume, registration(volume, other))
@@ -106,42 +90,47 @@ class StyleLearner:
 
     Args:
         nets: {"E", "D_style"} to train and {"T"} to use.
-        experiment: the preset.
+        contrast: key encoder and queue beside E.
+        phase: batch and rate.
+        critic_rate: of D_style.
         scans: the site's training scans.
-        foreign: moments of the other sites' style codes.
     """
 
     def __init__(
-        self, nets: dict[str, nn.Module], experiment: Experiment, scans: Scans, foreign: tuple[StyleMoments, ...] = ()
+        self,
+        nets: dict[str, nn.Module],
+        contrast: MomentumContrast,
+        phase: Learning,
+        critic_rate: float,
+        scans: Scans,
     ) -> None:
         self.registration = nets["T"]
         freeze([self.registration])
         self.nets = {part: nets[part] for part in ("E", "D_style")}
-        self.settings, self.phase, self.scans = experiment.style, experiment.phases.style, scans
-        self.contrast = Contrast(nets["E"], experiment, foreign)
+        self.contrast, self.phase, self.scans = contrast, phase, scans
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             "E": adam(nets["E"], self.phase.rate),
-            "D_style": adam(nets["D_style"], self.phase.critic_rate, first_beta=0.5),
+            "D_style": adam(nets["D_style"], critic_rate, first_beta=0.5),
         }
         self.own = self.contrast.own
 
     def step(self, draws: torch.Generator) -> Losses:
         """Contrast one batch of queries, then teach the critic."""
         query_volume, other = self._batch(draws), self._batch(draws)
-        lot = 1 if query_volume.device.type == "cpu" else TOGETHER
+        lot = 1 if query_volume.device.type == "cpu" else GPU_BATCH
         pairs = zip(torch.split(query_volume, lot), torch.split(other, lot), strict=True)
-        key_volume = torch.cat([positive(self.registration, *pair) for pair in pairs])
+        key_volume = torch.cat([positive_key(self.registration, *pair) for pair in pairs])
         code = self.nets["E"](query_volume)
-        contrast = self.contrast.loss(code, key_volume, draws)
+        contrastive = self.contrast.loss(code, key_volume, draws)
         adversarial = encoder_loss(self.nets["D_style"](code))
-        total = contrast + self.settings.prior * adversarial
+        total = contrastive + PRIOR_WEIGHT * adversarial
         self.optimisers["E"].zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         self.optimisers["E"].step()
         self.contrast.follow(self.nets["E"])
-        drawn = prior(len(code), self.settings.code, draws).to(code)
+        drawn = draw_prior_codes(len(code), code.shape[1], draws).to(code)
         critic = critic_step(self.nets["D_style"], self.optimisers["D_style"], code, drawn)
-        return {"total": total, "contrast": contrast, "adversarial": adversarial, "critic": critic}
+        return {"total": total, "contrastive": contrastive, "adversarial": adversarial, "critic": critic}
 
     def _batch(self, draws: torch.Generator) -> Tensor:
         picks = [self.scans.image(below(len(self.scans), draws)) for _ in range(self.phase.batch)]
@@ -152,3 +141,15 @@ def encode_all(encoder: nn.Module, scans: Scans, device: torch.device) -> Tensor
     """Give the style codes of all scans, (N, code); they stay at the site."""
     with torch.no_grad():
         return torch.cat([encoder(scans.image(i)[None].to(device)) for i in range(len(scans))])
+
+
+def momentum_contrast(encoder: nn.Module, experiment: Experiment, material: Material) -> MomentumContrast:
+    """Make the key encoder and queue of a preset."""
+    count = experiment.federation.foreign_negatives
+    return MomentumContrast(encoder, experiment.style, material.foreign, count)
+
+
+def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material) -> StyleLearner:
+    """Make the learner of a preset."""
+    contrast, phases = momentum_contrast(nets["E"], experiment, material), experiment.phases
+    return StyleLearner(nets, contrast, phases.style, phases.critic_rate, material.scans)

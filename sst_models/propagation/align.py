@@ -1,120 +1,139 @@
-"""Align: F's flow from the atlas to a scan (paper, eq. 2 and 6), with all that the preset adds to it, without gradient.
+"""Alignment: F's flow from the atlas to a scan (paper, eq. 2 and 6), with all that the preset adds to it.
 
-Where the atlas's labels are at hand they help. A first flow carries them over, to tell how bright each tissue is in the
-scan, and the atlas with those tissues is aligned anew (`appearance.tissue`). A first flow that stops short of large
-ventricles makes its own mistake look right, so there is a rival (`registration.rival`): demons that see intensities
-themselves beside what is left of them in windows. Of both, the one stays whose labels explain the scan better.
+Where the atlas's labels are at hand they help. A first flow propagates them, to measure how bright each tissue is in
+the scan, and the atlas with tissue intensities matched to these is aligned anew (`propagation.tissue_matching`). A
+first flow that stops short of large ventricles makes its own mistake look right, so there can be a second
+initialisation (`propagation.second_initialisation`, multi-start): demons that see intensities themselves beside what is
+left of them in windows. Of the two, the one is kept whose labels explain the scan better. Nothing here has a gradient.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Experiment
-from sst_models.propagation.demons import approach, ascend, polish
-from sst_models.propagation.em import evidence
+from configs.schema import Experiment, Propagation
+from sst_models.propagation.demons import ascend_lncc, multiresolution_demons, refine_by_demons
+from sst_models.propagation.em import mean_log_likelihood, propagate_labels
 from sst_models.propagation.tissue_matching import match_tissues
 from sst_models.training.device import half
 from sst_models.volume.intensity import match_quantiles
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.mirror import mirror_image
 
-Nets = Mapping[str, nn.Module]
-"""{"E", "A", "F"}."""
-
-Way = Callable[[Nets, Tensor, Tensor, Experiment], tuple[Tensor, Tensor]]
-"""A first alignment: from networks, atlas and target to the atlas as it was compared, and its flow."""
+Initialisation = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""A first alignment: from a scan to the atlas as it was compared with it, and its flow."""
 
 
-@torch.no_grad()
-def align_atlas(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: AtlasLabels | None = None
-) -> Tensor:
-    """Give F's finished flow from the atlas to a scan, (1, 3, D, H, W) in voxels, target -> atlas.
+@dataclass(frozen=True)
+class Alignment:
+    """How the atlas is aligned to scans: the part of a preset that says so."""
+
+    settings: Propagation
+    spacing: float  # of the grid, mm
+    restyle: bool  # A restyles the atlas first
+    bf16_cpu: bool  # A computes in bfloat16 on a CPU that is fast in it
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Alignment":
+        """Take it from a preset."""
+        restyle = bool(experiment.appearance.weight)
+        return cls(experiment.propagation, experiment.grid.spacing, restyle, experiment.bf16_cpu)
+
+    @property
+    def matches_tissues(self) -> bool:
+        """Whether labels, where they are at hand, give the atlas's tissues the scan's intensities."""
+        return self.restyle and bool(self.settings.tissue_matching)
+
+
+class Aligner:
+    """Align one atlas to scans.
 
     Args:
-        nets: `Nets`.
+        nets: {"E", "A", "F"}; E and A are not needed where `how.restyle` is off.
         atlas: (1, D, H, W) in [0, 1].
-        target: (1, 1, D, H, W) in [0, 1].
-        experiment: the preset: whether A restyles the atlas first, how the flow ends, and what labels are used for.
         labels: the atlas's, or None.
+        how: the preset's part.
     """
-    return _align(nets, atlas, target, experiment, labels, _ways(experiment, labels))[0]
 
+    def __init__(
+        self, nets: Mapping[str, nn.Module], atlas: Tensor, labels: AtlasLabels | None, how: Alignment
+    ) -> None:
+        self.nets, self.atlas, self.labels, self.how = nets, atlas, labels, how
 
-@torch.no_grad()
-def align_both(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: AtlasLabels
-) -> tuple[Tensor, Tensor | None]:
-    """Give the flow of `align_atlas`, and one to the target's mirror image where `registration.mirror` is on.
+    @torch.no_grad()
+    def flow(self, scan: Tensor) -> Tensor:
+        """Give F's finished flow, (1, 3, D, H, W) in voxels, scan -> atlas, for a scan (1, 1, D, H, W) in [0, 1]."""
+        return self._align(scan, self._initialisations())[0]
 
-    Which first alignment stays is told by the target, for both.
-    """
-    flow, way = _align(nets, atlas, target, experiment, labels, _ways(experiment, labels))
-    if not experiment.registration.mirror:
-        return flow, None
-    return flow, _align(nets, atlas, mirror_image(target), experiment, labels, [way])[0]
+    @torch.no_grad()
+    def flows(self, scan: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Give `flow`, and the flow to the scan's mirror image where `propagation.mirror` is on.
 
+        Which initialisation is kept is decided by the scan, for both.
+        """
+        flow, start = self._align(scan, self._initialisations())
+        if not self.how.settings.mirror:
+            return flow, None
+        return flow, self._align(mirror_image(scan), [start])[0]
 
-@torch.no_grad()
-def restyle_atlas(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: AtlasLabels, flow: Tensor
-) -> Tensor:
-    """Give the atlas in a scan's style, (1, 1, D, H, W): by A, or by the scan's tissues where labels lie on it.
+    @torch.no_grad()
+    def restyled(self, scan: Tensor, flow: Tensor) -> Tensor:
+        """Give the atlas in a scan's style, (1, 1, D, H, W): by its tissues where labels lie on it, otherwise by A.
 
-    Args: as of `align_atlas`, and the flow that it gave.
-    """
-    if _by_tissue(experiment):
-        return match_tissues(atlas[None], labels.on_grid, target, labels.carry(flow), experiment.appearance.tissue)
-    return by_appearance(nets, atlas, target, experiment)
+        Args:
+            scan: (1, 1, D, H, W) in [0, 1].
+            flow: scan -> atlas, (1, 3, D, H, W) in voxels.
+        """
+        if self.labels is None or not self.how.matches_tissues:
+            return self.by_appearance(scan)
+        sigma = self.how.settings.tissue_matching / self.how.spacing
+        return match_tissues(self.atlas[None], self.labels.on_grid, scan, self.labels.propagate(flow), sigma)
 
+    @torch.no_grad()
+    def by_appearance(self, scan: Tensor) -> Tensor:
+        """Give the atlas in a scan's style by A, (1, 1, D, H, W), or as it is where the preset has no A."""
+        if not self.how.restyle:
+            return self.atlas[None]
+        with half(scan.device, self.how.bf16_cpu):
+            styled: Tensor = self.nets["A"](self.atlas[None], self.nets["E"](scan))
+        return styled.float()
 
-def _ways(experiment: Experiment, labels: AtlasLabels | None) -> list[Way]:
-    return [_by_network] if labels is None or not experiment.registration.rival else [_by_network, _by_brightness]
+    def labels_on(self, scan: Tensor, flow: Tensor, mirrored: Tensor | None = None) -> Tensor:
+        """Give a scan the atlas's labels, (D, H, W): by flows alone, or refined by EM, as the preset says."""
+        assert self.labels is not None
+        return propagate_labels(scan, self.labels, flow, self.how.settings.em_weight, self.how.spacing, mirrored)
 
+    def _align(self, scan: Tensor, starts: Sequence[Initialisation]) -> tuple[Tensor, Initialisation]:
+        """Give the finished flow, and its initialisation: of several, the one whose labels explain the scan best."""
+        begun = [start(scan) for start in starts]
+        best = 0
+        if self.labels is not None and len(starts) > 1:
+            fits = [mean_log_likelihood(scan, self.labels.propagate(flow), self.how.spacing) for _, flow in begun]
+            best = fits.index(max(fits))
+        moving, flow = begun[best]
+        if self.labels is not None and self.how.matches_tissues:
+            moving = self.restyled(scan, flow)
+            flow = self._by_f(moving, scan)
+        return ascend_lncc(moving, scan, flow, self.how.settings.lncc_ascent_iterations), starts[best]
 
-def _align(
-    nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment, labels: AtlasLabels | None, ways: list[Way]
-) -> tuple[Tensor, Way]:
-    """Give the finished flow, and the way that began it: of several, the one whose labels explain the target best."""
-    begun = [way(nets, atlas, target, experiment) for way in ways]
-    best = 0
-    if labels is not None and len(ways) > 1:
-        spacing = experiment.grid.spacing
-        told = [evidence(target, labels.carry(flow), spacing) for _, flow in begun]
-        best = told.index(max(told))
-    moving, flow = begun[best]
-    if labels is not None and _by_tissue(experiment):
-        moving = restyle_atlas(nets, atlas, target, experiment, labels, flow)
-        flow = _look(nets, moving, target, experiment)
-    return ascend(moving, target, flow, experiment.registration.ascent), ways[best]
+    def _initialisations(self) -> list[Initialisation]:
+        if self.labels is None or not self.how.settings.second_initialisation:
+            return [self._by_network]
+        return [self._by_network, self._by_intensity]
 
+    def _by_network(self, scan: Tensor) -> tuple[Tensor, Tensor]:
+        moving = self.by_appearance(scan)
+        return moving, self._by_f(moving, scan)
 
-def _by_network(nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment) -> tuple[Tensor, Tensor]:
-    moving = by_appearance(nets, atlas, target, experiment)
-    return moving, _look(nets, moving, target, experiment)
+    def _by_intensity(self, scan: Tensor) -> tuple[Tensor, Tensor]:
+        own = self.how.settings
+        moving = match_quantiles(self.atlas[None], scan)
+        flow = multiresolution_demons(moving, scan, own.demons_iterations_per_level, own.second_initialisation)
+        iterations = own.demons_iterations_full_resolution
+        return moving, refine_by_demons(moving, scan, flow, iterations, own.second_initialisation)
 
-
-def _by_brightness(_: Nets, atlas: Tensor, target: Tensor, experiment: Experiment) -> tuple[Tensor, Tensor]:
-    own = experiment.registration
-    moving = match_quantiles(atlas[None], target)
-    flow = approach(moving, target, own.pulls, own.rival)
-    return moving, polish(moving, target, flow, own.polish, own.rival)
-
-
-def _look(nets: Nets, moving: Tensor, target: Tensor, experiment: Experiment) -> Tensor:
-    return polish(moving, target, nets["F"](moving, target), experiment.registration.polish)
-
-
-def _by_tissue(experiment: Experiment) -> bool:
-    return bool(experiment.appearance.weight and experiment.appearance.tissue)
-
-
-def by_appearance(nets: Nets, atlas: Tensor, target: Tensor, experiment: Experiment) -> Tensor:
-    """Give the atlas in the target's style by A, (1, 1, D, H, W), or as it is where the preset has no A."""
-    if not experiment.appearance.weight:
-        return atlas[None]
-    with half(target.device, experiment.amx):
-        styled: Tensor = nets["A"](atlas[None], nets["E"](target))
-    return styled.float()
+    def _by_f(self, moving: Tensor, scan: Tensor) -> Tensor:
+        flow = self.nets["F"](moving, scan)
+        return refine_by_demons(moving, scan, flow, self.how.settings.demons_iterations_full_resolution)

@@ -1,15 +1,15 @@
-"""Demons forces: the step that brings a moving image closer to a fixed one, computed instead of learnt.
+"""Demons: the iteration that brings a moving image closer to a fixed one, computed instead of learnt.
 
 Thirion (1998) takes registration as diffusion: at each voxel the images' difference, divided by its gradient, pulls
-the moving image. On images that are normalised in a small window it is blind to the scanners' contrast. A few such
-steps at each level of a pyramid give a network of few steps of training what it would need thousands to learn.
+the moving image. On images that are normalised in a small window it is blind to the scanners' contrast. A few
+iterations at each level of a pyramid give a network of few steps of training what it would need thousands to learn.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from configs.schema import Registration
+from configs.schema import Propagation
 from sst_models.losses.structural import lncc
 from sst_models.volume.intensity import brain_moments
 from sst_models.volume.separable import Filter, apply, bands, box, gaussian
@@ -27,7 +27,8 @@ STEP_SIGMA, FLOW_SIGMA = 0.8, 0.7
 Chosen on validation scans of two sites among 0.8 to 1.5 and 0.6 to 1.2; benchmarks/LEARNING.md."""
 
 HALVINGS = (16, 8, 4, 2)
-"""Voxels of a side that are one at each level of `approach`; those of a pyramid of four levels over folded voxels."""
+"""Voxels of a side that are one at each level of `multiresolution_demons`: those of a pyramid of four levels over
+folded voxels."""
 
 ASCENT_STEP, ASCENT_SIGMA = 0.25, 1.7
 """Voxels: the longest vector of a step up the correlation, and its smoothing (ANTs: gradient step 0.1 to 0.25, flow
@@ -40,21 +41,21 @@ def local_normalise(volume: Tensor) -> Tensor:
     return (volume - mean) / ((square - mean * mean).clamp(min=1e-8).sqrt() + FLOOR)
 
 
-def features(volume: Tensor, brightness: float = 0.0) -> Tensor:
+def features(volume: Tensor, intensity: float = 0.0) -> Tensor:
     """Give (N, C, D, H, W) what demons compare of (N, 1, D, H, W): what is left of intensities in a window, and more.
 
-    With a `brightness` of more than 0 the intensities themselves are a second channel, of that spread over the brain:
+    With a `intensity` of more than 0 the intensities themselves are a second channel, of that spread over the brain:
     a window that lies within a large ventricle knows nothing of it but its noise.
     """
     local = local_normalise(volume)
-    if not brightness:
+    if not intensity:
         return local
     mean, spread = brain_moments(volume)
-    return torch.cat([local, brightness * (volume - mean) / spread * (volume > 0)], dim=1)
+    return torch.cat([local, intensity * (volume - mean) / spread * (volume > 0)], dim=1)
 
 
-def pull(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
-    """Improve a flow by one demons step.
+def demons_iteration(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
+    """Improve a flow by one demons iteration.
 
     Args:
         moving: (N, C, D, H, W), by `features`.
@@ -73,31 +74,31 @@ def pull(moving: Tensor, fixed: Tensor, flow: Tensor, gain: Tensor) -> Tensor:
     return _smooth(flow + gain * _smooth(step, STEP_SIGMA), FLOW_SIGMA)
 
 
-def pulls(both: Tensor, flow: Tensor, steps: int, gain: Tensor, brightness: float = 0.0) -> Tensor:
-    """Improve a flow by some demons steps.
+def demons(both: Tensor, flow: Tensor, iterations: int, gain: Tensor, intensity: float = 0.0) -> Tensor:
+    """Improve a flow by some demons iterations.
 
     Args:
         both: moving and fixed volumes in one batch, (2 N, 1, D, H, W), intensities in [0, 1].
-        flow: as of `pull`.
-        steps: how many.
-        gain: as of `pull`.
-        brightness: what intensities themselves count for, see `features`.
+        flow: as of `demons_iteration`.
+        iterations: how many.
+        gain: as of `demons_iteration`.
+        intensity: what intensities themselves count for, see `features`.
     """
-    moving, fixed = features(both, brightness).chunk(2)
-    for _ in range(steps):
-        flow = pull(moving, fixed, flow, gain)
+    moving, fixed = features(both, intensity).chunk(2)
+    for _ in range(iterations):
+        flow = demons_iteration(moving, fixed, flow, gain)
     return flow
 
 
 @torch.no_grad()
-def approach(moving: Tensor, fixed: Tensor, steps: int, brightness: float) -> Tensor:
-    """Give a flow by demons steps from coarse to fine, of which nothing is learnt.
+def multiresolution_demons(moving: Tensor, fixed: Tensor, iterations: int, intensity: float) -> Tensor:
+    """Give a flow by demons iterations from coarse to fine, of which nothing is learnt.
 
     Args:
         moving: (N, 1, D, H, W), intensities in [0, 1].
         fixed: likewise, as bright as `moving` where their tissues are the same.
-        steps: how many at each level.
-        brightness: as of `pulls`.
+        iterations: how many at each level.
+        intensity: as of `demons`.
 
     Returns:
         (N, 3, D, H, W) voxels, fixed -> moving.
@@ -107,39 +108,39 @@ def approach(moving: Tensor, fixed: Tensor, steps: int, brightness: float) -> Te
     for size in HALVINGS:
         coarse = avg_pool3d(both, size)
         flow = resize_flow(flow, coarse.shape[2:])
-        flow = pulls(coarse, flow, steps, one, brightness)
+        flow = demons(coarse, flow, iterations, one, intensity)
     return resize_flow(flow, fixed.shape[2:])
 
 
-def polish(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int, brightness: float = 0.0) -> Tensor:
-    """Improve a flow by demons steps at full resolution, where a network's flow is only half as fine.
+def refine_by_demons(moving: Tensor, fixed: Tensor, flow: Tensor, iterations: int, intensity: float = 0.0) -> Tensor:
+    """Improve a flow by demons iterations at full resolution, where a network's flow is only half as fine.
 
     Args:
         moving: (N, 1, D, H, W), intensities in [0, 1].
         fixed: likewise.
         flow: (N, 3, D, H, W) voxels, fixed -> moving.
-        steps: how many; 0 gives `flow` back.
-        brightness: as of `pulls`.
+        iterations: how many; 0 gives `flow` back.
+        intensity: as of `demons`.
 
     Returns:
-        (N, 3, D, H, W) voxels, without gradient unless `steps` is 0.
+        (N, 3, D, H, W) voxels, without gradient unless `iterations` is 0.
     """
-    if not steps:
+    if not iterations:
         return flow
     with torch.no_grad():
-        return pulls(torch.cat([moving, fixed]), flow, steps, flow.new_ones(()), brightness)
+        return demons(torch.cat([moving, fixed]), flow, iterations, flow.new_ones(()), intensity)
 
 
-def ascend(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:
+def ascend_lncc(moving: Tensor, fixed: Tensor, flow: Tensor, iterations: int) -> Tensor:
     """Improve a flow by steps up the gradient of local correlation, each composed with the flow so far.
 
     The update of SyN's greedy half (Avants et al. 2008): smoothed, and scaled so that its longest vector is
     `ASCENT_STEP`. It finds what demons leave, at twenty times their cost.
 
-    Takes and gives what `polish` does without brightness.
+    Takes and gives what `refine_by_demons` does without intensity.
     """
-    flow = flow.detach() if steps else flow
-    for _ in range(steps):
+    flow = flow.detach() if iterations else flow
+    for _ in range(iterations):
         with torch.enable_grad():
             warped = warp(moving, flow).detach().requires_grad_()
             (rise,) = torch.autograd.grad(lncc(warped, fixed, WINDOW), warped)
@@ -150,9 +151,10 @@ def ascend(moving: Tensor, fixed: Tensor, flow: Tensor, steps: int) -> Tensor:
     return flow
 
 
-def finish(moving: Tensor, fixed: Tensor, flow: Tensor, settings: Registration) -> Tensor:
-    """End a network's flow as the preset says: `polish`, then `ascend`."""
-    return ascend(moving, fixed, polish(moving, fixed, flow, settings.polish), settings.ascent)
+def finish(moving: Tensor, fixed: Tensor, flow: Tensor, settings: Propagation) -> Tensor:
+    """End a network's flow as the preset says: `refine_by_demons`, then `ascend_lncc`."""
+    flow = refine_by_demons(moving, fixed, flow, settings.demons_iterations_full_resolution)
+    return ascend_lncc(moving, fixed, flow, settings.lncc_ascent_iterations)
 
 
 def _gradient(volume: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Contrast: give the atlas's tissues the intensities that a scan has in them.
+"""Tissue intensity matching: give the atlas's tissues the intensities that a scan has in them.
 
-A first alignment carries the atlas's labels onto a scan. Where most of them lie right, the mean of each tissue near a
-place says how bright it is there in that scan, coil and all; the atlas is shifted by the difference. What the two
+A first alignment propagates the atlas's labels onto a scan. Where most of them lie right, the mean of each tissue near
+a place says how bright it is there in that scan, coil and all; the atlas is shifted by the difference. What the two
 scanners order differently, deep grey against white matter say, no curve of intensities can match, and correlation in a
 window that holds three tissues neither. Ours; its use and its width were chosen on validation scans (LEARNING.md).
 """
@@ -9,7 +9,7 @@ window that holds three tissues neither. Ours; its use and its width were chosen
 from torch import Tensor
 from torch.nn import functional as F
 
-from sst_models.volume.groups import COUNT, groups, shares
+from sst_models.volume.groups import COUNT, groups, one_hot
 from sst_models.volume.separable import blur
 
 RIM = 0.7
@@ -26,14 +26,14 @@ FEW = 0.01
 """Share of a neighbourhood that a tissue must fill for its mean there to count as much as its mean in the brain."""
 
 
-def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, carried: Tensor, reach: float) -> Tensor:
+def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, propagated: Tensor, reach: float) -> Tensor:
     """Shift each tissue of an atlas to the intensity that it has near the same place in a scan.
 
     Args:
         atlas: (1, 1, D, H, W) in [0, 1], background 0.
         labels: its class indices (D, H, W).
         scan: (1, 1, D, H, W), roughly aligned to the atlas; flows of a few voxels do not matter.
-        carried: the atlas's labels on the scan, (D, H, W).
+        propagated: the atlas's labels on the scan, (D, H, W).
         reach: voxels, the Gaussian of what is near.
 
     Returns:
@@ -41,7 +41,7 @@ def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, carried: Tensor, 
     """
     inside = (atlas > 0).to(atlas.dtype)
     ours = _groups(labels, inside)
-    theirs = _groups(carried, (scan > 0).to(scan.dtype))
+    theirs = _groups(propagated, (scan > 0).to(scan.dtype))
     here, there = _core(ours), _core(theirs)
     shift = _near(there, scan, reach) - _near(here, atlas, reach)
     shift = shift - shift.clamp(-DOUBT, DOUBT)
@@ -54,7 +54,7 @@ def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, carried: Tensor, 
 
 def _groups(labels: Tensor, inside: Tensor) -> Tensor:
     """Give what each voxel is: (1, 17, D, H, W), the 16 groups and the unlabelled inside of the brain."""
-    return shares(groups(labels.device)[labels.long()], COUNT, inside.dtype)[None] * inside
+    return one_hot(groups(labels.device)[labels.long()], COUNT, inside.dtype)[None] * inside
 
 
 def _core(groups: Tensor) -> Tensor:

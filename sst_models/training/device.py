@@ -33,7 +33,7 @@ def choose(wish: str = "auto") -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def half(device: torch.device, amx: bool = False) -> AbstractContextManager[object]:
+def half(device: torch.device, bf16_cpu: bool = False) -> AbstractContextManager[object]:
     """Open bfloat16 autocast on a GPU that has it, or on a CPU if it is wished for, and nothing elsewhere.
 
     A CPU must multiply bfloat16 in tiles (AMX: Intel servers from 2023 on): others are two to four times slower in it
@@ -44,7 +44,7 @@ def half(device: torch.device, amx: bool = False) -> AbstractContextManager[obje
     """
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", dtype=torch.bfloat16)
-    if device.type == "cpu" and amx and has_amx():
+    if device.type == "cpu" and bf16_cpu and has_amx():
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return nullcontext()
 

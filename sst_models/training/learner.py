@@ -71,13 +71,13 @@ def train(learner: Learner, span: Span, watch: Watch | None = None, points: int 
     Step n draws from a generator of its own, so that a run that stopped between two calls equals one that did not.
     """
     learnt: dict[str, list[Tensor]] = {}
-    told = time.monotonic()
+    last = time.monotonic()
     for done in range(span.steps):
         losses = learner.step(generator(span.seed, *span.names, span.first + done))
         for name, value in losses.items():
             learnt.setdefault(name, []).append(value.detach())
-        if watch and (time.monotonic() - told > 0.5 or done + 1 == span.steps):
-            told = time.monotonic()
+        if watch and (time.monotonic() - last > 0.5 or done + 1 == span.steps):
+            last = time.monotonic()
             watch(done + 1, float(losses["total"].detach()))
     return History({name: _chunk_means(values, points) for name, values in learnt.items()})
 

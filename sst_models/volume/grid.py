@@ -93,7 +93,8 @@ def block_mean(volume: Tensor, factor: int) -> Tensor:
 def block_vote(labels: Tensor, factor: int) -> Tensor:
     """Take the most frequent class of each block: (fD, fH, fW) uint8 to (D, H, W) uint8; the lower class of equals.
 
-    On labels sampled to the nearest voxel this is one-hot, linear, arg max (METHOD.md: nearest alone loses 0.7 Dice),
+    On labels sampled to the nearest voxel this is one-hot, linear, arg max (docs/decisions.md, "Label
+    interpolation": nearest alone loses 0.7 Dice),
     at the price of one fine uint8 volume.
     """
     d, h, w = (n // factor for n in labels.shape)

@@ -14,7 +14,7 @@ def groups(device: torch.device) -> Tensor:
     return torch.tensor(GROUP_OF, device=device)
 
 
-def shares(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+def one_hot(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Give a map of each of `count` labels, (count, D, H, W), 1 where (D, H, W) says so.
 
     Channels come first in memory, too, where `torch.nn.functional.one_hot` has them last: made in a tenth of the time,
@@ -24,7 +24,7 @@ def shares(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return empty.scatter_(0, labels[None].long(), 1.0)
 
 
-def group_chances(chances: Tensor) -> Tensor:
-    """Give the chances of each group, (17, D, H, W), by those of each class, (29, D, H, W)."""
-    empty = chances.new_zeros(COUNT, *chances.shape[1:])
-    return empty.index_add_(0, groups(chances.device), chances)
+def group_probabilities(probabilities: Tensor) -> Tensor:
+    """Give the probabilities of each group, (17, D, H, W), by those of each class, (29, D, H, W)."""
+    empty = probabilities.new_zeros(COUNT, *probabilities.shape[1:])
+    return empty.index_add_(0, groups(probabilities.device), probabilities)

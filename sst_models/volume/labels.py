@@ -1,10 +1,10 @@
-"""An atlas's labels, finer than the grid of a run, and how flows carry them.
+"""An atlas's labels, finer than the grid of a run, and how flows propagate them.
 
 A voxel of 2.4 mm holds a dozen of the voxels that an atlas was labelled in, and a third ventricle is thinner than that.
-So labels stay as fine as `grid.finer` says, and a voxel of a scan gets what most of a box is, as large as a voxel, that
-its flow points at: as label maps are brought to a grid, but at places between the grid's. The share of each class in
-that box is the prior for a scan's own intensities (`sst_models.propagation.em`). On validation scans it gave 0.7 to 1.7
-points of Dice over labels on the grid that are interpolated linearly (benchmarks/LEARNING.md).
+So labels stay as fine as `grid.label_oversampling` says, and a voxel of a scan gets what most of a box is, as large as
+a voxel, that its flow points at: as label maps are brought to a grid, but at places between the grid's. The share of
+each class in that box is the prior for a scan's own intensities (`sst_models.propagation.em`). On validation scans it
+gave 0.7 to 1.7 points of Dice over labels on the grid that are interpolated linearly (benchmarks/LEARNING.md).
 """
 
 import zlib
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from configs.errors import DataError
 from configs.structures import CLASSES
 from sst_models.volume.grid import most_frequent
-from sst_models.volume.groups import shares
+from sst_models.volume.groups import one_hot
 from sst_models.volume.warp import blocks, shared, warp, warp_labels
 
 _MIXED = CLASSES
@@ -31,64 +31,66 @@ _SLAB = 131072
 
 
 class AtlasLabels:
-    """The class of each part of an atlas's voxels; four bytes a part, once flows were carried.
+    """The class of each part of an atlas's voxels; four bytes a part, once labels were propagated.
 
     Args:
         parts: class indices (fD, fH, fW), any integer type, 0 where there is none of the 28 structures.
-        finer: f, parts along a side of a voxel of the grid; odd, so that every part is the middle of some box.
+        oversampling: f, parts along a side of a voxel of the grid; odd, so that every part is the middle of some box.
     """
 
-    def __init__(self, parts: Tensor, finer: int = 1) -> None:
-        if finer % 2 == 0 or any(side % finer for side in parts.shape):
-            raise ValueError(f"label map of {tuple(parts.shape)}: not {finer} parts, an odd number, to a voxel's side")
-        self.parts, self.finer = parts.to(torch.uint8), finer
+    def __init__(self, parts: Tensor, oversampling: int = 1) -> None:
+        if oversampling % 2 == 0 or any(side % oversampling for side in parts.shape):
+            raise ValueError(
+                f"label map of {tuple(parts.shape)}: not {oversampling} parts, an odd number, to a voxel's side"
+            )
+        self.parts, self.oversampling = parts.to(torch.uint8), oversampling
 
     def to(self, device: torch.device) -> "AtlasLabels":
         """Give the same labels on another device."""
-        return self if self.parts.device == device else AtlasLabels(self.parts.to(device), self.finer)
+        return self if self.parts.device == device else AtlasLabels(self.parts.to(device), self.oversampling)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(D, H, W) of the grid."""
-        d, h, w = (side // self.finer for side in self.parts.shape)
+        d, h, w = (side // self.oversampling for side in self.parts.shape)
         return d, h, w
 
     @cached_property
     def on_grid(self) -> Tensor:
         """Class indices (D, H, W) int64: what most parts of each voxel are, the lower class of equals."""
-        return self.carry(torch.zeros(1, 3, *self.shape, device=self.parts.device))
+        return self.propagate(torch.zeros(1, 3, *self.shape, device=self.parts.device))
 
-    def carry(self, flow: Tensor) -> Tensor:
-        """Give the class indices (D, H, W) int64 that a flow (1, 3, D, H, W) in voxels carries onto a scan.
+    def propagate(self, flow: Tensor) -> Tensor:
+        """Give the class indices (D, H, W) int64 that a flow (1, 3, D, H, W) in voxels propagates onto a scan.
 
         By a flow of zeros they are `on_grid`. What a flow points at beyond the atlas is background.
         """
-        if self.finer == 1:
+        if self.oversampling == 1:
             return warp_labels(self.parts[None], flow)[0].long()
         return self._vote(self._middles(flow)).long()
 
-    def shares(self, flow: Tensor) -> Tensor:
+    def probabilities(self, flow: Tensor) -> Tensor:
         """Give the share of each class, (29, D, H, W) in the type of the flow, in the boxes that a flow points at.
 
         Args:
             flow: (1, 3, D, H, W) in voxels. What it points at beyond the atlas is background.
         """
-        if self.finer == 1:
-            carried = warp(shares(self.parts, CLASSES, flow.dtype)[None], flow)[0]
-            carried[0] = (1 - carried[1:].sum(0)).clamp(min=0)
-            return carried
+        if self.oversampling == 1:
+            propagated = warp(one_hot(self.parts, CLASSES, flow.dtype)[None], flow)[0]
+            propagated[0] = (1 - propagated[1:].sum(0)).clamp(min=0)
+            return propagated
         middles = self._middles(flow)
         whole = self._whole.take(middles)
-        found = shares(whole, CLASSES + 1, flow.dtype)[:CLASSES]
+        found = one_hot(whole, CLASSES + 1, flow.dtype)[:CLASSES]
         mixed = (whole.flatten() == _MIXED).nonzero().squeeze(1)
         for block in blocks(mixed):
-            found.flatten(1)[:, block] = self._counts(middles.take(block)).to(flow.dtype) / self.finer**3
+            found.flatten(1)[:, block] = self._counts(middles.take(block)).to(flow.dtype) / self.oversampling**3
         return found
 
     @property
     def _border(self) -> int:
         """Parts of background around the atlas's: as many as let a box lie beyond it."""
-        return 2 * (self.finer // 2) + 1
+        return 2 * (self.oversampling // 2) + 1
 
     @cached_property
     def _bordered(self) -> Tensor:
@@ -97,7 +99,7 @@ class AtlasLabels:
     @cached_property
     def _whole(self) -> Tensor:
         """What the box around each part is, if it is of one class, and `_MIXED`; as large as `_bordered`."""
-        return F.pad(shared(self._bordered, self.finer, _MIXED), (self.finer // 2,) * 6)
+        return F.pad(shared(self._bordered, self.oversampling, _MIXED), (self.oversampling // 2,) * 6)
 
     @cached_property
     def _votes(self) -> Tensor:
@@ -125,17 +127,17 @@ class AtlasLabels:
 
     def _places(self, flows: Sequence[Tensor], voxels: Sequence[Tensor]) -> Tensor:
         """As `_middles`, of some voxels, by their displacement and their index along each axis, (...) each."""
-        half, strides = self.finer // 2, self._bordered.stride()
+        half, strides = self.oversampling // 2, self._bordered.stride()
         whole = torch.int32 if self._bordered.numel() < 2**31 else torch.int64
         place = torch.full_like(flows[0], self._border * sum(strides), dtype=whole)
         for flow, voxel, side, stride in zip(flows, voxels, self.parts.shape, strides, strict=True):
-            part = (flow.float() + voxel).mul_(self.finer).add_(half).round_().clamp_(-half - 1, side + half)
+            part = (flow.float() + voxel).mul_(self.oversampling).add_(half).round_().clamp_(-half - 1, side + half)
             place.add_(part.to(whole), alpha=stride)
         return place
 
     def _counts(self, middles: Tensor) -> Tensor:
         """Count each class, (29, M) float32, in the boxes around places (M,) of `_bordered`."""
-        around, strides = range(-(self.finer // 2), self.finer // 2 + 1), self._bordered.stride()
+        around, strides = range(-(self.oversampling // 2), self.oversampling // 2 + 1), self._bordered.stride()
         offsets = [sum(map(int.__mul__, steps, strides)) for steps in product(around, repeat=3)]
         boxes = torch.stack([self._bordered.take(middles + offset) for offset in offsets])
         counts = torch.zeros(CLASSES, len(middles), device=middles.device)
@@ -146,18 +148,18 @@ class AtlasLabels:
         return np.frombuffer(zlib.compress(self.parts.cpu().contiguous().numpy().tobytes()), np.uint8)
 
     @staticmethod
-    def unpack(packed: np.ndarray, shape: Sequence[int], finer: int) -> "AtlasLabels":
+    def unpack(packed: np.ndarray, shape: Sequence[int], oversampling: int) -> "AtlasLabels":
         """Give the labels that `packed` came from.
 
         Args:
             packed: (N,) uint8.
             shape: (D, H, W) of the grid.
-            finer: parts along a side of its voxels.
+            oversampling: parts along a side of its voxels.
 
         Raises:
             DataError: they are damaged, or of another grid.
         """
-        sides = [side * finer for side in shape]
+        sides = [side * oversampling for side in shape]
         size = sides[0] * sides[1] * sides[2]
         reader = zlib.decompressobj()
         try:
@@ -167,4 +169,4 @@ class AtlasLabels:
         parts = np.frombuffer(content, np.uint8)
         if len(parts) != size or not reader.eof or parts.max(initial=0) >= CLASSES:
             raise DataError(f"the atlas's labels are not those of {sides} parts; hub and site need the same preset")
-        return AtlasLabels(torch.from_numpy(parts.reshape(sides).copy()), finer)
+        return AtlasLabels(torch.from_numpy(parts.reshape(sides).copy()), oversampling)

@@ -80,7 +80,7 @@ def mean_hd95(prediction: Tensor, truth: Tensor, spacing: float) -> float:
 
     Returns:
         mm, the mean over the structures that both maps hold; nan where they share none. A structure that only one map
-        holds has no distance: its Dice of 0 tells of it.
+        holds has no distance: its Dice of 0 counts it.
     """
     from monai.metrics import compute_hausdorff_distance
 

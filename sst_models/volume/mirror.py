@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from configs.structures import CLASSES, GROUP_OF, MIRRORED
-from sst_models.volume.groups import group_chances, groups
+from sst_models.volume.groups import group_probabilities, groups
 
 SIDE = -3
 """Axis of a volume or a label map, (..., D, H, W), that runs from left to right."""
 
 LEAN = 0.1
-"""What a mirror image's word on sides counts for beside the image's own."""
+"""Weight of the mirror image's labels in telling left from right, beside the image's."""
 
 
 def mirror_image(volume: Tensor) -> Tensor:
@@ -38,23 +38,23 @@ def mirror_pair(image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return mirror_image(image), torch.where(same, labels, mirrored)
 
 
-def mirror_chances(chances: Tensor) -> Tensor:
-    """Mirror the chances of each class, (29, D, H, W)."""
-    assert len(chances) == CLASSES, chances.shape
-    return chances.flip(SIDE)[list(MIRRORED)]
+def mirror_probabilities(probabilities: Tensor) -> Tensor:
+    """Mirror the probabilities of each class, (29, D, H, W)."""
+    assert len(probabilities) == CLASSES, probabilities.shape
+    return probabilities.flip(SIDE)[list(MIRRORED)]
 
 
-def mean_of_both(own: Tensor, mirrored: Tensor) -> Tensor:
+def mean_with_mirror(own: Tensor, mirrored: Tensor) -> Tensor:
     """Give the mean of two opinions on one scan.
 
     Args:
-        own: chances of each class, (29, D, H, W), told from the scan.
-        mirrored: the same told from its mirror image, and mirrored back (`mirror_chances`).
+        own: probabilities of each class, (29, D, H, W), predicted from the scan.
+        mirrored: predicted from its mirror image, and mirrored back (`mirror_probabilities`).
 
     Returns:
-        Chances (29, D, H, W): the mean for each structure, its sides mostly by `own`.
+        Probabilities (29, D, H, W): the mean for each structure, its sides mostly by `own`.
     """
-    group, ours, theirs = groups(own.device), group_chances(own), group_chances(mirrored)
+    group, ours, theirs = groups(own.device), group_probabilities(own), group_probabilities(mirrored)
     side = (own + LEAN * mirrored) / (ours + LEAN * theirs).clamp(min=1e-9)[group]
     return (ours + theirs)[group] / 2 * side
 

@@ -207,7 +207,7 @@ def _vote(neighbours: Tensor, fractions: list[Tensor]) -> Tensor:
     rows = torch.stack([(1 - i) * (1 - j), (1 - i) * j, i * (1 - j), i * j])
     weights = torch.stack([rows * (1 - k), rows * k], dim=1).flatten(0, 1)
     lowest, highest = neighbours.amin(dim=0), neighbours.amax(dim=0)
-    # Nearly all hold two labels: no corner lies between them then, and one sum tells.
+    # Nearly all hold two labels: no corner lies between them then, and one sum decides.
     wide = neighbours.to(torch.int32)
     third = ((wide - lowest) * (wide - highest)).amin(dim=0) < 0
     share = (weights * (neighbours == highest)).sum(dim=0)

@@ -14,7 +14,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Step:
+class Delta:
     """How a part came from an earlier version of itself, coded (`sst_models.wire.payload`)."""
 
     base: str  # digest of the version that it starts from
@@ -32,14 +32,14 @@ class PhaseRequest:
     """
 
     run: str
-    phase: str  # join | register | style | joint | flow_codes | adapt | evaluate | deliver
+    phase: str  # one of `configs.phases` that is asked of sites
     round: int  # from 1
     site: str  # the name under which the hub knows the site that is asked
     experiment: str
     arrays: Mapping[str, Arrays] = field(default_factory=dict)
     settings: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     payload: str = "full"  # how parts travel, both ways: "full" or "half" (`federation.payload`)
-    steps: Mapping[str, Step] = field(default_factory=dict)  # by part, as far as the hub knows them; stays at the hub
+    deltas: Mapping[str, Delta] = field(default_factory=dict)  # by part, as far as the hub knows them; stays there
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from hashlib import sha256
 import numpy as np
 
 from configs.errors import FederationError
-from sst_models.wire.exchange import Arrays, PhaseRequest, Step
+from sst_models.wire.exchange import Arrays, Delta, PhaseRequest
 
-WHOLE, STEP = "arrays.", "step."
+WHOLE, DELTA = "arrays.", "delta."
 """First words of the names of records."""
 
 TOP = 15
@@ -40,19 +40,19 @@ class Parcel:
     """Parts in the form in which they travel. A part that has a digest and nothing else is at the receiver already."""
 
     whole: Mapping[str, Arrays] = field(default_factory=dict)
-    steps: Mapping[str, Step] = field(default_factory=dict)
+    deltas: Mapping[str, Delta] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)  # of parts that are checked, and that both sides keep
 
     @property
     def records(self) -> dict[str, Arrays]:
         """Give the arrays that travel, by the name of their record."""
         whole = {WHOLE + part: arrays for part, arrays in sorted(self.whole.items())}
-        return whole | {STEP + part: step.arrays for part, step in sorted(self.steps.items())}
+        return whole | {DELTA + part: delta.arrays for part, delta in sorted(self.deltas.items())}
 
     @property
     def bases(self) -> dict[str, str]:
         """Give the digest of what each difference starts from."""
-        return {part: step.base for part, step in sorted(self.steps.items())}
+        return {part: delta.base for part, delta in sorted(self.deltas.items())}
 
     @property
     def bytes(self) -> int:
@@ -66,12 +66,12 @@ def read(records: Mapping[str, Arrays], digests: Mapping[str, str], bases: Mappi
     Raises:
         KeyError, ValueError: it was not made by a `Parcel`.
     """
-    if odd := [name for name in records if not name.startswith((WHOLE, STEP))]:
+    if odd := [name for name in records if not name.startswith((WHOLE, DELTA))]:
         raise ValueError(f"record '{odd[0]}' is not known")
-    coded = {name.removeprefix(STEP): arrays for name, arrays in records.items() if name.startswith(STEP)}
+    coded = {name.removeprefix(DELTA): arrays for name, arrays in records.items() if name.startswith(DELTA)}
     return Parcel(
         whole={name.removeprefix(WHOLE): arrays for name, arrays in records.items() if name.startswith(WHOLE)},
-        steps={part: Step(bases[part], digests[part], arrays) for part, arrays in coded.items()},
+        deltas={part: Delta(bases[part], digests[part], arrays) for part, arrays in coded.items()},
         digests=digests,
     )
 
@@ -88,11 +88,11 @@ def unpack(parcel: Parcel, held: Callable[[str, str], Arrays | None]) -> dict[st
         WrongDigest: a part is not what was sent.
         ValueError: a part comes in two forms, or its difference does not fit what it starts from.
     """
-    if twice := set(parcel.whole) & set(parcel.steps):
+    if twice := set(parcel.whole) & set(parcel.deltas):
         raise ValueError(f"part '{min(twice)}' comes in two forms")
     parts = dict(parcel.whole)
-    for part, step in parcel.steps.items():
-        parts[part] = follow(_held(part, step.base, held), step.arrays)
+    for part, delta in parcel.deltas.items():
+        parts[part] = apply_delta(_held(part, delta.base, held), delta.arrays)
     for part in set(parcel.digests) - set(parts):
         parts[part] = _held(part, parcel.digests[part], held)
     for part, wanted in parcel.digests.items():
@@ -105,26 +105,26 @@ def answer(arrays: Mapping[str, Arrays], request: PhaseRequest) -> tuple[Parcel,
     """Make a reply's parts ready to travel: as differences to what the request sent, where it sent them.
 
     Returns:
-        The parcel, and what the differences lead to, by digest: what the hub will hold.
+        The parcel, and what the differences give, by digest: what the hub will hold.
     """
     whole: dict[str, Arrays] = {}
-    steps: dict[str, Step] = {}
+    deltas: dict[str, Delta] = {}
     kept: dict[str, Arrays] = {}
     for part, own in arrays.items():
         base = request.arrays.get(part)
         if request.payload == "full" or base is None or not _fits(base, own):
             whole[part] = own
             continue
-        steps[part], led = step_between(base, own)
-        kept[steps[part].digest] = led
-    return Parcel(whole, steps, {part: step.digest for part, step in steps.items()}), kept
+        deltas[part], result = delta_between(base, own)
+        kept[deltas[part].digest] = result
+    return Parcel(whole, deltas, {part: delta.digest for part, delta in deltas.items()}), kept
 
 
-def step_between(base: Arrays, new: Arrays) -> tuple[Step, dict[str, np.ndarray]]:
-    """Code the way from one version of a part to another, of the same names and shapes, float32 and finite.
+def delta_between(base: Arrays, new: Arrays) -> tuple[Delta, dict[str, np.ndarray]]:
+    """Code the difference of one version of a part from another, of the same names and shapes, float32 and finite.
 
     Returns:
-        The step, and where it leads: `new` up to the rounding of the step.
+        The difference, and `new` as it gives it: up to rounding.
     """
     values, exponents = [np.empty(0, np.float16)], []
     for name in sorted(base):
@@ -134,25 +134,25 @@ def step_between(base: Arrays, new: Arrays) -> tuple[Step, dict[str, np.ndarray]
         values.append(np.ldexp(difference, -exponent).astype(np.float16))
         exponents.append(exponent)
     arrays = {"values": np.concatenate(values), "exponents": np.array(exponents, np.int16)}
-    led = follow(base, arrays)
-    return Step(digest(base), digest(led), arrays), led
+    result = apply_delta(base, arrays)
+    return Delta(digest(base), digest(result), arrays), result
 
 
-def follow(base: Arrays, step: Arrays) -> dict[str, np.ndarray]:
-    """Go a coded step from `base`. Whoever does it gets the same bytes.
+def apply_delta(base: Arrays, delta: Arrays) -> dict[str, np.ndarray]:
+    """Apply a coded difference to `base`. Whoever does it gets the same bytes.
 
     Raises:
-        ValueError: the step is not whole, not finite, or not one of `base`.
+        ValueError: the difference is not whole, not finite, or not one of `base`.
     """
     names = sorted(base)
     sizes = [base[name].size for name in names]
-    _check(base, step, sum(sizes))
-    pieces = np.split(step["values"].astype(np.float64), np.cumsum(sizes))
-    led = {}
-    for name, piece, exponent in zip(names, pieces, step["exponents"], strict=False):  # the last piece is empty
+    _check(base, delta, sum(sizes))
+    pieces = np.split(delta["values"].astype(np.float64), np.cumsum(sizes))
+    result = {}
+    for name, piece, exponent in zip(names, pieces, delta["exponents"], strict=False):  # the last piece is empty
         moved = base[name] + np.ldexp(piece, exponent).reshape(base[name].shape)
-        led[name] = np.asarray(np.clip(moved, -_LARGEST, _LARGEST), dtype=np.float32)
-    return led
+        result[name] = np.asarray(np.clip(moved, -_LARGEST, _LARGEST), dtype=np.float32)
+    return result
 
 
 def digest(arrays: Arrays) -> str:
@@ -177,15 +177,15 @@ def _fits(base: Arrays, new: Arrays) -> bool:
     return all(base[n].shape == a.shape and base[n].dtype == a.dtype == np.float32 for n, a in new.items())
 
 
-def _check(base: Arrays, step: Arrays, size: int) -> None:
+def _check(base: Arrays, delta: Arrays, size: int) -> None:
     if any(array.dtype != np.float32 for array in base.values()):
         raise ValueError("a part that is not float32 has no differences")
-    if set(step) != {"values", "exponents"}:
-        raise ValueError("a step is values and exponents, nothing else")
-    values, exponents = step["values"], step["exponents"]
+    if set(delta) != {"values", "exponents"}:
+        raise ValueError("a difference is values and exponents, nothing else")
+    values, exponents = delta["values"], delta["exponents"]
     if values.dtype != np.float16 or values.shape != (size,):
-        raise ValueError(f"a step of {values.dtype} {values.shape} for {size} weights")
+        raise ValueError(f"a difference of {values.dtype} {values.shape} for {size} weights")
     if exponents.dtype != np.int16 or exponents.shape != (len(base),):
         raise ValueError(f"exponents of {exponents.dtype} {exponents.shape} for {len(base)} tensors")
     if not np.isfinite(values).all() or ((exponents < -REACH) | (exponents > REACH)).any():
-        raise ValueError("a step that is not finite")
+        raise ValueError("a difference that is not finite")

@@ -1,6 +1,6 @@
 """Arrays and words in Flower's records: what both halves of a message's coding share.
 
-Record names: `arrays.PART` or `step.PART` one ArrayRecord per part (`sst_models.wire.payload`), `digests` and `bases`
+Record names: `arrays.PART` or `delta.PART` one ArrayRecord per part (`sst_models.wire.payload`), `digests` and `bases`
 of parts, `meta` and `settings` ConfigRecords, `metrics` and `series` MetricRecords. Arrays travel as `.npy` bytes,
 never pickled. `client.messages` reads requests and writes replies, `server.messages` the other way round.
 """

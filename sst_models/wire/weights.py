@@ -16,7 +16,7 @@ from sst_models.wire.exchange import Arrays
 
 
 def parameters(net: nn.Module) -> dict[str, np.ndarray]:
-    """Copy the named parameters of a network, sorted by name; never its buffers (DESIGN, Never 2)."""
+    """Copy the named parameters of a network, sorted by name; never its buffers (ARCHITECTURE.md, "What holds", 2)."""
     named = sorted(net.named_parameters())
     return {name: np.array(value.detach().cpu().numpy(), order="C") for name, value in named}
 

@@ -18,7 +18,7 @@ from configs.errors import DataError
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines.inprocess import identity
 from sst_models.wire.exchange import PhaseRequest, SiteReply
-from sst_models.wire.payload import Parcel, digest, step_between
+from sst_models.wire.payload import Parcel, delta_between, digest
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 REQUEST = PhaseRequest("run", "register", 1, "one", EXPERIMENT, {"T": {"w": np.ones(3, np.float32)}})
@@ -172,22 +172,22 @@ def test_message_that_is_not_ours_is_answered(tmp_path):
 
 
 ONE, TWO = {"w": np.ones(3, np.float32)}, {"w": np.full(3, 1.5, np.float32)}
-STEP, _ = step_between(ONE, TWO)
+STEP, _ = delta_between(ONE, TWO)
 
 
 def hostile(**arrays):
     """A difference with these arrays instead of its own."""
-    return Parcel(steps={"T": replace(STEP, arrays={**STEP.arrays, **arrays})}, digests={"T": STEP.digest})
+    return Parcel(deltas={"T": replace(STEP, arrays={**STEP.arrays, **arrays})}, digests={"T": STEP.digest})
 
 
 @pytest.mark.parametrize(
     ("parcel", "word"),
     [
-        (Parcel(steps={"T": STEP}, digests={"T": STEP.digest}), ""),
+        (Parcel(deltas={"T": STEP}, digests={"T": STEP.digest}), ""),
         (Parcel(digests={"T": digest(ONE)}), ""),
-        (Parcel(steps={"T": replace(STEP, base="0" * 64)}, digests={"T": STEP.digest}), "base"),
+        (Parcel(deltas={"T": replace(STEP, base="0" * 64)}, digests={"T": STEP.digest}), "base"),
         (Parcel(digests={"T": "../../../secret"}), "base"),
-        (Parcel(steps={"T": STEP}, digests={"T": "0" * 64}), "digest"),
+        (Parcel(deltas={"T": STEP}, digests={"T": "0" * 64}), "digest"),
         (Parcel(whole={"T": TWO}, digests={"T": digest(ONE)}), "digest"),
         (hostile(values=np.zeros(3, np.float16)), "digest"),
         (hostile(values=np.full(3, np.nan, np.float16)), "internal"),
@@ -206,7 +206,7 @@ def test_a_site_takes_a_difference_to_what_it_holds_and_nothing_else(tmp_path, p
         seen.append(request.arrays["T"]["w"].tolist())
         return add_one(request, site)
 
-    second = replace(REQUEST, round=2, payload="half", arrays={"T": TWO if parcel.steps else ONE})
+    second = replace(REQUEST, round=2, payload="half", arrays={"T": TWO if parcel.deltas else ONE})
     reply = send(watch, tmp_path, second, encode_request(second, {}, parcel))
     assert reply.error == word
     assert seen == ([] if word else [second.arrays["T"]["w"].tolist()])

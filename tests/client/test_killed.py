@@ -32,7 +32,6 @@ def _digests(store: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(store.iterdir())}
 
 
-@pytest.mark.slow
 def test_a_killed_preparation_leaves_no_trace(tmp_path: Path) -> None:
     """Same names, same bytes, nothing half-written, after any number of kills."""
     model = make_model(tmp_path / "model")

@@ -9,6 +9,7 @@ import pytest
 from client.policy import Policy, read_policy
 from client.release import check, permit
 from configs.errors import ConfigError, ReleaseError
+from configs.phases import phase_of
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
@@ -42,14 +43,16 @@ def reply(phase="style", count=9, **fields):
 )
 def test_declared_parts_pass(phase, parts):
     """Every phase may release the parts it declares."""
-    check(reply(phase, arrays={part: WEIGHTS for part in parts}), ask(phase), Policy())
+    check(
+        reply(phase, 9 if phase_of(phase).count else 0, arrays={part: WEIGHTS for part in parts}), ask(phase), Policy()
+    )
 
 
 @pytest.mark.parametrize("phase", ["join", "register", "style", "joint", "flow_codes", "adapt", "evaluate", "deliver"])
 def test_undeclared_part_is_refused(phase):
     """A part that the phase does not declare stays at the site."""
     with pytest.raises(ReleaseError, match="does not declare"):
-        check(reply(phase, arrays={"scan": WEIGHTS}), ask(phase, scan=WEIGHTS), Policy())
+        check(reply(phase, 0, arrays={"scan": WEIGHTS}), ask(phase, scan=WEIGHTS), Policy())
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 32), (1, 16, 16, 32), (3, 16, 16, 32), (1, 3, 16, 16, 32), (16, 16, 32, 3)])
@@ -110,6 +113,10 @@ def test_moments_need_leave_and_enough_cases():
         check(replace(good, count=4), ask(), Policy())
     with pytest.raises(ReleaseError, match="policy keeps the moments"):
         check(good, ask(), Policy(moments=False))
+    joint = reply("joint", arrays={"moments": MOMENTS})
+    check(joint, ask("joint"), Policy())
+    with pytest.raises(ReleaseError, match="policy keeps the moments"):  # the style phase is left out to keep them
+        check(joint, ask("joint"), Policy(phases=("join", "register", "joint")))
     for odd in (
         {"mean": MOMENTS["mean"]},
         {**MOMENTS, "codes": np.zeros((9, 8), np.float32)},
@@ -143,27 +150,41 @@ def test_names_of_metrics_cannot_carry_text(key):
 
 def test_metrics_are_finite_floats_and_few():
     """Means pass; other types, and as many numbers as a volume has, do not."""
-    check(reply(metrics={"style.loss": 0.5, "dice.mean": 0.7, "dice.Left-Hippocampus": 0.8}), ask(), Policy())
+    check(reply(metrics={"total": 0.5, "contrastive": 0.7}, series={"critic": (0.8,)}), ask(), Policy())
+    check(reply("evaluate", metrics={"Hippocampus": 0.8}), ask("evaluate"), Policy())
     for value in (float("nan"), 1, "text"):
         with pytest.raises(ReleaseError, match="finite float"):
-            check(reply(metrics={"loss": value}), ask(), Policy())
+            check(reply(metrics={"total": value}), ask(), Policy())
     with pytest.raises(ReleaseError, match="numbers"):
-        check(reply(series={"loss": (0.5,) * 5000}), ask(), Policy())
+        check(reply(series={"total": (0.5,) * 5000}), ask(), Policy())
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"note": "x"}, {"device": "Jane Doe"}, {"digest": "sub-01"}, {"scans": "12"}, {"digest": 7}, {"name": "a b"}],
+    [{"note": "x"}, {"atlas": "sub-01"}, {"scans": "12"}, {"scans": True}, {"atlas": 7}, {"name": "north"}],
 )
-def test_settings_are_declared_and_of_their_form(settings):
-    """Free text does not travel as a setting."""
-    with pytest.raises(ReleaseError, match="setting"):
+def test_values_are_declared_and_of_their_form(settings):
+    """Free text does not travel as a value, nor what another phase declares."""
+    with pytest.raises(ReleaseError, match="value"):
         check(reply("join", settings=settings), ask("join"), Policy())
 
 
-def test_declared_settings_pass():
-    """Counts, digests and code words may leave."""
-    check(reply("join", settings={"scans": 12, "device": "cpu", "digest": "0" * 64}), ask("join"), Policy())
+def test_declared_values_pass():
+    """Counts and digests may leave."""
+    check(reply("join", settings={"scans": 12, "atlas": "0" * 64}), ask("join"), Policy())
+
+
+@pytest.mark.parametrize(("phase", "other"), [("style", "smoothness"), ("evaluate", "total"), ("join", "total")])
+def test_figures_of_another_phase_are_refused(phase, other):
+    """What one phase declares is no leave for another."""
+    with pytest.raises(ReleaseError, match="does not declare a figure"):
+        check(reply(phase, metrics={other: 0.5}), ask(phase), Policy())
+
+
+def test_a_count_that_no_phase_declares_is_refused():
+    """Delivery releases nothing, not even how many scans there are."""
+    with pytest.raises(ReleaseError, match="declares no count"):
+        check(reply("deliver", 9), ask("deliver"), Policy())
 
 
 def test_unreadable_experiment_closes_the_gate():

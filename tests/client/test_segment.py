@@ -14,7 +14,7 @@ from client.layouts import Scan
 from client.model import Model
 from client.native import keep_largest, to_native, write_labels
 from client.preparation import Preparation
-from client.segment import home_of, scans_at, segment_all, tell_by
+from client.segment import home_of, predictor, scans_at, segment_all
 from configs.errors import DataError
 from configs.structures import CLASSES, ID_TO_INDEX
 from egg import LEFT, RIGHT, affine_for, egg, make_model, remember, sample, write_scan
@@ -65,12 +65,12 @@ def test_left_and_right_stay_left_and_right_from_file_to_file(
 def test_a_model_with_a_registration_asks_it_too(tmp_path: Path) -> None:
     """Segmenter and F are of one mind on the atlas's own scan; where only the segmenter errs, it is half as sure."""
     model = make_model(tmp_path / "model", registration=True)
-    told = tell_by(model, CPU)(torch.from_numpy(model.frame.image)[None])
+    told = predictor(model, CPU)(torch.from_numpy(model.frame.image)[None])
     labels = model.atlas(CPU)[1].on_grid
     assert told.shape == (CLASSES, *model.frame.shape)
     inside = (labels == ID_TO_INDEX[LEFT]) | (labels == ID_TO_INDEX[RIGHT])
     assert dice((told.argmax(0) == labels)[inside].numpy(), np.ones(int(inside.sum()), bool)) > 0.9
-    alone = tell_by(make_model(tmp_path / "alone"), CPU)(torch.from_numpy(model.frame.image)[None])
+    alone = predictor(make_model(tmp_path / "alone"), CPU)(torch.from_numpy(model.frame.image)[None])
     assert (told - alone).abs().max() > 0.1
 
 
@@ -125,8 +125,8 @@ def test_labels_come_back_from_the_grid_as_they_went(axes: str, sides: tuple[flo
     grid = Grid((150, 150, 150), 1.0, (-74.7, -74.6, -74.8))
     there = sample_labels(classes, affine, grid)
     present = sorted(set(classes.ravel().tolist()))
-    chances = torch.stack([(there == index).float() for index in present])
-    back, _ = to_native(chances, grid.affine, np.eye(4), affine, np.ones(shape, bool))
+    probabilities = torch.stack([(there == index).float() for index in present])
+    back, _ = to_native(probabilities, grid.affine, np.eye(4), affine, np.ones(shape, bool))
     for place, index in enumerate(present):
         if index and (classes == index).sum() * np.prod(sides) > 5000:
             assert dice(back == place, classes == index) >= 0.97, index

@@ -33,7 +33,6 @@ TARGETS = (
 MOST = 1800.0  # seconds for one federation of about three minutes, and its kills
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(7200),
     pytest.mark.skipif(not KILLS, reason="takes a quarter of an hour: make chaos"),
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),

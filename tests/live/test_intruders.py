@@ -86,7 +86,6 @@ def _how():
 """Put at the end of a liar's `client/messages.py`."""
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(sys.platform != "linux", reason="asks from several addresses of loopback"),
 ]

@@ -14,7 +14,6 @@ from link import Link
 from live import SITES, TINY, Live, undisturbed
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(not os.environ.get("SST_LINK"), reason="takes minutes: make link"),
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),

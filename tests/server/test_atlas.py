@@ -121,4 +121,4 @@ def test_finer_labels_are_the_same_on_the_grid_and_come_back(tmp_path: Path) -> 
     assert torch.equal(fine.labels.on_grid, plain.labels.on_grid)
     save_atlas(fine, tmp_path / "hub")
     back = read_atlas(tmp_path / "hub")
-    assert torch.equal(back.labels.parts, fine.labels.parts) and back.labels.finer == 3
+    assert torch.equal(back.labels.parts, fine.labels.parts) and back.labels.oversampling == 3

@@ -65,8 +65,8 @@ def test_the_files_hold_what_the_events_say(hub):
     play_round(hub, 1)
     board.update(hub)
     play_round(hub, 2, failed={"two": "data"})
-    learnt = {"phase": "segment", "round": 1, "site": "one", "series": {"one": {"loss": [0.5]}}}
-    events.tell(hub, "segmenter.learnt", "run", learnt)
+    learnt = {"phase": "segment", "round": 1, "series": {"one": {"total": [0.5]}}}
+    events.tell(hub, "round.finished", "run", learnt)
     rows = [
         {"style": "one", "site": "two", "scans": 2, "dice": {"a": 0.5, "b": 0.75}, "error": ""},
         {"style": "one", "site": "one", "scans": 0, "dice": {}, "error": "policy"},
@@ -80,7 +80,7 @@ def test_the_files_hold_what_the_events_say(hub):
         "sites/one: bytes_down/register": [(1, 400.0), (2, 400.0)],
         "sites/one: bytes_up/register": [(1, 301.0), (2, 302.0)],
         "sites/one: register/image": [(5, 3.1), (10, 2.1), (15, 3.2), (20, 2.2)],
-        "sites/one: segment/loss": [(EXPERIMENT.phases.segment.steps, 0.5)],
+        "sites/one: segment/total": [(EXPERIMENT.phases.segment.steps, 0.5)],
         "sites/two: bytes_down/register": [(1, 400.0)],
         "sites/two: bytes_up/register": [(1, 301.0)],
         "sites/two: dice/model_of_one": [(1, 0.625)],

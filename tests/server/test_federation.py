@@ -179,9 +179,7 @@ def test_late_reply_is_discarded_with_a_note(tmp_path):
 
     end = time.monotonic() + 0.6
     configs = {site.name: node_config(site) for site in folders(tmp_path)}
-    federation = GridFederation(
-        Slow(client.app.register(ClientApp(), half_way), configs), 60, deadlines={"register": 0.3}
-    )
+    federation = GridFederation(Slow(client.app.register(ClientApp(), half_way), configs), 0.3)
     assert [reply.error for reply in federation.ask(requests())] == ["deadline", "", ""]
     time.sleep(max(0.0, end - time.monotonic()))
     federation._watched = -100.0

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.phases import phase_of
 from configs.schema import Experiment, load
 from server.fold import Fold
 from server.vet import MOST, Strikes, fault
-from sst_models.phases.table import BY_NAME
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
 SITES = ("a", "b", "c", "d")
@@ -33,9 +33,9 @@ def reply(site: str, value: float, count: int = 1, **more: Arrays) -> SiteReply:
 def fold(folder: Path, *replies: SiteReply, experiment: Experiment = TINY) -> tuple[Fold, dict[str, str]]:
     """A round of the style phase with these replies, and the words for those that were left out."""
     asked = {one.site: request(one.site) for one in replies}
-    made = Fold(BY_NAME["style"], experiment, asked, folder / "spool", folder / "own")
+    made = Fold(phase_of("style"), experiment, asked, folder / "spool", folder / "library")
     words = {one.site: made.add(one) for one in replies}
-    return made, {site: word for site, word in (words | made.settle()).items() if word}
+    return made, {site: word for site, word in (words | made.drop_outliers()).items() if word}
 
 
 def value(parts: dict[str, Arrays]) -> float:
@@ -59,18 +59,18 @@ def test_replies_count_by_their_scans_and_leave_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("style", ["weights", "statistics"])
 def test_each_site_keeps_its_a_or_all_share_one(style: str, mean: str, tmp_path: Path) -> None:
     """Weights of A as they came, in the library under each site's name; or, with statistics, one A like other parts."""
-    phase = BY_NAME["joint"]
-    federation = replace(TINY.federation, style=style, mean=mean)  # type: ignore[arg-type]
+    phase = phase_of("joint")
+    federation = replace(TINY.federation, style=style, aggregation=mean)  # type: ignore[arg-type]
     sent = {part: {"w": np.zeros(2, np.float32)} for part in phase.learns}
     asked = {site: PhaseRequest("run", "joint", 1, site, TINY.to_json(), sent) for site in ("a", "b")}
-    made = Fold(phase, replace(TINY, federation=federation), asked, tmp_path / "spool", tmp_path / "own")
+    made = Fold(phase, replace(TINY, federation=federation), asked, tmp_path / "spool", tmp_path / "library")
     for site, number in (("a", 1.0), ("b", 3.0)):
         arrays = {part: {"w": np.full(2, number, np.float32)} for part in phase.learns}
         assert made.add(SiteReply(site, "joint", 1, 5, arrays)) == ""
     parts = {part: float(arrays["w"][0]) for part, arrays in made.close().items()}
     shared = {part: 2.0 for part in phase.learns if part != "A"}
     assert parts == shared | ({"A.a": 1.0, "A.b": 3.0} if style == "weights" else {"A": 2.0})
-    assert len(list((tmp_path / "own").glob("*"))) == (2 if style == "weights" else 0)
+    assert len(list((tmp_path / "library").glob("*"))) == (2 if style == "weights" else 0)
 
 
 def wrong() -> dict[str, SiteReply]:
@@ -106,11 +106,11 @@ def test_a_loss_curve_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("phase", "word"), [("register", "undeclared"), ("style", "")])
 def test_moments_come_with_phases_that_have_them(phase: str, word: str) -> None:
     """A site that sends moments of styles with another phase's weights is left out."""
-    asked = {part: {"w": np.zeros(2, np.float32)} for part in BY_NAME[phase].learns}
+    asked = {part: {"w": np.zeros(2, np.float32)} for part in phase_of(phase).learns}
     moments = {"mean": np.ones(8, np.float32), "std": np.ones(8, np.float32)}
     sent = SiteReply("a", phase, 1, 5, {**asked, "moments": moments})
-    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), BY_NAME[phase], 8) == word
-    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), BY_NAME[phase], 9) == (word or "shape")
+    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), phase_of(phase), 8) == word
+    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), phase_of(phase), 9) == (word or "shape")
 
 
 def test_a_reply_far_from_the_others_is_left_out(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_reply_far_from_the_others_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mean", "expected"), [("mean", 3.5), ("median", 2.5), ("trimmed", 3.5)])
 def test_the_median_outvotes_one_site(mean: str, expected: float, tmp_path: Path) -> None:
     """Four sites cannot be trimmed by a fifth at either end, so their trimmed mean is the mean."""
-    federation = replace(TINY.federation, mean=mean)  # type: ignore[arg-type]
+    federation = replace(TINY.federation, aggregation=mean)  # type: ignore[arg-type]
     replies = [reply(site, number) for site, number in zip(SITES, (1.0, 2.0, 3.0, 8.0), strict=True)]
     made, _ = fold(tmp_path, *replies, experiment=replace(TINY, federation=federation))
     assert value(made.close()) == expected
@@ -136,7 +136,7 @@ def test_a_trimmed_mean_leaves_out_a_fifth_of_the_sites_at_either_end(
     mean: str, expected: float, tmp_path: Path
 ) -> None:
     """Of five sites the lowest and the highest, for each weight; all count alike, whatever their number of scans."""
-    federation = replace(TINY.federation, mean=mean)  # type: ignore[arg-type]
+    federation = replace(TINY.federation, aggregation=mean)  # type: ignore[arg-type]
     values = {"a": 4.0, "b": 1.0, "c": 9.0, "d": 2.0, "e": 5.0}
     scans = dict.fromkeys(values, 1) if mean == "mean" else {"a": 1, "b": 9, "c": 7, "d": 1, "e": 3}
     replies = [reply(site, number, scans[site]) for site, number in values.items()]

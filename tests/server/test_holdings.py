@@ -13,7 +13,6 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 import client.app
-from client.answer import LEARNING
 from client.messages import encode_reply, return_nonce
 from client.site import Site
 from configs.schema import load
@@ -24,7 +23,7 @@ from server.state import RunState, Store
 from simulation.engines import SiteFolder
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.wire.payload import digest, step_between
+from sst_models.wire.payload import delta_between, digest
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 SIZE = 1000
@@ -65,7 +64,7 @@ def start() -> RunState:
 def one_round(federation: GridFederation, state: RunState, names: tuple[str, ...] = ("a", "bb")) -> RunState:
     """Ask, and take the plain mean."""
     number = state.done + 1
-    asked = PhaseRequest("run", "register", number, "", EXPERIMENT, {"T": state.parts["T"]}, {}, "half", state.steps)
+    asked = PhaseRequest("run", "register", number, "", EXPERIMENT, {"T": state.parts["T"]}, {}, "half", state.deltas)
     replies = [reply for reply in federation.ask([replace(asked, site=name) for name in names]) if not reply.error]
     mean = np.mean([reply.arrays["T"]["w"] for reply in replies], axis=0, dtype=np.float64)
     return state.with_parts({"T": {"w": mean.astype(np.float32)}}, coded=True)
@@ -91,7 +90,7 @@ def test_what_did_not_change_travels_as_its_digest(tmp_path: Path) -> None:
     federation, state = GridFederation(grid(tmp_path, ("a",)), 60), start()
     state = one_round(federation, state, ("a",))
     own = {**state.parts, "T": {"w": start().parts["T"]["w"]}}
-    state = one_round(federation, replace(state, parts=own, steps={}), ("a",))
+    state = one_round(federation, replace(state, parts=own, deltas={}), ("a",))
     one_round(federation, state, ("a",))
     assert down(federation, 2) == down(federation, 3) == {"a": 0}
 
@@ -206,13 +205,13 @@ def replaced(content: Any, record: str, **arrays: np.ndarray) -> None:
 
 
 def _spoil_value(content: Any) -> None:
-    values = content["step.T"]["values"].numpy().copy()
+    values = content["delta.T"]["values"].numpy().copy()
     values[0] += 1
-    replaced(content, "step.T", values=values, exponents=content["step.T"]["exponents"].numpy())
+    replaced(content, "delta.T", values=values, exponents=content["delta.T"]["exponents"].numpy())
 
 
 def _array(content: Any, kind: str, data: bytes) -> None:
-    content["step.T"]["values"] = Array(dtype="float16", shape=(SIZE,), stype=kind, data=data)
+    content["delta.T"]["values"] = Array(dtype="float16", shape=(SIZE,), stype=kind, data=data)
 
 
 TERABYTES = b"{'descr': '<f2', 'fortran_order': False, 'shape': (999999999999999,), }".ljust(117) + b"\n"
@@ -220,20 +219,20 @@ TERABYTES = b"{'descr': '<f2', 'fortran_order': False, 'shape': (999999999999999
 HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
     "another value": (_spoil_value, "digest"),
     "another digest": (lambda c: c["digests"].update({"T": "0" * 64}), "digest"),
-    "a digest alone": (lambda c: c.pop("step.T"), "digest"),
+    "a digest alone": (lambda c: c.pop("delta.T"), "digest"),
     "a digest that is a number": (lambda c: c["digests"].update({"T": 7}), "digest"),
     "an unknown part": (lambda c: c["digests"].update({"X": "0" * 64}), "malformed"),
     "no base": (lambda c: c["bases"].pop("T"), "malformed"),
     "no digests": (lambda c: c.pop("digests"), "malformed"),
     "both forms": (lambda c: replaced(c, "arrays.T", w=np.zeros(SIZE, np.float32)), "malformed"),
     "another record": (lambda c: replaced(c, "scan.T", w=np.zeros(SIZE, np.float32)), "malformed"),
-    "no values": (lambda c: replaced(c, "step.T", w=np.zeros(SIZE, np.float16)), "malformed"),
+    "no values": (lambda c: replaced(c, "delta.T", w=np.zeros(SIZE, np.float16)), "malformed"),
     "infinite": (
-        lambda c: replaced(c, "step.T", values=np.full(SIZE, np.inf, np.float16), exponents=np.zeros(1, np.int16)),
+        lambda c: replaced(c, "delta.T", values=np.full(SIZE, np.inf, np.float16), exponents=np.zeros(1, np.int16)),
         "malformed",
     ),
     "short": (
-        lambda c: replaced(c, "step.T", values=np.zeros(3, np.float16), exponents=np.zeros(1, np.int16)),
+        lambda c: replaced(c, "delta.T", values=np.zeros(3, np.float16), exponents=np.zeros(1, np.int16)),
         "malformed",
     ),
     "pickled": (lambda c: _array(c, "pickle", b"cos\nsystem\n(S'true'\ntR."), "malformed"),
@@ -290,9 +289,9 @@ def test_what_is_asked_for_once_is_not_kept() -> None:
     assert not known.pack(test, {}).records
     foreign = known.pack(replace(test, arrays={"segmenter": other}), {})
     assert set(foreign.whole) == {"segmenter"} and not foreign.digests
-    step, led = step_between(own, other)
-    changed = known.pack(replace(test, phase="deliver", arrays={"segmenter": led}, steps={"segmenter": step}), {})
-    assert changed.steps == {"segmenter": step} and changed.digests == {"segmenter": step.digest}
+    step, led = delta_between(own, other)
+    changed = known.pack(replace(test, phase="deliver", arrays={"segmenter": led}, deltas={"segmenter": step}), {})
+    assert changed.deltas == {"segmenter": step} and changed.digests == {"segmenter": step.digest}
 
 
 def test_shared_weights_are_coded_and_read_once(tmp_path: Path) -> None:
@@ -301,19 +300,18 @@ def test_shared_weights_are_coded_and_read_once(tmp_path: Path) -> None:
     moved: Arrays = {"w": state.parts["T"]["w"] + np.float32(0.1)}
     after = state.with_parts({"T": moved}, coded=True)
     known, digests = Holdings(), dict[int, str]()
-    asked = [PhaseRequest("run", "register", 2, s, "{}", after.parts, {}, "half", after.steps) for s in ("a", "b")]
+    asked = [PhaseRequest("run", "register", 2, s, "{}", after.parts, {}, "half", after.deltas) for s in ("a", "b")]
     for request in asked:
         known.note(request, [digest(state.parts["T"])])
     one, two = (known.pack(request, digests) for request in asked)
-    assert one.records["step.T"] is two.records["step.T"]
+    assert one.records["delta.T"] is two.records["delta.T"]
     assert list(digests) == [id(after.parts["T"])]
 
 
-def test_hub_and_site_know_the_same_phases_and_keep_as_much() -> None:
+def test_a_site_keeps_as_much_as_the_hub_counts_on() -> None:
     """The hub never counts on more than a site keeps."""
     from client import kept
 
-    assert holdings.LEARNING == LEARNING
     assert holdings.KEEP == kept.KEEP
 
 

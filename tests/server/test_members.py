@@ -144,7 +144,7 @@ def test_what_is_far_from_the_others_is_a_bad_reply(tmp_path: Path, clock: list[
     """It is found when all have answered."""
     words = iter([{"d": "far"}, {"d": "far"}, {"d": "far"}, {}])
     one = Round(tmp_path, Script({}))
-    assert one.collect(settle=lambda: next(words)) == {"d": "far"}
+    assert one.collect(drop_outliers=lambda: next(words)) == {"d": "far"}
     assert one.members.strikes.out == {"d"}
 
 

@@ -32,7 +32,7 @@ def test_a_state_comes_back_whole(tmp_path: Path) -> None:
     store.save(second)
     again = store.resume()
     assert again is not None and again.done == 2 and values(again) == values(second)
-    assert len(list((tmp_path / "own").iterdir())) == 2
+    assert len(list((tmp_path / "library").iterdir())) == 2
 
 
 def test_the_parts_of_sites_stay_on_disk(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 import sst
 from configs.errors import ConfigError
+from simulation.arms import ARMS
 from simulation.cli import CORE_ARMS, DEMO_ARMS, parse_arms, parse_atlases, parse_sites
-from simulation.measured import ARMS
 
 
 @pytest.fixture

@@ -21,9 +21,13 @@ import client.app
 import server.app
 from client.ledger import verify
 from client.model import open_model
+from client.policy import Policy
+from client.site import Site
 from configs.errors import ConfigError, FederationError, RunError
+from configs.phases import PARTS, PHASES, VALUES, phase_of
 from configs.processes import Processes
 from configs.schema import Experiment, Grid, from_dict
+from configs.structures import GROUPS
 from server.atlas import load_atlas, save_atlas
 from server.state import RunState, Store
 from simulation.engines import SiteFolder, failure, run_federation
@@ -192,7 +196,7 @@ TINY = from_dict(
         "grid": {"shape": [32, 32, 32], "spacing": 6.0},
         "registration": {"widths": [4, 4]},
         "style": {"widths": [4, 4], "code": 8, "queue": 4},
-        "appearance": {"width": 4},
+        "appearance": {"width": 4, "quantile_loss": 1.0},
         "flow_codes": {"widths": [4, 4], "latent": 2},
         "segmenter": {"widths": [4, 4, 4]},
         "phases": {
@@ -251,7 +255,8 @@ def tiny_run(root, engine):
 
 def learnt(hub):
     """All weights that a run left at the hub, by file and name."""
-    own = {name: part for part, name in json.loads((hub / "state" / "state.json").read_text())["own"].items()}
+    library = json.loads((hub / "state" / "state.json").read_text())["library"]
+    own = {name: part for part, name in library["parts"].items()}
     files = {own.get(path.stem, str(path.relative_to(hub))): path for path in hub.rglob("*.safetensors")}
     return {f"{where}/{name}": array for where, path in files.items() for name, array in load_file(path).items()}
 
@@ -281,6 +286,34 @@ def test_tiny_federation_runs_all_phases(reference):
         assert pair.image.shape == (1, *TINY.grid.shape)
 
 
+def test_the_text_that_it_approves_names_all_that_left(reference):
+    """Parts, curves, figures, values and counts of every real reply are in its phase's sentence; all phases occur."""
+    _, hub, sites = reference
+    greeting = PhaseRequest(run="", phase="hello", round=0, site="", experiment="")
+    hello = client.app._hello(greeting, Site("left", (), sites[0].state, Policy()))
+    empty = {"parts": [], "metrics": [], "series": []}
+    found = {"hello": {**empty, "settings": list(hello.settings), "count": hello.count}}
+    for line in (line for site in sites for line in (site.state / "ledger.jsonl").read_text().splitlines()):
+        entry = json.loads(line)
+        here = found.setdefault(entry["phase"], entry)
+        for kind in ("parts", "metrics", "series", "settings"):
+            here[kind] = sorted({*here[kind], *entry[kind]})
+        here["count"] = max(here["count"], entry["count"])
+    assert set(found) == {phase.name for phase in PHASES if phase.message}
+    for name, left in found.items():
+        phase, said = phase_of(name), phase_of(name).consent
+        words = [PARTS.get(part, "style codes") for part in left["parts"]] + [
+            VALUES[value] for value in left["settings"]
+        ]
+        figures = {*left["metrics"], *left["series"]}
+        words += [f"{len(GROUPS)} structure groups" if word in GROUPS else word for word in figures]
+        words += [phase.count] if left["count"] else []
+        assert all(word and word in said for word in words), (name, words, said)
+        declared = {*phase.learns, *phase.losses, *phase.values}
+        seen = {*left["parts"], *left["series"], *left["settings"]} - {"moments"}
+        assert seen == declared, name
+
+
 def test_a_run_can_be_watched(reference):
     """Hub and sites log each reply for programs, the hub without anything of a scan, and there are curves."""
     _, hub, sites = reference
@@ -299,7 +332,6 @@ def test_a_run_can_be_watched(reference):
     assert runs == {"hub", "sites/left", "sites/right"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray", "superlink"])
 def test_engines_agree(reference, engine):
     """The same apps and sites give the same weights on every engine."""
@@ -312,7 +344,6 @@ def test_engines_agree(reference, engine):
     assert all(verify(site.state / "ledger.jsonl") >= 9 for site in sites)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray", "superlink"])
 def test_failure_of_the_hub_reaches_the_caller_from_other_processes(engine, hub, sites, tmp_path):
     """The hub's own line comes out, and no process is left."""

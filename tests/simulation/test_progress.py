@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from simulation.progress import Estimate, PlannedPhase, RichProgress, Silent, Watcher, describe, duration, watch
+from simulation.progress import PlannedPhase, RichProgress, Silent, Watcher, describe, duration, watch
 
 PLAN = (PlannedPhase("style", 2, 10.0, "style (with)"), PlannedPhase("joint", 4, 40.0, "joint (with)"))
 
@@ -67,44 +67,6 @@ def ticking(step: float) -> Callable[[], float]:
         return now[0]
 
     return clock
-
-
-def test_time_left_covers_the_stages_that_are_planned() -> None:
-    """At 1 unit a second, half of the first of two stages leaves the other half and the second stage."""
-    estimate = Estimate({"a": 10.0, "b": 20.0})
-    estimate.begin("a", 10.0, now=0.0)
-    assert estimate.left(0.0) is None
-    estimate.advance(5.0, now=5.0)
-    assert estimate.left(5.0) == pytest.approx(5.0 + 20.0)
-    assert estimate.share == pytest.approx(5 / 30)
-
-
-def test_work_of_an_earlier_run_is_not_counted_as_speed() -> None:
-    """A stage that is found half done when it begins is estimated from the other half."""
-    estimate = Estimate()
-    estimate.begin("a", 10.0, now=0.0)
-    estimate.advance(5.0, now=0.1)
-    assert estimate.left(0.5) is None
-    estimate.advance(6.0, now=2.0)
-    assert estimate.left(2.0) == pytest.approx(4.0 * 2.0)
-
-
-def test_a_slow_stage_does_not_spoil_its_own_estimate() -> None:
-    """What is left of a stage goes at the stage's speed, not at that of the run so far."""
-    estimate = Estimate()
-    estimate.begin("fast", 100.0, now=0.0)
-    estimate.begin("slow", 10.0, now=10.0)
-    estimate.advance(5.0, now=60.0)
-    assert estimate.left(60.0) == pytest.approx(50.0)
-
-
-def test_done_never_goes_back() -> None:
-    """A late report of less work leaves the share where it was."""
-    estimate = Estimate()
-    estimate.begin("a", 10.0, now=0.0)
-    estimate.advance(8.0, now=5.0)
-    estimate.advance(3.0, now=6.0)
-    assert estimate.share == pytest.approx(0.8)
 
 
 def test_without_a_terminal_there_are_plain_lines() -> None:
@@ -173,9 +135,9 @@ def test_a_watcher_adds_what_the_sites_have_done_of_the_round(tmp_path: Path) ->
     assert recorder.shown == {"round": "1/2", "site": "candi", "loss": 0.5}
 
 
-def test_a_watcher_counts_segmenters_of_the_hub(tmp_path: Path) -> None:
-    """The hub trains one segmenter a site, says itself how far it is, and reports all rounds of one at its end."""
-    plan = [PlannedPhase("segment", 2, 8.0, "segment")]
+def test_a_watcher_looks_at_the_hub_where_the_hub_trains(tmp_path: Path) -> None:
+    """The hub trains a segmenter for each site, and says itself how far it is with all of them."""
+    plan = [PlannedPhase("segment", 2, 8.0, "segment", at_hub=True)]
     site(tmp_path, phase="segment", round=1, site="candi", step=20, steps=40, loss=0.5)
     events(tmp_path, ("round.started", "segment", 1))
     recorder = Recorder()
@@ -183,8 +145,6 @@ def test_a_watcher_counts_segmenters_of_the_hub(tmp_path: Path) -> None:
     watcher.look()
     assert recorder.done[-1] == pytest.approx(2.0)
     assert recorder.shown == {"round": "1/2", "site": "candi", "loss": 0.5}
-    for number in (1, 2, 3):
-        write_event(tmp_path, event="segmenter.learnt", phase="segment", round=number, series={"candi": {}})
     events(tmp_path, ("round.finished", "segment", 1), ("round.started", "segment", 2))
     watcher.look()
     assert recorder.done[-1] == pytest.approx(4.0)

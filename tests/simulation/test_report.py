@@ -12,8 +12,8 @@ from rich.console import Console
 
 from client.pictures import paint, png_uri
 from configs.structures import GROUPS
+from simulation.arms import ARMS
 from simulation.gains import gains
-from simulation.measured import ARMS
 from simulation.report import headline, report_html, write_report
 from simulation.report_pictures import paint_mistakes, strips
 from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
@@ -92,7 +92,7 @@ def test_every_arm_direction_and_reason_is_there(page: str) -> None:
         assert text in page, text
     for score in run_results().scores:
         assert f"{score.mean:.1f} ± {score.std:.1f}" in page
-        assert ARMS[score.arm].split(",")[0].replace("'", "&#39;") in page
+        assert ARMS[score.arm].meaning.split(",")[0].replace("'", "&#39;") in page
 
 
 def test_same_results_same_bytes(page: str) -> None:

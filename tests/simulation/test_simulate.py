@@ -13,18 +13,20 @@ from safetensors.torch import load_file
 
 from client.scans import cases
 from configs.errors import DataError, RunError
+from configs.phases import at_sites
 from configs.schema import load
 from server.atlas import read_atlas
 from server.state import Store
+from simulation.arms import ARMS
 from simulation.engines import SiteFolder, run_federation
-from simulation.measured import ARMS, Results
+from simulation.measured import Results
 from simulation.progress import Silent
 from simulation.results import read
 from simulation.scanner import SCANNERS
 from simulation.simulate import Options, simulate
 from simulation.sites import write_site
 from sst_models.networks.build import build
-from sst_models.phases.table import SITE_PHASES, Material
+from sst_models.phases.material import Material, make_learner
 from sst_models.training.device import place
 from sst_models.training.learner import Span, train
 from sst_models.wire import weights
@@ -175,13 +177,14 @@ def test_a_federation_of_one_site_equals_local_training(run: tuple[Path, Results
     assert federated is not None
 
     scans, atlas = cases(site / "runs" / "one", "train"), read_atlas(hub).image
-    nets = {part: place(build(part, TINY), torch.device("cpu")) for phase in SITE_PHASES for part in phase.learns}
-    for phase in SITE_PHASES:
+    phases = [phase for phase in at_sites() if "segmenter" not in phase.learns]
+    nets = {part: place(build(part, TINY), torch.device("cpu")) for phase in phases for part in phase.learns}
+    for phase in phases:
         if phase.name == "joint":
             weights.load_parameters(nets["F"], weights.parameters(nets["T"]))
-        settings = phase.settings(TINY)
+        settings = TINY.phases.of(phase.name)
         span = Span(TINY.seed, ("candi", phase.name), 0, settings.rounds * settings.steps)
-        train(phase.make(nets, TINY, Material(scans, atlas)), span)
+        train(make_learner(phase.name, nets, TINY, Material(scans, atlas)), span)
     for part, net in nets.items():
         kept = federated.of(part, "candi")
         assert kept is not None

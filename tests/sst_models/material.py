@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from configs.phases import phase_of
 from configs.schema import Experiment, load
 from sst_models.networks.build import build
-from sst_models.phases.style import StyleMoments
-from sst_models.phases.table import BY_NAME, Material
+from sst_models.phases.material import Material, make_learner
+from sst_models.phases.moments import StyleMoments
 from sst_models.training.learner import Learner, Scans
 from sst_models.volume.labels import AtlasLabels
 
@@ -21,25 +22,25 @@ SIDES = (32, 48, 32)
 SETTINGS = {
     "tau": "style.temperature",
     "lambda_1": "appearance.weight",
-    "lambda_2": "phases.joint.flow",
+    "lambda_2": "phases.joint.flow_weight",
     "lambda_reg": "registration.smoothness",
-    "lncc_weight": "registration.lncc",
-    "quantile_loss": "appearance.spread",
+    "lncc_weight": "registration.lncc_weight",
+    "quantile_loss": "appearance.quantile_loss",
     "foreign_negatives": "federation.foreign_negatives",
-    "atlas_probability": "phases.joint.atlas",
+    "atlas_probability": "phases.joint.atlas_probability",
     "style_batch": "phases.style.batch",
     "joint_batch": "phases.joint.batch",
     "flow_codes_batch": "phases.flow_codes.batch",
     "style_rate": "phases.style.rate",
     "rate": "phases.joint.rate",
     "appearance_rate": "phases.joint.appearance_rate",
-    "critic_rate": "phases.joint.critic_rate",
-    "real_probability": "phases.adapt.real",
-    "flow_mixing": "phases.adapt.mix",
-    "registration_em": "registration.likelihood",
-    "registration_mirror": "registration.mirror",
-    "segmenter_em": "segmenter.likelihood",
-    "segmenter_mirror": "segmenter.mirror",
+    "critic_rate": "phases.critic_rate",
+    "real_probability": "phases.adapt.real_probability",
+    "flow_mixing": "phases.adapt.flow_mixing",
+    "detach_style": "phases.joint.detach_style",
+    "em_weight": "propagation.em_weight",
+    "mirror": "propagation.mirror",
+    "test_time_augmentation": "segmenter.test_time_augmentation",
 }
 """What tests change of a preset, and its name there: a setting that is renamed is renamed in one line here."""
 
@@ -52,21 +53,18 @@ def setting(experiment: Experiment, name: str) -> object:
 LAMBDA_3, MOMENTUM = 0.1, 0.99
 """The paper's weight of eq. 10 in eq. 11, also that of the flow critic, and its momentum of the key encoder."""
 
-CONTRASTIVE = "contrast"
+CONTRASTIVE = "contrastive"
 """Name of the contrastive loss among a step's losses."""
 
 
-def preset(detach_style: bool | None = None, **changes: object) -> Experiment:
+def preset(**changes: object) -> Experiment:
     """The tiny preset with some settings changed, by their names in `SETTINGS`."""
-    made = [f"{SETTINGS[name]}={json.dumps(value)}" for name, value in changes.items()]
-    if detach_style is not None:
-        made.append(f"phases.joint.through={json.dumps(not detach_style)}")
-    return load("tiny", made)
+    return load("tiny", [f"{SETTINGS[name]}={json.dumps(value)}" for name, value in changes.items()])
 
 
 def nets_for(phase: str, experiment: Experiment) -> dict[str, nn.Module]:
     """The networks of a phase, each weight moved at random: first weights hold zeros and identities, that hide much."""
-    nets = {part: build(part, experiment) for part in BY_NAME[phase].learns + BY_NAME[phase].uses}
+    nets = {part: build(part, experiment) for part in phase_of(phase).learns + phase_of(phase).uses}
     draws = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in (weight for net in nets.values() for weight in net.parameters()):
@@ -84,7 +82,7 @@ def learner(
     labels: AtlasLabels | None = None,
 ) -> Learner:
     """The learner of a phase."""
-    return BY_NAME[phase].make(nets, experiment, Material(scans, atlas, foreign, labels))
+    return make_learner(phase, nets, experiment, Material(scans, atlas, foreign, labels))
 
 
 def blob(seed: int) -> Tensor:

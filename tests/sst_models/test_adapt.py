@@ -70,8 +70,8 @@ def flow_of(index: int) -> Tensor:
 
 
 def made(**changes: object) -> AdaptLearner:
-    """The learner with toy networks, on labels as F carries them."""
-    alone = {"registration_em": 0.0, "registration_mirror": False}
+    """The learner with toy networks, on labels as F propagates them."""
+    alone = {"em_weight": 0.0, "mirror": False}
     experiment: Experiment = preset(**{**alone, **changes})  # type: ignore[arg-type]
     nets = {"segmenter": build("segmenter", experiment), "E": Brightness(), "A": Dimmer(), "F": Shift()}
     image, labels = atlas()
@@ -131,7 +131,7 @@ def test_a_blend_of_two_flows_carries_image_and_labels_alike() -> None:
 def test_the_scans_mirror_image_has_its_say_on_the_labels() -> None:
     """F errs by two or four voxels, towards one end of a scan and of its mirror image: their mean is in between."""
     _, labels = atlas()
-    for image, carried in drawn(made(real_probability=1.0, registration_mirror=True)):
+    for image, carried in drawn(made(real_probability=1.0, mirror=True)):
         assert middle(image[0]) == pytest.approx(15.5)
         assert middle((carried > 0).float()) == pytest.approx(15.5, abs=0.5)
     alone = [middle((carried > 0).float()) for _, carried in drawn(made(real_probability=1.0))]
@@ -141,7 +141,7 @@ def test_the_scans_mirror_image_has_its_say_on_the_labels() -> None:
 def test_a_restyled_image_stays_in_range() -> None:
     """What A makes brighter than 1 or darker than 0 is cut."""
     adapting = made(real_probability=0.0, flow_mixing=0.0)
-    adapting.used["A"].forward = lambda volume, _: 4 * volume - 1  # type: ignore[method-assign]
+    adapting.aligner.nets["A"].forward = lambda volume, _: 4 * volume - 1  # type: ignore[method-assign]
     for image, _ in drawn(adapting, 4):
         assert (float(image.min()), float(image.max())) == (0.0, 1.0)
 

@@ -1,11 +1,11 @@
-"""Demons forces: what a polished flow is worth, and that it changes nothing else."""
+"""Demons: what a refined flow is worth, and that it changes nothing else."""
 
 import torch
 from torch import Tensor
 
 from sst_models.losses.flow import folded_fraction
 from sst_models.losses.structural import lncc
-from sst_models.propagation.demons import approach, ascend, polish
+from sst_models.propagation.demons import ascend_lncc, multiresolution_demons, refine_by_demons
 from sst_models.volume.warp import warp, warp_labels
 
 
@@ -25,13 +25,13 @@ def ball(centre: float, radius: float = 6.0) -> torch.Tensor:
     return (0.6 * torch.sigmoid(radius - distance) + 0.4 * torch.sigmoid(radius / 2 - distance))[None, None]
 
 
-def test_polishing_brings_the_moving_image_onto_the_fixed_one_without_folds() -> None:
+def test_demons_bring_the_moving_image_onto_the_fixed_one_without_folds() -> None:
     """Two balls a voxel apart along each axis: most of their difference goes, whatever the contrast of one."""
     moving, fixed = ball(11.0), ball(12.0)
     zero = torch.zeros(1, 3, 24, 24, 24)
     before = (moving - fixed).abs().mean()
     for brighter in (1.0, 0.6):
-        flow = polish(brighter * moving, fixed, zero, steps=16)
+        flow = refine_by_demons(brighter * moving, fixed, zero, iterations=16)
         assert (warp(moving, flow) - fixed).abs().mean() < before / 3
         assert folded_fraction(flow) == 0.0
 
@@ -39,15 +39,15 @@ def test_polishing_brings_the_moving_image_onto_the_fixed_one_without_folds() ->
 def test_ascending_the_correlation_brings_the_images_closer_whatever_their_contrast() -> None:
     """Local correlation rises and nothing folds, with one image darker than the other."""
     moving, fixed = 0.6 * ball(11.0), ball(12.0)
-    flow = ascend(moving, fixed, torch.zeros(1, 3, 24, 24, 24), steps=8)
+    flow = ascend_lncc(moving, fixed, torch.zeros(1, 3, 24, 24, 24), iterations=8)
     assert lncc(warp(moving, flow), fixed, 5) > lncc(moving, fixed, 5) + 0.05
     assert folded_fraction(flow) == 0.0
 
 
-def test_a_flow_that_is_not_polished_is_the_same_flow() -> None:
-    """No steps: the network's flow, with its gradient."""
+def test_no_iterations_leave_a_flow_as_it_is() -> None:
+    """No iterations: the network's flow, with its gradient."""
     flow = torch.ones(1, 3, 24, 24, 24, requires_grad=True)
-    assert polish(ball(11.0), ball(12.0), flow, steps=0) is flow
+    assert refine_by_demons(ball(11.0), ball(12.0), flow, iterations=0) is flow
 
 
 def test_brightness_brings_a_flow_to_ventricles_that_windows_do_not_see() -> None:
@@ -55,8 +55,8 @@ def test_brightness_brings_a_flow_to_ventricles_that_windows_do_not_see() -> Non
     (atlas, inner), (scan, outer) = hollow(0.2, seed=1), hollow(0.5, seed=2)
 
     def overlap(brightness: float) -> float:
-        flow = approach(atlas[None, None], scan[None, None], 8, brightness)
-        flow = polish(atlas[None, None], scan[None, None], flow, 16, brightness)
+        flow = multiresolution_demons(atlas[None, None], scan[None, None], 8, brightness)
+        flow = refine_by_demons(atlas[None, None], scan[None, None], flow, 16, brightness)
         found = warp_labels(inner[None].to(torch.uint8), flow)[0] > 0
         return 2 * int((found & outer).sum()) / int(found.sum() + outer.sum())
 

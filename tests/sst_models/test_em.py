@@ -10,9 +10,10 @@ from torch.nn.functional import one_hot
 from configs.schema import load
 from configs.structures import CLASSES, MIRRORED
 from material import CORTEX, VENTRICLE, WHITE, brain
-from sst_models.phases.segment import chances, segment
-from sst_models.propagation.em import carry_labels, refine
-from sst_models.propagation.fusion import TRUST, chances_together, trust
+from sst_models.propagation.align import Aligner, Alignment
+from sst_models.propagation.em import propagate_labels, refine_labels
+from sst_models.propagation.fusion import REGISTRATION_WEIGHT, fused_probabilities, registration_weight
+from sst_models.propagation.predict import Prediction, probabilities, segment
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.metrics import mean_dice
 from sst_models.volume.separable import blur
@@ -40,7 +41,7 @@ def test_a_wrong_flow_is_corrected_where_the_scan_shows_it() -> None:
     """Most of what a flow of one voxel off costs comes back."""
     labels, image = brain(SIDES)
     carried = warp_labels(labels[None], off(1.0))[0]
-    found = refine(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
+    found = refine_labels(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
     before, after = mean_dice(carried, labels), mean_dice(found, labels)
     assert 1 - after < 0.4 * (1 - before)
 
@@ -49,7 +50,7 @@ def test_a_scan_without_contrast_keeps_its_labels() -> None:
     """Where a scan says nothing, the flow does."""
     labels, _ = brain(SIDES)
     image = 0.5 * (labels > 0).float()
-    found = refine(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
+    found = refine_labels(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
     assert mean_dice(found, labels) > 0.97
 
 
@@ -57,16 +58,18 @@ def test_intensities_are_told_near_each_place() -> None:
     """A coil that makes one side half as bright again costs next to nothing."""
     labels, image = brain(SIDES)
     coil = torch.linspace(0.7, 1.2, 32).view(32, 1, 1)
-    flat, bright = (refine(one[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4) for one in (image, image * coil))
+    flat, bright = (
+        refine_labels(one[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4) for one in (image, image * coil)
+    )
     assert mean_dice(bright, labels) > mean_dice(flat, labels) - 0.03
 
 
 def test_no_structure_appears_that_the_atlas_has_not() -> None:
     """Nor is a flow that carries everything out of the volume an error."""
     labels, image = brain(SIDES)
-    found = refine(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
+    found = refine_labels(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
     assert set(found.unique().tolist()) <= {0, WHITE, CORTEX, VENTRICLE}
-    assert not refine(image[None, None], AtlasLabels(labels), off(99.0), 0.7, 2.4).any()
+    assert not refine_labels(image[None, None], AtlasLabels(labels), off(99.0), 0.7, 2.4).any()
 
 
 def test_what_no_label_is_near_is_background_however_bright() -> None:
@@ -74,7 +77,7 @@ def test_what_no_label_is_near_is_background_however_bright() -> None:
     labels, image = brain(SIDES)
     skull = image.clone()
     skull[:2, :2] = image.max()
-    bare, found = (refine(one[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4) for one in (image, skull))
+    bare, found = (refine_labels(one[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4) for one in (image, skull))
     assert not labels[:6, :6].any() and not found[:2, :2].any()
     assert mean_dice(found, bare) > 0.99
 
@@ -87,7 +90,7 @@ def test_a_small_structure_keeps_its_size() -> None:
     labels = torch.where(radius < 2.5, NUCLEUS, torch.where(radius < 14, WHITE, 0))
     image = blur(torch.where(labels == WHITE, 0.8, 0.0)[None] + 0.5 * (labels == NUCLEUS), 0.6)[0]
     image = (image + 0.02 * torch.randn(SIDES, generator=draws)).clamp(0.01, 1.0) * (labels > 0)
-    found = refine(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
+    found = refine_labels(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
     assert 0.95 < float((found == NUCLEUS).sum() / (labels == NUCLEUS).sum()) < 1.05
 
 
@@ -111,7 +114,7 @@ def test_structures_near_a_place_share_one_width(narrow: float, wide: float) -> 
     first, second = (16, 15, 16), (16, 16, 16)  # on either side of the border
     for level, nearer in ((0.4, WHITE), (0.6, NUCLEUS)):
         image[first] = image[second] = level
-        found = refine(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
+        found = refine_labels(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
         assert (int(found[first]), int(found[second])) == (nearer, nearer)
 
 
@@ -121,7 +124,7 @@ def test_at_the_midpoint_of_two_means_intensities_decide_nothing(narrow: float, 
     labels, image = two_tissues(narrow, wide)
     first, second = (16, 15, 16), (16, 16, 16)
     image[first] = image[second] = 0.5
-    found = refine(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
+    found = refine_labels(image[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4)
     assert (int(found[first]), int(found[second])) == (WHITE, NUCLEUS)
 
 
@@ -130,7 +133,7 @@ def test_background_keeps_a_width_of_its_own() -> None:
     labels, image = two_tissues(0.02, 0.02)
     scan = image.clone()
     scan[:, 29:] = 0.9
-    plain, found = (refine(one[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4) for one in (image, scan))
+    plain, found = (refine_labels(one[None, None], AtlasLabels(labels), off(0.0), 0.7, 2.4) for one in (image, scan))
     assert torch.equal(plain > 0, found > 0) and torch.equal(plain, labels)
 
 
@@ -139,18 +142,16 @@ def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
     labels, image = brain(SIDES)
     labels = two_sided(labels)
     flat = 0.5 * (image[None, None] > 0).float()  # nothing but the flows to go by
-    alone = refine(flat, AtlasLabels(labels), off(1.0), 0.7, 2.4)
-    both = refine(flat, AtlasLabels(labels), off(1.0), 0.7, 2.4, mirrored=off(1.0))
+    alone = refine_labels(flat, AtlasLabels(labels), off(1.0), 0.7, 2.4)
+    both = refine_labels(flat, AtlasLabels(labels), off(1.0), 0.7, 2.4, mirrored=off(1.0))
     assert 1 - mean_dice(both, labels) < 0.7 * (1 - mean_dice(alone, labels))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.7])
-def test_a_preset_chooses(weight: float) -> None:
-    """0 gives the labels as the flow carries them, to the voxel."""
+def test_the_weight_of_a_preset_chooses(weight: float) -> None:
+    """0 gives the labels as the flow propagates them, to the voxel."""
     labels, image = brain(SIDES)
-    preset = load("tiny")
-    preset = replace(preset, registration=replace(preset.registration, likelihood=weight))
-    found = carry_labels(image[None, None], AtlasLabels(labels), off(0.5), preset)
+    found = propagate_labels(image[None, None], AtlasLabels(labels), off(0.5), weight, 5.0)
     assert torch.equal(found, warp_labels(labels[None], off(0.5))[0]) == (weight == 0.0)
 
 
@@ -167,16 +168,16 @@ class Off(torch.nn.Module):
 
 
 def test_a_segmenter_is_corrected_where_the_scan_shows_it() -> None:
-    """As the preset says: without `segmenter.likelihood`, its own word stands."""
+    """As the preset says: without `propagation.em_weight`, its own labels stand."""
     labels, image = brain(SIDES)
     labels = two_sided(labels)
-    preset, net = load("real-cpu"), Off(labels)
-    preset = replace(preset, segmenter=replace(preset.segmenter, shifts=False))  # this net does not see the scan
-    alone = replace(preset, segmenter=replace(preset.segmenter, likelihood=0.0))
+    net = Off(labels)  # it does not see the scan, so it cannot be shifted
+    preset = replace(Prediction.of(load("real-cpu")), test_time_augmentation="mirror")
+    alone = replace(preset, em_weight=0.0)
     before = mean_dice(segment(net, image[None], alone), labels)
     assert before == pytest.approx(mean_dice(warp_labels(labels[None], off(1.0))[0], labels))
     assert 1 - mean_dice(segment(net, image[None], preset), labels) < 0.5 * (1 - before)
-    assert chances(net, image[None], preset).sum(0).sub(1).abs().max() < 1e-5
+    assert probabilities(net, image[None], preset).sum(0).sub(1).abs().max() < 1e-5
 
 
 class Still(torch.nn.Module):
@@ -199,38 +200,40 @@ class Astray(torch.nn.Module):
         return off(self.voxels)
 
 
+FUSED = Alignment.of(load("tiny"))
+
+
 def test_a_segmenter_and_f_together_are_better_than_the_worse_of_them() -> None:
     """F is right here and the segmenter off by a voxel: half of what that costs comes back, without the intensities."""
     labels, image = brain(SIDES)
     labels = two_sided(labels)
-    preset = load("tiny")
-    nets = {"segmenter": Off(labels), "E": Still(), "A": Still(), "F": Astray()}
-    together = chances_together(nets, image[None], image[None], AtlasLabels(labels), preset)
+    net, preset = Off(labels), Prediction.of(load("tiny"))
+    aligner = Aligner({"E": Still(), "A": Still(), "F": Astray()}, image[None], AtlasLabels(labels), FUSED)
+    together = fused_probabilities(net, image[None], aligner, preset)
     assert together.sum(0).sub(1).abs().max() < 1e-4
-    alone = mean_dice(segment(nets["segmenter"], image[None], preset), labels)
+    alone = mean_dice(segment(net, image[None], preset), labels)
     assert 1 - mean_dice(together.argmax(0), labels) < 0.5 * (1 - alone)
 
 
 def test_f_counts_for_less_where_it_went_astray() -> None:
     """Four voxels off, it leaves a segmenter that is right as sure as it was; agreeing, it counts for half."""
     labels, image = brain(SIDES)
-    labels, preset = two_sided(labels), load("tiny")
-    preset = replace(preset, registration=replace(preset.registration, polish=0, ascent=0))
+    labels = two_sided(labels)
 
     def sure(voxels: float) -> float:
-        nets = {"segmenter": Off(labels, 0.0), "E": Still(), "A": Still(), "F": Astray(voxels)}
-        together = chances_together(nets, image[None], image[None], AtlasLabels(labels), preset)
+        aligner = Aligner({"E": Still(), "A": Still(), "F": Astray(voxels)}, image[None], AtlasLabels(labels), FUSED)
+        together = fused_probabilities(Off(labels, 0.0), image[None], aligner, Prediction.of(load("tiny")))
         return float(together.gather(0, labels[None].long())[0, labels > 0].mean())
 
     assert sure(4.0) > 0.9
     assert sure(0.0) > 0.99
 
 
-def test_trust_is_full_where_both_say_the_same() -> None:
+def test_the_weight_of_registration_is_full_where_both_say_the_same() -> None:
     """And none where they have no structure in common."""
     labels, _ = brain(SIDES)
     one = one_hot(labels.long(), CLASSES).movedim(-1, 0).float()
     everywhere = (labels >= 0)[None]
-    assert trust(one, one, everywhere, 2.4).sub(TRUST).abs().max() < 1e-5
+    assert registration_weight(one, one, everywhere, 2.4).sub(REGISTRATION_WEIGHT).abs().max() < 1e-5
     other = one_hot((labels + 3).long(), CLASSES).movedim(-1, 0).float()
-    assert trust(one, other, everywhere, 2.4).max() == 0
+    assert registration_weight(one, other, everywhere, 2.4).max() == 0

@@ -6,7 +6,7 @@ from configs.schema import load
 from material import blob
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
-from sst_models.phases.style import StyleMoments, prior
+from sst_models.phases.moments import StyleMoments, draw_prior_codes
 from sst_models.training.seeds import generator as draws
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import warp, warp_labels
@@ -75,7 +75,7 @@ def test_a_pair_is_the_restyled_atlas_and_its_labels_warped_by_one_flow() -> Non
     assert torch.equal(base, image[None])
     torch.testing.assert_close(style.norm(dim=1), torch.ones(1))
     assert torch.equal(code, torch.randn(code.shape, generator=draws(1, "flow", 3)))  # recipes of old runs stay good
-    assert torch.equal(style, prior(1, 8, draws(1, "style", "a", 2)))
+    assert torch.equal(style, draw_prior_codes(1, 8, draws(1, "style", "a", 2)))
     with torch.no_grad():
         flow, styled = nets["decoder"](code), nets["A"](image[None], style)
     assert flow.abs().mean() > 0.5

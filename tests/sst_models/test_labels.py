@@ -40,8 +40,8 @@ def test_a_flow_between_voxels_carries_what_most_of_the_box_there_is(steps: tupl
     labels, there = AtlasLabels(parts(), FINER), moved(parts(), steps)
     thirds = flow(*(step / FINER for step in steps))
     for _ in range(2):  # the second time from what was counted before
-        assert torch.equal(labels.carry(thirds), block_vote(there, FINER).long())
-    found = labels.shares(thirds)
+        assert torch.equal(labels.propagate(thirds), block_vote(there, FINER).long())
+    found = labels.probabilities(thirds)
     wanted = torch.stack([torch.nn.functional.avg_pool3d((there == c)[None].float(), FINER)[0] for c in range(CLASSES)])
     torch.testing.assert_close(found, wanted)
     assert torch.equal(labels.on_grid, block_vote(parts(), FINER).long()) and labels.shape == SHAPE
@@ -51,11 +51,11 @@ def test_labels_on_the_grid_itself_are_interpolated_linearly() -> None:
     """One part a voxel is what `warp_labels` was made for."""
     whole = block_vote(parts(), FINER)
     labels, odd = AtlasLabels(whole), flow(0.4, -0.3, 1.2)
-    assert torch.equal(labels.carry(odd), warp_labels(whole[None], odd)[0].long())
-    found = labels.shares(odd)
+    assert torch.equal(labels.propagate(odd), warp_labels(whole[None], odd)[0].long())
+    found = labels.probabilities(odd)
     torch.testing.assert_close(found.sum(0), torch.ones(SHAPE))
     inner = (slice(1, -2), slice(1, -1), slice(0, -2))  # beyond the border there is background, or no word at all
-    likeliest = found.gather(0, labels.carry(odd)[None])[0]
+    likeliest = found.gather(0, labels.propagate(odd)[None])[0]
     torch.testing.assert_close(likeliest[inner], found.amax(0)[inner])
 
 
@@ -66,8 +66,8 @@ def test_a_sheet_thinner_than_a_voxel_keeps_its_volume() -> None:
     labels = AtlasLabels(sheet, FINER)
     for third in range(-3, 4):
         carried = flow(third / FINER, 0.0, 0.0)
-        assert float(labels.shares(carried)[10].sum()) == pytest.approx(SHAPE[1] * SHAPE[2] / FINER)
-        assert not labels.carry(carried).any()
+        assert float(labels.probabilities(carried)[10].sum()) == pytest.approx(SHAPE[1] * SHAPE[2] / FINER)
+        assert not labels.propagate(carried).any()
 
 
 def test_packed_labels_come_back_and_take_little_room() -> None:

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from configs.phases import Phase, at_sites, phase_of
 from configs.schema import Experiment, from_dict, load
 from material import Blobs, blob
 from sst_models.networks.build import build
-from sst_models.phases.segment import SegmentLearner, move, normalise, vary
-from sst_models.phases.style import Contrast, StyleMoments, prior
-from sst_models.phases.table import ADAPT, SITE_PHASES, Material, SitePhase
+from sst_models.phases.material import Material, make_learner
+from sst_models.phases.moments import StyleMoments, draw_prior_codes
+from sst_models.phases.segment import SegmentLearner, SegmentSettings, move
+from sst_models.phases.style import MomentumContrast
+from sst_models.propagation.predict import normalise
 from sst_models.training.learner import Learner, Span, memory, recall, train
 from sst_models.training.muon import SHARE, Muon, even
 from sst_models.volume.labels import AtlasLabels
@@ -24,14 +27,14 @@ def material() -> Material:
     return Material(Blobs(), blob(0), (MOMENTS,), AtlasLabels((blob(0)[0] > 0.5).long()))
 
 
-def nets_for(phase: SitePhase, experiment: Experiment = TINY) -> dict[str, nn.Module]:
+def nets_for(phase: Phase, experiment: Experiment = TINY) -> dict[str, nn.Module]:
     """Build the networks of a phase."""
     return {part: build(part, experiment) for part in phase.learns + phase.uses}
 
 
-def learner_for(phase: SitePhase, experiment: Experiment = TINY) -> Learner:
+def learner_for(phase: Phase, experiment: Experiment = TINY) -> Learner:
     """Make the learner of a phase on small volumes."""
-    return phase.make(nets_for(phase, experiment), experiment, material())
+    return make_learner(phase.name, nets_for(phase, experiment), experiment, material())
 
 
 def weights_of(net: nn.Module) -> torch.Tensor:
@@ -39,19 +42,19 @@ def weights_of(net: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in net.parameters()])
 
 
-@pytest.mark.parametrize("phase", (*SITE_PHASES, ADAPT), ids=lambda phase: phase.name)
-def test_a_step_changes_what_the_phase_learns_and_nothing_else(phase: SitePhase) -> None:
+@pytest.mark.parametrize("phase", at_sites(), ids=lambda phase: phase.name)
+def test_a_step_changes_what_the_phase_learns_and_nothing_else(phase: Phase) -> None:
     """Parts that a phase only uses keep their weights; parts that it learns do not."""
     nets = nets_for(phase)
     before = {part: weights_of(net) for part, net in nets.items()}
-    history = train(phase.make(nets, TINY, material()), Span(1, ("x",), 0, 2))
+    history = train(make_learner(phase.name, nets, TINY, material()), Span(1, ("x",), 0, 2))
     for part, net in nets.items():
         assert torch.equal(weights_of(net), before[part]) == (part in phase.uses), part
     assert all(torch.tensor(values).isfinite().all() for values in history.series.values())
 
 
-@pytest.mark.parametrize("phase", (*SITE_PHASES, ADAPT), ids=lambda phase: phase.name)
-def test_stopping_between_rounds_changes_nothing(phase: SitePhase) -> None:
+@pytest.mark.parametrize("phase", at_sites(), ids=lambda phase: phase.name)
+def test_stopping_between_rounds_changes_nothing(phase: Phase) -> None:
     """Two rounds of two steps, with weights and memory through arrays in between, equal four steps, bit for bit."""
     whole = learner_for(phase)
     train(whole, Span(1, ("site", phase.name), 0, 4))
@@ -69,9 +72,8 @@ def test_stopping_between_rounds_changes_nothing(phase: SitePhase) -> None:
 
 def test_without_appearance_the_joint_phase_leaves_a_alone() -> None:
     """With its weight at 0, A is not trained (Table 2, "w/o L_app")."""
-    plain = from_dict({**_values(), "appearance": {"weight": 0.0, "width": 4, "stem": 2}}, "plain")
-    joint = SITE_PHASES[2]
-    learner = learner_for(joint, plain)
+    plain = from_dict({**_values(), "appearance": {"weight": 0.0, "width": 4}}, "plain")
+    learner = learner_for(phase_of("joint"), plain)
     before = weights_of(learner.nets["A"])
     train(learner, Span(1, ("x",), 0, 2))
     assert torch.equal(before, weights_of(learner.nets["A"]))
@@ -85,10 +87,9 @@ def _values() -> dict[str, object]:
 
 def test_registration_learns_to_bring_a_shifted_ball_back() -> None:
     """After some steps on shifted copies, the warped volume is closer to the fixed one than the moving was."""
-    register = SITE_PHASES[0]
-    nets = nets_for(register)
+    nets = nets_for(phase_of("register"))
     moving, scans = blob(5), Blobs(1, 6)
-    learner = register.make(nets, TINY, Material(scans, moving))
+    learner = make_learner("register", nets, TINY, Material(scans, moving))
     first = learner.step(torch.Generator().manual_seed(1))["reconstruction"]
     train(learner, Span(1, ("x",), 0, 25))
     last = learner.step(torch.Generator().manual_seed(1))["reconstruction"]
@@ -98,7 +99,7 @@ def test_registration_learns_to_bring_a_shifted_ball_back() -> None:
 def test_the_queue_holds_the_newest_keys_and_is_no_parameter() -> None:
     """Keys enter at the front and old ones fall out; none of it is among the named parameters that travel."""
     encoder = build("E", TINY)
-    contrast = Contrast(encoder, TINY)
+    contrast = MomentumContrast(encoder, TINY.style)
     contrast.loss(encoder(blob(1)[None]), blob(2)[None], torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(contrast.queue[:1], contrast.keys(blob(2)[None]))
@@ -109,7 +110,7 @@ def test_the_queue_holds_the_newest_keys_and_is_no_parameter() -> None:
 def test_the_key_encoder_follows_by_its_momentum() -> None:
     """One update moves the key encoder 1 % of the way at a momentum of 0.99."""
     encoder = build("E", TINY)
-    contrast = Contrast(encoder, TINY)
+    contrast = MomentumContrast(encoder, TINY.style)
     before = weights_of(contrast.keys)
     with torch.no_grad():
         for p in encoder.parameters():
@@ -124,7 +125,7 @@ def test_moments_and_prior_give_unit_codes_and_moments_keep_the_mean() -> None:
     drawn = StyleMoments(mean, torch.full((8,), 0.01)).draw(50, torch.Generator().manual_seed(1))
     torch.testing.assert_close(drawn.norm(dim=1), torch.ones(50))
     assert (drawn @ mean).min() > 0.99
-    torch.testing.assert_close(prior(5, 8, torch.Generator().manual_seed(1)).norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(draw_prior_codes(5, 8, torch.Generator().manual_seed(1)).norm(dim=1), torch.ones(5))
 
 
 def test_zscore_does_not_depend_on_gain_and_offset_of_the_brain() -> None:
@@ -149,30 +150,23 @@ def test_augmentation_moves_image_and_labels_together() -> None:
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 10, 30), (1.0, 40, 40)])
 def test_as_many_pairs_are_moved_as_the_preset_says(share: float, low: int, high: int) -> None:
     """The others are what they were, image and labels, and as sharp."""
-    preset = load("tiny", (f"segmenter.moved={share}", "segmenter.augment=space", "segmenter.mirror=false"))
+    preset = load("tiny", (f"segmenter.affine_probability={share}", "segmenter.test_time_augmentation=none"))
     image = blob(4)
     labels = (image[0] > 0.5).long()
-    phase = preset.phases.segment
-    learner = SegmentLearner({"segmenter": nn.Conv3d(1, 29, 1)}, preset, lambda _: (image, labels), phase)
+    settings = SegmentSettings.of(preset, preset.phases.segment)
+    learner = SegmentLearner({"segmenter": nn.Conv3d(1, 29, 1)}, lambda _: (image, labels), settings)
     pairs = [learner._pair(torch.Generator().manual_seed(number)) for number in range(40)]
     moved = [not torch.equal(found, image) for found, _ in pairs]
     assert low <= sum(moved) <= high
     assert all(torch.equal(pair[1], labels) for pair, other in zip(pairs, moved, strict=True) if not other)
 
 
-def test_a_varied_look_keeps_background_and_range() -> None:
-    """Gamma and noise never reach outside the brain or outside [0, 1]."""
-    image = blob(4)
-    varied = vary(image, torch.Generator().manual_seed(2))
-    assert varied[image == 0].abs().max() == 0
-    assert 0 <= float(varied.min()) <= float(varied.max()) <= 1
-
-
 def test_the_running_mean_of_weights_leaves_the_first_ones_soon() -> None:
     """After a dozen steps the delivered weights are nearer to the trained ones than to those of the start."""
     labels = (blob(1)[0] > 0.5).long()
     nets = {"segmenter": build("segmenter", TINY)}
-    learner = SegmentLearner(nets, TINY, lambda draws: (blob(1), labels), TINY.phases.segment)
+    settings = SegmentSettings.of(TINY, TINY.phases.segment)
+    learner = SegmentLearner(nets, lambda draws: (blob(1), labels), settings)
     first = weights_of(learner.nets["segmenter"])
     train(learner, Span(1, ("x",), 0, 12))
     mean, last = weights_of(learner.mean), weights_of(learner.nets["segmenter"])
@@ -184,7 +178,8 @@ def test_the_rate_falls_over_the_last_steps_of_all_rounds() -> None:
     values = _values()
     values["phases"] = {**values["phases"], "segment": {"rounds": 2, "steps": 2, "rate": 1e-2, "decay": 0.5}}  # type: ignore[dict-item]
     tiny = from_dict(values, "falling")
-    learner = SegmentLearner({"segmenter": build("segmenter", tiny)}, tiny, _ball, tiny.phases.segment)
+    settings = SegmentSettings.of(tiny, tiny.phases.segment)
+    learner = SegmentLearner({"segmenter": build("segmenter", tiny)}, _ball, settings)
     rates = []
     for number in range(4):
         learner.step(torch.Generator().manual_seed(number))

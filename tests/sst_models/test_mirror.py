@@ -8,8 +8,9 @@ from torch.nn.functional import one_hot
 
 from configs.schema import load
 from configs.structures import CLASSES, GROUP_OF, MIRRORED, STRUCTURES
-from sst_models.phases.segment import SegmentLearner, segment
-from sst_models.volume.mirror import mean_of_both, mirror_chances, mirror_image, mirror_labels, mirror_pair
+from sst_models.phases.segment import SegmentLearner, SegmentSettings
+from sst_models.propagation.predict import Prediction, segment
+from sst_models.volume.mirror import mean_with_mirror, mirror_image, mirror_labels, mirror_pair, mirror_probabilities
 
 SHAPE = (16, 18, 20)
 
@@ -48,10 +49,10 @@ def test_only_left_and_right_change_places() -> None:
 
 
 def test_labels_and_their_chances_agree() -> None:
-    """Mirrored chances are those of the mirrored labels."""
+    """Mirrored probabilities are those of the mirrored labels."""
     labels = label_map()
-    chances = one_hot(labels, CLASSES).movedim(-1, 0).float()
-    assert torch.equal(mirror_chances(chances).argmax(0), mirror_labels(labels))
+    probabilities = one_hot(labels, CLASSES).movedim(-1, 0).float()
+    assert torch.equal(mirror_probabilities(probabilities).argmax(0), mirror_labels(labels))
 
 
 class Left(torch.nn.Module):
@@ -72,12 +73,11 @@ class Left(torch.nn.Module):
 
 def test_what_is_seen_in_the_mirror_counts_as_much() -> None:
     """A bright right putamen is found by a network that only knows left ones, once it may look into the mirror."""
-    preset = load("tiny")
-    own = replace(preset.segmenter, normalise="minmax", likelihood=0.0, mirror=False)
+    alone = Prediction("minmax", "none", em_weight=0.0, spacing=5.0, bf16_cpu=False)
     image = torch.zeros(1, *SHAPE)
     image[0, 12:14, 5:9, 5:9] = 1.0
-    assert not segment(Left(), image, replace(preset, segmenter=own)).any()
-    found = segment(Left(), image, replace(preset, segmenter=replace(own, mirror=True)))
+    assert not segment(Left(), image, alone).any()
+    found = segment(Left(), image, replace(alone, test_time_augmentation="mirror"))
     assert torch.equal(found > 0, image[0] > 0.5)
     assert {STRUCTURES[index - 1].name for index in found[found > 0].unique().tolist()} == {"Right-Putamen"}
 
@@ -95,14 +95,13 @@ class Coarse(torch.nn.Module):
         return logits
 
 
-def test_a_scan_moved_by_a_voxel_is_seen_with_other_eyes() -> None:
+def test_shifts_average_out_errors_of_a_network_that_folds_voxels() -> None:
     """What is wrong at one voxel of each cell is right in the mean over shifts, in the scan's own place."""
-    preset = load("tiny")
-    own = replace(preset.segmenter, likelihood=0.0, mirror=False, normalise="minmax")
+    once = Prediction("minmax", "none", em_weight=0.0, spacing=5.0, bf16_cpu=False)
     image = torch.zeros(1, *SHAPE)
     image[0, 4:12, 5:9, 5:9] = 1.0
-    alone = segment(Coarse(), image, replace(preset, segmenter=own))
-    shifted = segment(Coarse(), image, replace(preset, segmenter=replace(own, shifts=True)))
+    alone = segment(Coarse(), image, once)
+    shifted = segment(Coarse(), image, replace(once, test_time_augmentation="mirror+shifts"))
     assert (alone == CEREBELLUM + 1).sum() == 16
     assert torch.equal(shifted, CEREBELLUM * (image[0] > 0.5).long())
 
@@ -112,9 +111,9 @@ def test_half_of_the_pairs_are_mirrored() -> None:
     preset, labels = load("tiny"), label_map()
     image = labels[None] / CLASSES
     for mirror in (True, False):
-        changed = replace(preset, segmenter=replace(preset.segmenter, augment="none", mirror=mirror))
-        net = torch.nn.Conv3d(1, CLASSES, 1)
-        learner = SegmentLearner({"segmenter": net}, changed, lambda _: (image, labels), preset.phases.segment)
+        own = replace(preset.segmenter, test_time_augmentation="mirror" if mirror else "none")
+        settings = SegmentSettings.of(replace(preset, segmenter=own), preset.phases.segment)
+        learner = SegmentLearner({"segmenter": torch.nn.Conv3d(1, CLASSES, 1)}, lambda _: (image, labels), settings)
         pairs = [learner._pair(torch.Generator().manual_seed(number)) for number in range(40)]
         mirrored = [torch.equal(found, mirror_image(image)) for found, _ in pairs]
         assert 10 < sum(mirrored) < 30 if mirror else not any(mirrored)
@@ -135,13 +134,13 @@ def test_a_structure_that_stays_in_its_place_keeps_its_side() -> None:
     assert bool((mirrored[-1] == MIRRORED[CEREBELLUM + 1]).all())
 
 
-def test_sides_are_the_images_own_word() -> None:
+def test_sides_are_those_of_the_image_itself() -> None:
     """Two opinions that agree on the structure and not on its side give it the side that the image itself shows."""
     own, other = torch.zeros(2, CLASSES, *SHAPE)
     own[CEREBELLUM] = 0.6
     other[MIRRORED[CEREBELLUM]] = 0.8
     own[0], other[0] = 0.4, 0.2
-    both = mean_of_both(own, other)
+    both = mean_with_mirror(own, other)
     assert torch.allclose(both.sum(0), torch.ones(SHAPE))
     assert torch.allclose(both[0], torch.full(SHAPE, 0.3))
     assert bool((both.argmax(0) == CEREBELLUM).all())

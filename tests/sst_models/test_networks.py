@@ -28,10 +28,10 @@ def volume(seed: int = 0, count: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", [RegistrationUNet, RegistrationPyramid])
-@pytest.mark.parametrize("stem", [1, 2])
-def test_registration_starts_at_the_identity(kind: type, stem: int) -> None:
+@pytest.mark.parametrize("space_to_depth", [1, 2])
+def test_registration_starts_at_the_identity(kind: type, space_to_depth: int) -> None:
     """A new network moves nothing, so that learning starts from the affine."""
-    flow = kind((4, 8), stem, 3)(volume(1), volume(2))
+    flow = kind((4, 8), space_to_depth)(volume(1), volume(2))
     assert flow.shape == (1, 3, *SIDES)
     assert flow.abs().max() < 1e-2
 
@@ -68,10 +68,10 @@ def test_adain_is_told_by_the_mask_alone() -> None:
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("stem", [1, 2])
-def test_appearance_keeps_background(stem: int) -> None:
+@pytest.mark.parametrize("space_to_depth", [1, 2])
+def test_appearance_keeps_background(space_to_depth: int) -> None:
     """Background stays zero under every style."""
-    net, x = AppearanceModel(4, 8, stem), volume()
+    net, x = AppearanceModel(4, 8, space_to_depth), volume()
     out = net(x, torch.randn(1, 8))
     assert out[:, :, :3].abs().max() == 0
 
@@ -117,19 +117,19 @@ def test_unfold_undoes_fold() -> None:
     torch.testing.assert_close(unfold(fold(x, 2), 2), x)
 
 
-@pytest.mark.parametrize("stem", [1, 2])
-def test_the_segmenter_gives_a_logit_per_class_and_voxel(stem: int) -> None:
-    """Every voxel of the input gets all classes, at both stems."""
-    assert Segmenter((4, 4, 4), 5, stem)(volume()).shape == (1, 5, *SIDES)
+@pytest.mark.parametrize("space_to_depth", [1, 2])
+def test_the_segmenter_gives_a_logit_per_class_and_voxel(space_to_depth: int) -> None:
+    """Every voxel of the input gets all classes, at both factors."""
+    assert Segmenter((4, 4, 4), 5, space_to_depth)(volume()).shape == (1, 5, *SIDES)
 
 
-@pytest.mark.parametrize("stem", [1, 2])
-def test_a_segmenter_with_a_prior_starts_where_the_labels_are(stem: int) -> None:
+@pytest.mark.parametrize("space_to_depth", [1, 2])
+def test_a_segmenter_with_a_prior_starts_where_the_labels_are(space_to_depth: int) -> None:
     """Before any training it finds each structure's side and place, whatever the image; without a prior it cannot."""
     labels = torch.zeros(1, *SIDES, dtype=torch.int64)
     half = SIDES[0] // 2
     labels[:, 4 : half - 2, 8:24, 8:24], labels[:, half + 2 : -4, 8:24, 8:24] = 1, 2
-    net = Segmenter((4, 4, 4), 3, stem, tuple(side // COARSE for side in SIDES))
+    net = Segmenter((4, 4, 4), 3, space_to_depth, tuple(side // COARSE for side in SIDES))
     net.start(labels, sigma=1.0)
     found = net(volume()).argmax(dim=1)
     assert (found == labels).float().mean() > 0.9

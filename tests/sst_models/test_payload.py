@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from sst_models.wire.exchange import Arrays, PhaseRequest, Step
+from sst_models.wire.exchange import Arrays, Delta, PhaseRequest
 from sst_models.wire.payload import (
     MissingBase,
     Parcel,
     WrongDigest,
     answer,
+    apply_delta,
+    delta_between,
     digest,
-    follow,
-    step_between,
     unpack,
 )
 
@@ -45,7 +45,7 @@ def same(one: Arrays, other: Arrays) -> bool:
 def test_a_step_leads_to_within_its_rounding(both: tuple[Arrays, Arrays]) -> None:
     """11 bits of each difference, 39 bits below the largest of its tensor, and the last bit of the weight."""
     base, new = both
-    step, led = step_between(base, new)
+    step, led = delta_between(base, new)
     assert {name: (a.shape, a.dtype) for name, a in led.items()} == {n: (a.shape, a.dtype) for n, a in new.items()}
     for name, array in new.items():
         difference = np.abs(array.astype(np.float64) - base[name])
@@ -60,11 +60,11 @@ def test_a_step_leads_to_within_its_rounding(both: tuple[Arrays, Arrays]) -> Non
 def test_whoever_follows_a_step_gets_the_same_bytes(both: tuple[Arrays, Arrays]) -> None:
     """Also from copies in another memory order, and a second time."""
     base, new = both
-    step, led = step_between(base, new)
-    again, _ = step_between(base, new)
+    step, led = delta_between(base, new)
+    again, _ = delta_between(base, new)
     assert same(step.arrays, again.arrays)
     copies = {name: np.array(array, order="F") for name, array in reversed(base.items())}
-    assert digest(follow(copies, dict(step.arrays))) == digest(led) == step.digest
+    assert digest(apply_delta(copies, dict(step.arrays))) == digest(led) == step.digest
 
 
 @settings(max_examples=40, deadline=None)
@@ -72,7 +72,7 @@ def test_whoever_follows_a_step_gets_the_same_bytes(both: tuple[Arrays, Arrays])
 def test_what_did_not_change_keeps_its_bytes(both: tuple[Arrays, Arrays]) -> None:
     """A zero step leads back to the start, with the sign of each zero."""
     base, _ = both
-    step, led = step_between(base, base)
+    step, led = delta_between(base, base)
     assert same(led, base)
     assert step.base == step.digest
 
@@ -82,7 +82,7 @@ def test_each_tensor_has_its_own_scale(size: float) -> None:
     """Next to a tensor of ordinary size, a tiny or a huge one keeps its 11 bits; half precision alone would not."""
     base = {"w": np.zeros(3, np.float32), "v": np.ones(2, np.float32)}
     new = {"w": np.array([size, -size / 3, 0], np.float32), "v": np.array([1.5, 2.0], np.float32)}
-    _, led = step_between(base, new)
+    _, led = delta_between(base, new)
     np.testing.assert_allclose(led["w"], new["w"], rtol=2.0**-11, atol=1e-45)
     assert led["v"].tolist() == [1.5, 2.0]
 
@@ -102,7 +102,7 @@ def test_digest_sees_names_types_shapes_and_bytes() -> None:
 
 BASE = {"a": np.zeros((2, 3), np.float32), "b": np.ones((), np.float32)}
 NEW = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros((), np.float32)}
-STEP, LED = step_between(BASE, NEW)
+STEP, LED = delta_between(BASE, NEW)
 VALUES, EXPONENTS = STEP.arrays["values"], STEP.arrays["exponents"]
 
 HOSTILE: dict[str, Any] = {
@@ -123,13 +123,13 @@ HOSTILE: dict[str, Any] = {
 def test_a_step_that_is_none_is_refused(arrays: Arrays) -> None:
     """One kind of error, whatever a peer made up."""
     with pytest.raises(ValueError):
-        follow(BASE, arrays)
+        apply_delta(BASE, arrays)
 
 
 def test_a_largest_step_stays_finite() -> None:
     """The largest exponents and values that are let through end at the ends of float32."""
     arrays = {"values": np.full_like(VALUES, -65504), "exponents": np.full_like(EXPONENTS, 200)}
-    assert all((array == -LARGEST).all() for array in follow(BASE, arrays).values())
+    assert all((array == -LARGEST).all() for array in apply_delta(BASE, arrays).values())
 
 
 def test_a_parcel_is_unpacked_from_what_is_held() -> None:
@@ -162,8 +162,8 @@ def test_a_reply_travels_as_differences_to_its_request() -> None:
     request = PhaseRequest("run", "style", 1, "one", "{}", {"E": BASE, "T": BASE}, payload="half")
     moments = {"mean": np.ones(3, np.float32)}
     parcel, led = answer({"E": NEW, "moments": moments}, request)
-    assert set(parcel.steps) == {"E"} and set(parcel.whole) == {"moments"}
-    assert isinstance(parcel.steps["E"], Step) and list(led) == [parcel.digests["E"]]
+    assert set(parcel.deltas) == {"E"} and set(parcel.whole) == {"moments"}
+    assert isinstance(parcel.deltas["E"], Delta) and list(led) == [parcel.digests["E"]]
     assert parcel.bytes == 7 * 2 + 2 * 2 + 3 * 4
     whole, none = answer({"E": NEW, "moments": moments}, replace(request, payload="full"))
     assert set(whole.whole) == {"E", "moments"} and not none

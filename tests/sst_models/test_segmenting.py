@@ -10,10 +10,11 @@ from configs.schema import Experiment, load
 from configs.structures import MIRRORED
 from material import blob, preset
 from sst_models.networks.build import build
-from sst_models.phases.segment import SegmentLearner, move, normalise, vary
+from sst_models.phases.segment import SegmentLearner, SegmentSettings, move
+from sst_models.propagation.predict import normalise
 from sst_models.training.muon import Muon
 
-PLAIN = preset(segmenter_mirror=False)
+PLAIN = preset(test_time_augmentation="none")
 
 
 def ball(draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -25,7 +26,7 @@ def ball(draws: torch.Generator) -> tuple[Tensor, Tensor]:
 def segmenting(experiment: Experiment = PLAIN) -> SegmentLearner:
     """The learner of the tiny preset on balls."""
     net = build("segmenter", experiment)
-    return SegmentLearner({"segmenter": net}, experiment, ball, experiment.phases.segment)
+    return SegmentLearner({"segmenter": net}, ball, SegmentSettings.of(experiment, experiment.phases.segment))
 
 
 def test_a_step_lowers_monais_dice_and_cross_entropy_of_whole_volumes() -> None:
@@ -96,18 +97,6 @@ def test_a_map_moves_a_pair_a_little_and_image_and_labels_alike() -> None:
     assert (both.amax(0) > 0.4).all() and (both.amin(0) < -0.4).all()
 
 
-def test_a_varied_look_is_a_power_of_the_intensities_with_some_noise() -> None:
-    """Gamma from 0.7 to 1.4 and noise of at most 0.04, told from a volume of one intensity."""
-    flat = torch.full((1, 16, 16, 16), 0.5)
-    gammas, noises = [], []
-    for number in range(40):
-        varied = vary(flat, torch.Generator().manual_seed(number))
-        gammas.append(float(torch.log(varied.mean()) / torch.log(torch.tensor(0.5))))
-        noises.append(float(varied.std()))
-    assert 0.69 < min(gammas) < 0.8 and 1.2 < max(gammas) < 1.44
-    assert min(noises) < 0.008 and 0.03 < max(noises) < 0.041
-
-
 def test_minmax_leaves_a_volume_and_zscore_gives_the_brain_mean_0_and_spread_1() -> None:
     """What the segmenter reads."""
     volume = blob(2)[None]
@@ -124,9 +113,10 @@ def test_an_untrained_network_starts_with_the_shares_of_labels() -> None:
     labels = torch.zeros(32, 48, 32, dtype=torch.int64)
     labels[4:12, 8:40, 8:24] = left
     for mirror in (False, True):
-        tiny = preset(segmenter_mirror=mirror)
+        tiny = preset(test_time_augmentation="mirror" if mirror else "none")
         net = build("segmenter", tiny)
-        made = SegmentLearner({"segmenter": net}, tiny, lambda _: (image, labels), tiny.phases.segment)
+        settings = SegmentSettings.of(tiny, tiny.phases.segment)
+        made = SegmentLearner({"segmenter": net}, lambda _: (image, labels), settings)
         made.start(1)
         for started in (made.nets["segmenter"], made.mean):
             assert isinstance(started.prior, nn.Parameter)

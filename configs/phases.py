@@ -1,0 +1,262 @@
+"""The phases of a run, one row each: the one place that says what a phase is, and everything that leaves a site in it.
+
+Plain data. What else the project says of a phase is read from here: the hub's schedule and message types, what a site
+answers and what its release check lets pass, the policy, the text that IT approves, displays, and the tables of the
+documentation. The table declares; `client.release` enforces.
+
+A new phase that learns is one row here and one file, `sst_models/phases/NAME.py`, whose function `make` gives its
+learner. `[phases.NAME]` of a preset then sets its rounds, steps, batch and rate.
+"""
+
+from dataclasses import dataclass
+
+from configs.structures import GROUPS
+
+PARTS: dict[str, str] = {
+    "T": "the registration network T",
+    "E": "the style encoder E",
+    "D_style": "the style critic D_style",
+    "A": "the appearance model A",
+    "F": "the flow network F",
+    "encoder": "the flow encoder",
+    "decoder": "the flow decoder",
+    "D_flow": "the flow critic D_flow",
+    "segmenter": "the site's segmenter",
+}
+"""The networks, by the name that messages and files have for them."""
+
+VALUES: dict[str, str] = {
+    "name": "the site's name",
+    "code": "digest of its code",
+    "flwr": "version of Flower",
+    "python": "version of Python",
+    "torch": "version of torch",
+    "atlas": "digest of the atlas",
+    "scans": "number of scans",
+    "labelled": "number of labelled scans",
+    "set_aside": "number of scans set aside",
+}
+"""The single values that a reply may hold, by name."""
+
+TRAINING, TESTING = "number of training scans", "number of labelled test scans"
+"""What the count of a reply is."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase. All that a reply may hold is declared here; `count`, its phase, round and error code are always in it.
+
+    A phase with a `message` is asked of sites; one that `learns` has rounds.
+    """
+
+    name: str
+    number: int  # of the documentation; "hello" and "join" are both 0
+    at_site: str  # what a site does
+    at_hub: str  # what the hub does
+    message: str = ""  # Flower's message type
+    learns: tuple[str, ...] = ()  # parts that are sent, trained, and come back
+    uses: tuple[str, ...] = ()  # parts that are sent and stay as they are
+    kept: tuple[str, ...] = ()  # of those that are learnt: each site's version is kept under its name, none is averaged
+    moments: bool = False  # mean and standard deviation of the site's style codes come back, if its policy allows
+    foreign: bool = False  # moments of the other sites are sent
+    labels: bool = False  # the atlas's labels are sent
+    count: str = ""  # what the count of a reply is
+    values: tuple[str, ...] = ()  # of `VALUES`
+    losses: tuple[str, ...] = ()  # names of the loss curves, each a mean over steps
+    figures: tuple[str, ...] = ()  # names of other figures, each a mean over scans
+    optional: bool = False  # a site may refuse it, and the run goes on without that site's reply
+    cost: float = 0.0  # time of one scan of one step beside registration's: at 64 x 80 x 80 on 2 cores, for displays
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Every part that a reply may hold; `moments` is statistics, every other part the weights of a network."""
+        return frozenset({*self.learns, *(("moments",) if self.moments else ())})
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Everything that leaves a site, item by item, in the words that its IT reads."""
+        parts = ", ".join(PARTS.get(part, part) + _IF.get(part, "") for part in self.learns)
+        items = [f"weights of {parts}"] if parts else []
+        if self.moments:
+            items.append("mean and standard deviation of style codes" + _IF["moments"])
+        if self.losses:
+            items.append(f"training curves ({', '.join(self.losses)})")
+        if self.figures:
+            items.append(f"mean Dice of each of {len(self.figures)} structure groups")
+        items += [VALUES[value] for value in self.values]
+        return (*items, self.count) if self.count else tuple(items)
+
+    @property
+    def consent(self) -> str:
+        """The sentence that a site's IT reads before it approves."""
+        return "; ".join(self.leaves) or NOTHING
+
+
+NOTHING = "nothing but that it was done"
+
+_IF = {"A": " (if appearance = true)", "moments": " (if moments = true and style is among the phases)"}
+
+PHASES: tuple[Phase, ...] = (
+    Phase(
+        "hello",
+        0,
+        "says its name and versions",
+        "finds out which site a node is, where no key names it",
+        message="query.hello",
+        values=("name", "code", "flwr", "python", "torch"),
+    ),
+    Phase(
+        "join",
+        0,
+        "checks and prepares its scans, stores the atlas",
+        "publishes the atlas; refuses a site that holds another one",
+        message="query.join",
+        values=("atlas", "scans", "labelled", "set_aside"),
+        count=TRAINING,
+    ),
+    Phase(
+        "register",
+        1,
+        "trains T on pairs of its own scans and the atlas",
+        "mean, weighted by scans",
+        message="train.register",
+        learns=("T",),
+        losses=("total", "reconstruction", "smoothness"),
+        count=TRAINING,
+        cost=1.0,
+    ),
+    Phase(
+        "style",
+        2,
+        "trains E by contrast; its queue of keys stays at the site",
+        "mean; passes moments on, as the other sites' negatives",
+        message="train.style",
+        learns=("E", "D_style"),
+        uses=("T",),
+        moments=True,
+        foreign=True,
+        losses=("total", "contrastive", "adversarial", "critic"),
+        count=TRAINING,
+        cost=0.4,
+    ),
+    Phase(
+        "joint",
+        3,
+        "trains E, A and F; the atlas is among the sources",
+        "mean of E and F; keeps A under the site's name, or averages it",
+        message="train.joint",
+        learns=("E", "D_style", "A", "F"),
+        uses=("T",),
+        kept=("A",),
+        moments=True,
+        foreign=True,
+        losses=(
+            *("total", "contrastive", "adversarial", "cycle", "identity", "quantiles"),
+            *("reconstruction", "smoothness", "critic"),
+        ),
+        count=TRAINING,
+        cost=3.5,
+    ),
+    Phase(
+        "flow_codes",
+        4,
+        "trains the autoencoder on flows of the atlas to its scans",
+        "mean",
+        message="train.flow_codes",
+        learns=("encoder", "decoder", "D_flow"),
+        uses=("E", "A", "F"),
+        moments=True,
+        losses=("total", "flow", "image", "adversarial", "critic"),
+        count=TRAINING,
+        cost=0.7,
+    ),
+    Phase(
+        "segment",
+        5,
+        "nothing",
+        "generates pairs in the style of each site, trains its U-Net on them",
+        learns=("segmenter",),
+        kept=("segmenter",),
+        losses=("total",),
+        cost=2.8,
+    ),
+    Phase(
+        "adapt",
+        6,
+        "goes on training its U-Net, on its scans and on the atlas aligned to them",
+        "keeps it as that site's segmenter",
+        message="train.adapt",
+        learns=("segmenter",),
+        uses=("E", "A", "F"),
+        kept=("segmenter",),
+        labels=True,
+        losses=("total",),
+        count=TRAINING,
+        optional=True,
+        cost=2.8,
+    ),
+    Phase(
+        "evaluate",
+        7,
+        "tests segmenters on its labelled test scans, where it has any",
+        "the cross-site table",
+        message="evaluate.evaluate",
+        figures=GROUPS,
+        count=TESTING,
+        optional=True,
+    ),
+    Phase(
+        "deliver",
+        8,
+        "keeps its model",
+        "sends segmenter, atlas labels, generator, and E and F for label fusion",
+        message="query.deliver",
+        optional=True,
+    ),
+)
+"""All phases in the order in which a run goes through them."""
+
+
+def phase_of(name: str) -> Phase:
+    """Give a phase by its name.
+
+    Raises:
+        KeyError: there is none of this name.
+    """
+    return {phase.name: phase for phase in PHASES}[name]
+
+
+def asked() -> tuple[Phase, ...]:
+    """Give the phases that a hub asks of sites, and that a policy lists; `hello` needs no leave."""
+    return tuple(phase for phase in PHASES if phase.message and phase.name != "hello")
+
+
+def at_sites() -> tuple[Phase, ...]:
+    """Give the phases in which sites train."""
+    return tuple(phase for phase in asked() if phase.learns)
+
+
+def learning() -> tuple[Phase, ...]:
+    """Give the phases that have rounds, at sites or at the hub."""
+    return tuple(phase for phase in PHASES if phase.learns)
+
+
+def markdown() -> str:
+    """Give the table of phases as ARCHITECTURE has it: who does what."""
+    rows = ["| # | phase | a site | the hub |", "|---|---|---|---|"]
+    rows += [f"| {phase.number} | {phase.name} | {phase.at_site} | {phase.at_hub} |" for phase in PHASES]
+    return "\n".join(rows)
+
+
+def markdown_leaves() -> str:
+    """Give the table of what leaves a site as README and ARCHITECTURE have it; the long text is `Phase.consent`."""
+    rows = ["| # | phase | leaves the site |", "|---|---|---|"]
+    for phase in (phase for phase in PHASES if phase.message):
+        items = [f"weights of {', '.join(phase.learns)}"] if phase.learns else []
+        items += ["moments of style codes"] if phase.moments else []
+        items += ["training curves"] if phase.losses else []
+        rest = phase.leaves[bool(phase.learns) + bool(phase.moments) + bool(phase.losses) :]
+        rows.append(
+            f"| {phase.number} | {phase.name} | {'; '.join([*items, *rest]) or 'nothing but that it was done'} |"
+        )
+    return "\n".join(rows)

@@ -1,0 +1,98 @@
+"""What an arm of the comparison is: one value that says everything about it.
+
+An arm is a method that is compared on test scans. Its families are files of this folder; a new baseline is one more
+value there, or one more file in `FAMILIES` of this package. Nothing heavy is imported before an arm is used, so that
+`sst simulate --help` stays quick.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from configs.schema import Experiment
+    from sst_models.phases.segment import Pairs
+    from sst_models.propagation.align import Aligner
+    from sst_models.propagation.predict import Prediction
+    from sst_models.volume.labels import AtlasLabels
+
+SOURCE, TARGET, ALL = "source", "target", "all sites"
+"""Which site of a direction: that of the atlas, the one to which style is adapted, or one site that has all scans."""
+
+FEDERATED, STATISTICS, PLAIN = "federated", "statistics", "no-appearance"
+ALONE_SOURCE, ALONE_TARGET, POOLED = "alone-source", "alone-target", "pooled"
+"""The federations that an arm may need, see `simulation.schemes`."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A federation that an arm needs, and whose segmenter it has to make."""
+
+    scheme: str
+    segmenter: str = ""  # of the SOURCE, the TARGET, or ALL; "": none
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What an arm makes of one scan."""
+
+    labels: "Tensor"  # (D, H, W) class indices
+    folded: float = math.nan  # % of voxels where its flow folds; NaN where it has none
+
+
+Predict = Callable[["Tensor"], Predicted]
+"""From a test scan (1, D, H, W) to its segmentation, both on the run's device."""
+
+
+class Bench(Protocol):
+    """What arms are made of: `simulation.bench`, as they see it."""
+
+    @property
+    def experiment(self) -> "Experiment":
+        """The preset of the run."""
+
+    @property
+    def atlas(self) -> "tuple[Tensor, AtlasLabels]":
+        """The atlas's volume (1, D, H, W) and its labels, on the run's device."""
+
+    def net(self, scheme: str, part: str, site: str) -> "nn.Module":
+        """Give a network of a federation as a site has it."""
+
+    def aligner(self, scheme: str, site: str) -> "Aligner":
+        """Give the alignment of the atlas to a site's scans by a federation's E, A and F."""
+
+    def segmenter(self, arm: "Arm", site: str) -> "nn.Module":
+        """Give the U-Net of an arm that is tested at a site."""
+
+    def prediction(self, arm: "Arm") -> "Prediction":
+        """Give how an arm's segmenter predicts."""
+
+    def labelled_pairs(self, role: str) -> "Pairs":
+        """Give real labelled training scans of the SOURCE or the TARGET."""
+
+    def generated_pairs(self, flows: str, styles: str) -> "Pairs":
+        """Give generated pairs: flow codes of one federation, the target's style of another."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method that is compared."""
+
+    name: str
+    meaning: str  # for a reader, in plain words
+    predict: "Callable[[Bench, Arm, str], Predict]"  # from bench, arm and tested site to what it makes of a scan
+    needs: tuple[Need, ...] = ()
+    tested: tuple[str, ...] = (TARGET,)
+    base: "Arm | None" = None  # the arm whose labels it refines, or which it fuses with F
+    pairs: "Callable[[Bench], Pairs] | None" = None  # labelled pairs, for a segmenter that no federation makes
+    zscore: bool = False  # that segmenter sees z-scores and small affines, whatever the preset has
+    applies: "Callable[[Experiment], bool]" = lambda _: True  # whether it differs from its base under a preset
+    flows: bool = False  # it is registration: the report shows it among its like
+
+    @property
+    def trained_as(self) -> "Arm":
+        """The arm whose segmenter it uses."""
+        return self.base or self

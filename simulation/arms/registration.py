@@ -1,0 +1,116 @@
+"""Arms that propagate the atlas's labels onto a scan: an affine, T, and F with and without style."""
+
+from typing import TYPE_CHECKING
+
+from simulation.arms.arm import FEDERATED, PLAIN, SOURCE, TARGET, Arm, Bench, Need, Predict, Predicted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from configs.schema import Experiment
+
+
+def _affine(bench: Bench, arm: Arm, site: str) -> Predict:
+    """Predict the atlas's labels where the affine put the scan."""
+    labels = bench.atlas[1].on_grid
+    return lambda image: Predicted(labels)
+
+
+def _t(bench: Bench, arm: Arm, site: str) -> Predict:
+    """Predict the atlas's labels as T propagates them, whose flow ends as F's does."""
+    import torch
+
+    from sst_models.propagation.demons import finish
+
+    net = bench.net(FEDERATED, "T", site)
+    atlas, labels = bench.atlas
+    settings = bench.experiment.propagation
+
+    def predict(image: "Tensor") -> Predicted:
+        with torch.no_grad():
+            flow = net(atlas[None], image[None])
+        flow = finish(atlas[None], image[None], flow, settings)
+        return _predicted(labels.propagate(flow), flow)
+
+    return predict
+
+
+def _f(bench: Bench, arm: Arm, site: str) -> Predict:
+    """Predict the atlas's labels as F propagates them, which sees the atlas in the scan's style."""
+    aligner = bench.aligner(arm.needs[0].scheme, site)
+    _, labels = bench.atlas
+
+    def predict(image: "Tensor") -> Predicted:
+        flow = aligner.flow(image[None])
+        return _predicted(labels.propagate(flow), flow)
+
+    return predict
+
+
+def _f_refined(bench: Bench, arm: Arm, site: str) -> Predict:
+    aligner = bench.aligner(FEDERATED, site)
+
+    def predict(image: "Tensor") -> Predicted:
+        flow, mirrored = aligner.flows(image[None])
+        return _predicted(aligner.labels_on(image[None], flow, mirrored), flow)
+
+    return predict
+
+
+def _predicted(labels: "Tensor", flow: "Tensor") -> Predicted:
+    from sst_models.losses.flow import folded_fraction
+
+    return Predicted(labels, 100 * float(folded_fraction(flow)))
+
+
+def _refines(experiment: "Experiment") -> bool:
+    return bool(experiment.propagation.em_weight or experiment.propagation.mirror)
+
+
+BOTH = (SOURCE, TARGET)
+
+F = Arm(
+    "F",
+    "The atlas given the style of the scan, then bent onto it by the flow network.",
+    _f,
+    (Need(FEDERATED),),
+    BOTH,
+    flows=True,
+)
+
+ARMS = (
+    Arm(
+        "affine",
+        "The atlas moved, turned and scaled onto the scan, nothing else.",
+        _affine,
+        tested=BOTH,
+        flows=True,
+    ),
+    Arm(
+        "T",
+        "The atlas bent onto the scan by the registration network that is trained first.",
+        _t,
+        (Need(FEDERATED),),
+        BOTH,
+        flows=True,
+    ),
+    F,
+    Arm(
+        "F refined",
+        "The labels that F propagates, refined by the scan's own intensities (EM) and by its mirror image.",
+        _f_refined,
+        (Need(FEDERATED),),
+        BOTH,
+        base=F,
+        applies=_refines,
+        flows=True,
+    ),
+    Arm(
+        "F w/o appearance",
+        "The same flow network, trained and used without the change of style.",
+        _f,
+        (Need(PLAIN),),
+        BOTH,
+        flows=True,
+    ),
+)
