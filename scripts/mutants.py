@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Break the code on purpose, one small change at a time, and see whether a test notices.
 
-    python scripts/mutants.py                   # all named mutants, and some of every file; about 25 minutes
-    python scripts/mutants.py --list            # their names; an error if one of them fits nowhere any more
-    python scripts/mutants.py --only one-width  # those with this text in their name
-    python scripts/mutants.py --each 1000       # every change that the script can think of; hours
+    python scripts/mutants.py                         # all named mutants, and some of every file; about 25 minutes
+    python scripts/mutants.py --list                  # their names; an error if one of them fits nowhere any more
+    python scripts/mutants.py --only "eq. 11"         # all with this text in their name or in that of their file
+    python scripts/mutants.py --only fold --each 4    # and of these no more than four by rule of each file
+    python scripts/mutants.py --each 1000             # every change that the script can think of; hours
 
 `scripts/mutants.toml` lists files, the tests that hold each, changes chosen by hand, and changes that make no
 difference. A change chosen by hand is code and what takes its place, both compared as syntax trees, so that line
@@ -79,8 +80,9 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.And: ast.Or,
     ast.Or: ast.And,
 }
+SYMMETRIC = {"ms_ssim", "ssim_l1", "lncc"}
 METHODS = {"mean": "sum", "sum": "mean", "amax": "amin", "amin": "amax", "argmax": "argmin", "max": "min", "min": "max"}
-ORDERLESS = {"isinstance", "zip", "range", "map", "getattr", "max", "min", "super", "promote_types", "ms_ssim"}
+ORDERLESS = {"isinstance", "zip", "range", "map", "getattr", "max", "min", "super", "promote_types", *SYMMETRIC}
 """Functions whose first two arguments are not exchanged: it would be an error of types, or no change."""
 
 
@@ -242,19 +244,17 @@ def _line(node: ast.AST) -> str:
 
 
 def choose(listing: Listing, each: int, only: str = "") -> list[Mutant]:
-    """Give the named mutants, and of every file at most `each` by rule, evenly spread.
+    """Give the named mutants, and of every file at most `each` by rule, evenly spread; those with `only` in their name.
 
     Raises:
         Unfit: a named mutant, or one that is listed as making no difference, is not there.
     """
     hand = [named(entry, listing) for entry in listing.named]
-    rule = {file: by_rule(file, listing) for file in listing.tests}
-    every = [*hand, *(mutant for some in rule.values() for mutant in some)]
-    if gone := set(listing.equivalent) - {mutant.name for mutant in every}:
+    rule = [by_rule(file, listing) for file in listing.tests]
+    if gone := set(listing.equivalent) - {mutant.name for some in [hand, *rule] for mutant in some}:
         raise Unfit(f"listed as equivalent, and in no file: {'; '.join(sorted(gone))}")
-    if only:
-        return [mutant for mutant in every if only in mutant.name]
-    return hand + [mutant for some in rule.values() for mutant in _spread(some, each)]
+    hand, *rule = ([one for one in some if only in f"{one.file}: {one.name}"] for some in [hand, *rule])
+    return hand + [mutant for some in rule for mutant in _spread(some, each)]
 
 
 def _spread(some: list[Mutant], count: int) -> list[Mutant]:
@@ -406,12 +406,13 @@ def main() -> int:
     """Run what the command line asks for; 1 where a mutant survived."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the names of the mutants, and run none")
-    parser.add_argument("--only", default="", metavar="TEXT", help="those with this text in their name, of all")
-    parser.add_argument("--each", type=int, default=8, metavar="N", help="mutants by rule of each file, at most")
+    parser.add_argument("--only", default="", metavar="TEXT", help="those with this text in their name or file")
+    parser.add_argument("--each", type=int, metavar="N", help="mutants by rule of each file, at most; 8")
     parser.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="time for one mutant's tests")
     asked = parser.parse_args()
     try:
-        mutants = choose(Listing.read(), asked.each, asked.only)
+        each = asked.each if asked.each is not None else 1000 if asked.only else 8
+        mutants = choose(Listing.read(), each, asked.only)
         if asked.list:
             print("\n".join(f"{mutant.file}: {mutant.name}" for mutant in mutants))
             return 0

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from configs.schema import Propagation
 from material import SIDES, VENTRICLE, WHITE, brain
 from sst_models.propagation.align import Aligner, Alignment
-from sst_models.propagation.demons import finish
+from sst_models.propagation.demons import ascend_lncc, finish, multiresolution_demons, refine_by_demons
 from sst_models.propagation.em import mean_log_likelihood
+from sst_models.propagation.tissue_matching import match_tissues
+from sst_models.volume.intensity import match_quantiles
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.mirror import mirror_image
 
@@ -86,3 +88,89 @@ def test_the_atlas_takes_the_tissues_of_the_scan_where_labels_lie_on_it() -> Non
     styled = Aligner({}, image[None], AtlasLabels(labels), own).restyled(scan[None, None], still)[0, 0]
     assert 0.1 < float((styled - image)[labels == VENTRICLE].mean()) < 0.2
     assert float((styled - image)[labels == WHITE].abs().mean()) < 0.01
+
+
+class Lopsided(nn.Module):
+    """F whose flow says what it was given: along two axes, how much of each volume lies far along the first."""
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Give a flow (1, 3, D, H, W)."""
+        flow = fixed.new_zeros(1, 3, *fixed.shape[2:])
+        ramp = torch.linspace(0, 1, fixed.shape[2])[:, None, None]
+        flow[:, 0], flow[:, 1] = 8 * (moving * ramp).mean(), 16 * (fixed * ramp).mean()
+        return flow
+
+
+class Mean(nn.Module):
+    """E: the mean of a volume is its style."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Give a code."""
+        return volume.mean()
+
+
+class Times(nn.Module):
+    """A: a volume by half its style more."""
+
+    def forward(self, volume: Tensor, code: Tensor) -> Tensor:
+        """Give the restyled volume."""
+        return volume * (1 + code / 2)
+
+
+NETS = {"E": Mean(), "A": Times(), "F": Lopsided()}
+
+
+def atlas_and_scan() -> tuple[Tensor, Tensor, AtlasLabels]:
+    """A brain, the same one darker, moved and with another ventricle, both (1, 1, D, H, W), and the first's labels."""
+    labels, image = brain(SIDES)
+    scan = (0.8 * image + 0.1 * (labels == VENTRICLE)).roll((1, -1), (0, 1))
+    return image[None, None], scan[None, None], AtlasLabels(labels)
+
+
+def test_f_registers_the_atlas_in_the_scans_style_to_the_scan() -> None:
+    """Eq. 2 and 6 with the atlas as base image: F(A(b, E(t)), t), on the scan and on its mirror image."""
+    atlas, scan, labels = atlas_and_scan()
+    for mirror in (False, True):
+        aligner = Aligner(NETS, atlas[0], labels, replace(how(0.0, mirror=mirror), restyle=True))
+        flow, mirrored = aligner.flows(scan)
+        styled = Times()(atlas, scan.mean())
+        torch.testing.assert_close(aligner.by_appearance(scan), styled)
+        torch.testing.assert_close(flow, Lopsided()(styled, scan))
+        assert torch.equal(aligner.flow(scan), flow)
+        assert (mirrored is not None) == mirror
+        if mirrored is not None:
+            torch.testing.assert_close(mirrored, Lopsided()(styled, mirror_image(scan)))
+            assert not torch.equal(mirrored, flow)
+
+
+def test_without_appearance_the_atlas_is_registered_as_it_is() -> None:
+    """Table 2, "w/o L_app"; with demons and LNCC ascent after F, each of the atlas onto the scan."""
+    atlas, scan, labels = atlas_and_scan()
+    own = how(0.0, demons_iterations_full_resolution=3, lncc_ascent_iterations=2)
+    found = Aligner(NETS, atlas[0], labels, own).flow(scan)
+    torch.testing.assert_close(found, finish(atlas, scan, Lopsided()(atlas, scan), own.settings))
+
+
+def test_with_labels_the_atlas_is_aligned_again_with_the_scans_tissues() -> None:
+    """The first flow propagates labels; the atlas with tissues matched by them is what F and LNCC see then."""
+    atlas, scan, labels = atlas_and_scan()
+    own = how(0.0, demons_iterations_full_resolution=2, lncc_ascent_iterations=1, tissue_matching=15.0)
+    aligner = Aligner(NETS, atlas[0], labels, replace(own, restyle=True))
+    styled = Times()(atlas, scan.mean())
+    first = refine_by_demons(styled, scan, Lopsided()(styled, scan), 2)
+    moving = match_tissues(atlas, labels.on_grid, scan, labels.propagate(first), 15.0 / 5.0)
+    again = refine_by_demons(moving, scan, Lopsided()(moving, scan), 2)
+    torch.testing.assert_close(aligner.flow(scan), ascend_lncc(moving, scan, again, 1))
+    bare = Aligner(NETS, atlas[0], None, replace(own, restyle=True)).flow(scan)
+    torch.testing.assert_close(bare, ascend_lncc(styled, scan, first, 1))
+
+
+def test_the_second_initialisation_sees_intensities() -> None:
+    """Of the atlas with the scan's quantiles, from coarse to fine and at full resolution, each onto the scan."""
+    atlas, scan, labels = atlas_and_scan()
+    own = how(1.5, demons_iterations_full_resolution=2)
+    parts = {"F": Astray(12.0)}
+    found = Aligner(parts, atlas[0], labels, own).flow(scan)
+    moving = match_quantiles(atlas, scan)
+    flow = refine_by_demons(moving, scan, multiresolution_demons(moving, scan, 8, 1.5), 2, 1.5)
+    torch.testing.assert_close(found, flow)

@@ -11,7 +11,13 @@ from configs.schema import load
 from configs.structures import CLASSES, MIRRORED
 from material import CORTEX, VENTRICLE, WHITE, brain
 from sst_models.propagation.align import Aligner, Alignment
-from sst_models.propagation.em import propagate_labels, refine_labels
+from sst_models.propagation.em import (
+    expectation_maximisation,
+    mean_log_likelihood,
+    propagate_labels,
+    propagated_probabilities,
+    refine_labels,
+)
 from sst_models.propagation.fusion import REGISTRATION_WEIGHT, fused_probabilities, registration_weight
 from sst_models.propagation.predict import Prediction, probabilities, segment
 from sst_models.volume.labels import AtlasLabels
@@ -128,6 +134,67 @@ def test_at_the_midpoint_of_two_means_intensities_decide_nothing(narrow: float, 
     assert (int(found[first]), int(found[second])) == (WHITE, NUCLEUS)
 
 
+@pytest.mark.parametrize("spread", [0.05, 0.08])
+def test_the_shared_width_is_the_structures_spread_and_a_least_one(spread: float) -> None:
+    """Closed form: at places that mirror one another the priors cancel, and the log-odds of two structures add up to
+    twice weight * ((x - 0.7)^2 - (x - 0.3)^2) / (2 (spread^2 + 0.03^2))."""
+    labels, image = two_tissues(spread, spread)
+    first, second, x = (16, 15, 16), (16, 16, 16), 0.49
+    image[first] = image[second] = x
+    prior = propagated_probabilities(AtlasLabels(labels), off(0.0))
+    found = expectation_maximisation(image[None, None], prior, 0.5, 2.4)
+    odds = sum(float((found[WHITE] / found[NUCLEUS])[place].log()) for place in (first, second))
+    expected = 2 * 0.5 * ((x - 0.7) ** 2 - (x - 0.3) ** 2) / (2 * (spread**2 + 0.03**2))
+    assert odds == pytest.approx(expected, rel=0.15)
+
+
+def test_a_weight_of_0_gives_the_softened_prior() -> None:
+    """Labels alone, whatever the scan."""
+    labels, image = two_tissues(0.02, 0.1)
+    prior = propagated_probabilities(AtlasLabels(labels), off(0.0))
+    found = expectation_maximisation(image[None, None], prior, 0.0, 2.4, edge=2.4)
+    soft = blur(prior, 1.0)
+    torch.testing.assert_close(found, soft / soft.sum(0, keepdim=True), rtol=0, atol=5e-4)
+
+
+def test_contrast_may_be_the_other_way_round_elsewhere() -> None:
+    """Two structures that exchange their intensities halfway along the head are told apart at both of its ends: a flow
+    that is a voxel off is corrected there as it is where they do not."""
+    labels, image = two_tissues(0.02, 0.02)
+    turned = image.clone()
+    turned[16:] = torch.where(labels == 0, 0.0, 1.0 - image)[16:]
+    flow = torch.zeros(1, 3, *SIDES)
+    flow[:, 1] = 1.0
+    wrong, inside = warp_labels(labels[None], flow)[0], slice(8, 24)
+    for scan in (image, turned):
+        found = refine_labels(scan[None, None], AtlasLabels(labels), flow, 2.0, 2.4)
+        for ends in (slice(6, 12), slice(20, 26)):
+            assert torch.equal(found[ends, inside, inside], labels[ends, inside, inside])
+            assert not torch.equal(wrong[ends, inside, inside], labels[ends, inside, inside])
+
+
+def test_the_fit_of_labels_is_the_mean_log_density_in_closed_form() -> None:
+    """Intensities one spread about the mean of their structure: -(s^2 / v + log v) / 2 with v = s^2 + 0.03^2."""
+    for spread in (0.02, 0.1):
+        labels, image = two_tissues(spread, spread)
+        variance = torch.tensor(spread**2 + 0.03**2)
+        expected = -0.5 * (spread**2 / variance + variance.log())
+        assert mean_log_likelihood(image[None, None], labels, 2.4) == pytest.approx(float(expected), abs=0.02)
+
+
+def test_near_voxels_count_beside_twenty_of_the_whole_brain() -> None:
+    """One structure of 0.3 in one half and 0.6 in the other, at a spacing of which 7.2 mm are a voxel: near a place are
+    (2 pi)^1.5 = 15.7 voxels of one level, and 20 of the mean of both."""
+    labels = torch.full(SIDES, WHITE)
+    image = torch.full(SIDES, 0.3)
+    image[16:] = 0.6
+    near, brain = 15.75, 20.0
+    mean = (near * 0.3 + brain * 0.45) / (near + brain)
+    variance = (near * 0.09 + brain * (0.09 + 0.36) / 2) / (near + brain) - mean**2 + 0.03**2
+    expected = -0.5 * ((0.3 - mean) ** 2 / variance + float(torch.tensor(variance).log()))
+    assert mean_log_likelihood(image[None, None], labels, 7.2) == pytest.approx(expected, abs=0.06)
+
+
 def test_background_keeps_a_width_of_its_own() -> None:
     """Air at 0 and a scalp at 0.9 widen it, and take no voxel of structures whose spread is small."""
     labels, image = two_tissues(0.02, 0.02)
@@ -201,6 +268,7 @@ class Astray(torch.nn.Module):
 
 
 FUSED = Alignment.of(load("tiny"))
+PLAIN = replace(FUSED, settings=replace(FUSED.settings, mirror=False, em_weight=0.0))
 
 
 def test_a_segmenter_and_f_together_are_better_than_the_worse_of_them() -> None:
@@ -227,6 +295,42 @@ def test_f_counts_for_less_where_it_went_astray() -> None:
 
     assert sure(4.0) > 0.9
     assert sure(0.0) > 0.99
+
+
+def test_the_weight_of_registration_falls_with_the_agreement() -> None:
+    """Half at a cosine of 0.95 and more, a quarter at 0.9, none at 0.85 and less: vectors (1, 0) and (q, 1 - q)."""
+    for cosine, weight in ((0.97, 0.5), (0.95, 0.5), (0.9, 0.25), (0.87, 0.1), (0.85, 0.0), (0.5, 0.0)):
+        slope = (1 / cosine**2 - 1) ** 0.5
+        one, other = torch.zeros(2, CLASSES, 8, 8, 8)
+        one[WHITE], other[WHITE], other[CORTEX] = 1.0, 1 / (1 + slope), slope / (1 + slope)
+        found = registration_weight(one, other, torch.ones(1, 8, 8, 8) > 0, 2.4)
+        torch.testing.assert_close(found, torch.full((1, 8, 8, 8), weight), atol=1e-4, rtol=0)
+
+
+def test_fusion_is_the_mean_where_both_agree_in_the_brain_whatever_lies_outside() -> None:
+    """A segmenter of (0.8, 0.2) and F's (1, 0) give (0.9, 0.1), also beside background that they call differently."""
+    labels, image = brain(SIDES)
+    labels = torch.where(image > 0, WHITE, 0)
+    predicted = torch.zeros(CLASSES, *SIDES)
+    predicted[WHITE] = torch.where(image > 0, 0.8, 0.5)
+    predicted[CORTEX] = 1 - predicted[WHITE]
+    how = replace(Prediction.of(load("tiny")), em_weight=0.0, test_time_augmentation="none")
+    aligner = Aligner({"F": Astray()}, image[None], AtlasLabels(labels), replace(PLAIN, restyle=False))
+    found = fused_probabilities(Says(predicted), image[None], aligner, how)
+    assert (found[WHITE][image > 0] - 0.9).abs().max() < 1e-4
+    assert (found[CORTEX][image > 0] - 0.1).abs().max() < 1e-4
+
+
+class Says(torch.nn.Module):
+    """A segmenter that says this of any volume."""
+
+    def __init__(self, probabilities: Tensor) -> None:
+        super().__init__()
+        self.logits = probabilities.clamp(min=1e-9).log()[None]
+
+    def forward(self, _: Tensor) -> Tensor:
+        """Give logits (1, 29, D, H, W)."""
+        return self.logits
 
 
 def test_the_weight_of_registration_is_full_where_both_say_the_same() -> None:

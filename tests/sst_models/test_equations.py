@@ -258,6 +258,17 @@ def test_without_appearance_the_source_is_registered_as_it_is() -> None:
     torch.testing.assert_close(step.losses["total"], expected)
 
 
+def test_the_distance_of_quantiles_looks_at_the_brains_intensities_alone() -> None:
+    """The mean distance of 64 quantiles, of the restyled source where the source has brain and of the target; times 5,
+    as E reads them. Not in the paper."""
+    step, without = Joint(paper(quantile_loss=2.0)), Joint(paper())
+    (found,) = (value for name, value in step.losses.items() if name not in without.losses)
+    ours, theirs = step.styled[SOURCE > 0].sort().values, FIXED[FIXED > 0].sort().values
+    at = (torch.arange(64) + 0.5) / 64
+    expected = 5 * (ours[(at * len(ours)).long()] - theirs[(at * len(theirs)).long()]).abs().mean()
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
 def test_ours_beside_the_paper_enter_the_total_by_their_weights() -> None:
     """The distance of quantiles, and 1 - LNCC beside eq. 8; neither is in the paper."""
     step, without = Joint(paper(quantile_loss=2.0, lncc_weight=0.5)), Joint(paper())

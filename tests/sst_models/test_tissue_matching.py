@@ -66,3 +66,31 @@ def test_a_tissue_that_the_scan_lacks_stays() -> None:
     atlas = painted(labels(), 0.6, 0.4, 0.8)
     found = match_tissues(atlas, labels(), painted(carried, 0.6, 0.4, 0), carried, 3.0)[0, 0]
     assert abs(float(found[16, 16, 16]) - 0.8) < 0.02
+
+
+def test_background_of_a_scan_does_not_darken_the_tissue_that_labels_put_there() -> None:
+    """A scan that was stripped too far: what is left of white matter says how bright it is."""
+    where = torch.where(labels() > 0, WHITE, 0)
+    scan = painted(where, 0.8, 0, 0)
+    scan[:, :, :9] = 0
+    found = match_tissues(painted(where, 0.6, 0, 0), where, scan, where, 3.0)[0, 0]
+    assert abs(float(found[15, 12, 12]) - (0.8 - DOUBT)) < 0.01
+    assert abs(float(found[10, 12, 12]) - (0.8 - DOUBT)) < 0.02
+
+
+def test_far_from_a_tissue_its_mean_in_the_whole_brain_counts() -> None:
+    """A nucleus that the scan has elsewhere only: the atlas's takes the scan's intensity of it all the same."""
+    scan_labels = torch.where(labels() == THALAMUS, WHITE, labels())
+    scan_labels[14:20, 4:10, 14:20] = THALAMUS
+    scan = painted(scan_labels, 0.6, 0.9, 0.8)
+    found = match_tissues(painted(labels(), 0.6, 0.4, 0.8), labels(), scan, scan_labels, 1.0)[0, 0]
+    assert abs(float(found[8, 8, 8]) - (0.9 - DOUBT)) < 0.03
+
+
+def test_intensities_stay_in_range() -> None:
+    """And background stays background, where the scan's tissue is brighter than anything in the atlas."""
+    atlas, scan = painted(labels(), 0.99, 0.9, 0.02), painted(labels(), 0.8, 1.0, 0.0)
+    atlas[atlas > 0.98] = 1.0
+    found = match_tissues(atlas, labels(), scan + 0.001 * (labels() > 0), labels(), 3.0)
+    assert float(found.min()) >= 0 and float(found.max()) <= 1
+    assert not found[0, 0][labels() == 0].any()
