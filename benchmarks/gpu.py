@@ -53,7 +53,7 @@ from sst_models.losses.flow import folded_fraction
 from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
 from sst_models.phases.material import Material, make_learner
-from sst_models.phases.segment import START_PAIRS, Pairs
+from sst_models.phases.segment import Pairs
 from sst_models.propagation.align import Aligner, Alignment
 from sst_models.propagation.em import refine_labels
 from sst_models.propagation.predict import Prediction, network_probabilities, refined, segment
@@ -412,7 +412,6 @@ class Coloured:
         self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, own)
         self._name, self._labels = stage.direction.name, stage.atlas.labels.to(stage.device)
         self._device, self._next = stage.device, iter(range(10**6))
-        self._first: dict[int, tuple[Tensor, Tensor]] = {}
         self._waiting: deque[Future[str]] = deque(self._ask() for _ in range(ahead))
 
     def _ask(self) -> "Future[str]":
@@ -422,18 +421,13 @@ class Coloured:
         """Give the pairs as an arm does."""
         return self.pair
 
-    def pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Give the next pair, whatever is drawn; those that a segmenter starts with are the same in each round."""
-        if draws.initial_seed() in self._first:
-            return self._first[draws.initial_seed()]
+    def pair(self, _: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Give the next pair; its number, not the step's draws, tells it from others."""
         path = Path(self._waiting.popleft().result())
         self._waiting.append(self._ask())
         image, flow = (one.to(self._device).float() for one in torch.load(path))
         path.unlink()
-        made = image, self._labels.propagate(flow)
-        if len(self._first) < START_PAIRS:
-            self._first[draws.initial_seed()] = made
-        return made
+        return image, self._labels.propagate(flow)
 
     def stop(self) -> None:
         """Make no more."""
