@@ -1,10 +1,18 @@
-"""The one command, `sst`: it mounts what is installed and turns every error into one line and an exit code.
+"""`import sst`, the Python interface, and `sst`, the one command.
 
-A hospital needs neither the hub's commands nor the simulation's, so each part brings its own commands in a `cli`
-module and this file mounts those that it finds.
+From Python, the functions and results of `client.api` are here, imported when they are first used:
+
+    >>> import sst
+    >>> model = sst.open_model("model")
+    >>> found = sst.segment("scans", model, "segmented")
+    >>> len(found.scans), len(found.set_aside)
+    (1, 0)
+
+The command mounts what is installed and turns every error into one line and an exit code. A hospital needs neither the
+hub's commands nor the simulation's, so each part brings its own commands in a `cli` module and this file mounts those
+that it finds.
 """
 
-import errno
 import os
 import shlex
 import sys
@@ -14,13 +22,46 @@ from datetime import datetime
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
 
-from configs.errors import SstError
+from configs.errors import ConfigError, DataError, RunError, SstError, disk_error
 from configs.processes import QUIET
+
+if TYPE_CHECKING:  # of `__all__` below, what is imported when it is first used: torch takes seconds
+    from client.api import (
+        Evaluation,
+        GeneratedPairs,
+        PreparedScans,
+        SegmentedScans,
+        evaluate,
+        generate,
+        open_model,
+        prepare,
+        regenerate,
+        segment,
+    )
+    from client.model import Model
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Evaluation",
+    "GeneratedPairs",
+    "Model",
+    "PreparedScans",
+    "RunError",
+    "SegmentedScans",
+    "SstError",
+    "evaluate",
+    "generate",
+    "open_model",
+    "prepare",
+    "regenerate",
+    "segment",
+]
 
 # Module with a Typer `app` -> the name of its command group; None puts its commands at the top.
 PARTS: dict[str, str | None] = {
@@ -30,10 +71,20 @@ PARTS: dict[str, str | None] = {
     "server.cli": "hub",
 }
 
-DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
-"""What the system says when a disk is full, or may not be written."""
-
 BROKEN, USER_ERROR, STOPPED = 1, 2, 130  # exit codes; 130 is the shell's own for Ctrl-C
+
+
+if not TYPE_CHECKING:  # a type checker has the names from above, and finds those that are misspelt
+
+    def __getattr__(name: str) -> object:
+        """Import what `__all__` names when it is first used."""
+        if name not in __all__:
+            raise AttributeError(f"module 'sst' has no attribute '{name}'")
+        return getattr(import_module("client.model" if name == "Model" else "client.api"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def main() -> None:
@@ -57,10 +108,9 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         code = STOPPED
     except OSError as error:
-        if error.errno not in DISK:
-            return _fail(f"{type(error).__name__}: {error} (a fault of ours; details are in {_log()})", BROKEN)
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"cannot write: {error.strerror}{where}; make room, or give another folder", USER_ERROR)
+        if full := disk_error(error):
+            return _fail(str(full), USER_ERROR)
+        return _fail(f"{type(error).__name__}: {error} (a fault of ours; details are in {_log()})", BROKEN)
     except Exception as error:  # the last line of defence: a user never sees a stack trace
         return _fail(f"{type(error).__name__}: {error} (a fault of ours; details are in {_log()})", BROKEN)
     if code == STOPPED:

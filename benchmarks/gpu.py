@@ -248,9 +248,9 @@ def registration(stages: list[Stage], device: torch.device) -> None:
         "EM weight 0.2": {"em_weight": 0.2},
         "EM weight 0.7": {"em_weight": 0.7},
         "no demons at full resolution": {"demons_iterations_full_resolution": 0},
-        "32 of them": {"demons_iterations_full_resolution": 32},
+        "32 demons iterations at full resolution": {"demons_iterations_full_resolution": 32},
         "no LNCC ascent": {"lncc_ascent_iterations": 0},
-        "20 steps of it": {"lncc_ascent_iterations": 20},
+        "20 LNCC ascent iterations": {"lncc_ascent_iterations": 20},
     }
     for name, change in changes.items():
         changed = replace(preset, propagation=replace(own, **change))  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The check by eye: one HTML page of a site's prepared scans, the worst first. It stays at the site."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ class Row:
     distance: float
     size: float  # of the scan's brain over the atlas's, by the affine's determinant
     concerns: tuple[str, ...]
-    picture: str
+    picture: str = field(repr=False)  # a PNG as a data URI
 
 
 def rows(cases: Sequence[PreparedCase], atlas: AtlasFrame) -> list[Row]:

@@ -1,18 +1,20 @@
 """The commands of a site: `sst prepare`, `sst segment`, `sst generate`, `sst evaluate`.
 
-What the user typed is checked before anything heavy is imported.
+Each prints what a function of `client.api` did, which checks what the user typed before anything heavy is imported.
 """
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.preparation import Preparation, Stripping
-from configs.errors import ConfigError, DataError, RunError
+from client import api
+from sst_models.training.memory import keep_freed
+
+if TYPE_CHECKING:
+    from client.prepare import SetAside
 
 app = typer.Typer()
 
@@ -32,8 +34,6 @@ Strip = Annotated[
 Bias = Annotated[bool, typer.Option(help="Take the scanner's bias field out (N4), as in training.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
 
-Watch = Callable[[int, int], None]
-
 
 @app.command("prepare")
 def prepare_command(
@@ -52,25 +52,25 @@ def prepare_command(
     jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Scans at a time; 0: one a core.")] = 0,
 ) -> None:
     """Bring scans to the atlas, as a federation would, and check them by eye before it does."""
-    _check_sources(sources)
-    _check_exists(atlas, "--atlas")
-    how = Preparation(bias, mask_pattern, Stripping(strip), jobs or os.cpu_count() or 1)
-
-    from client.check import write_check
-    from client.frames import frame_of
-    from client.prepare import prepare_site, store_of
-
-    frame = frame_of(atlas, preset)
-    _writable(out)
     with _progress("prepare") as watch:
-        prepared = prepare_site(sources, frame, store_of(out, frame), watch, how)
-    for item in prepared.set_aside:
-        typer.echo(f"set aside: {item.reason}", err=True)
-    typer.echo(f"{len(prepared.cases)} scans prepared, {len(prepared.set_aside)} set aside: {store_of(out, frame)}")
-    if report:
-        rows = write_check(prepared, frame, out / "check.html")
-        lights = ", ".join(f"{sum(row.light == light for row in rows)} {light}" for light in ("red", "yellow", "green"))
-        typer.echo(f"{lights}: {out / 'check.html'}")
+        done = api.prepare(
+            sources,
+            atlas,
+            out,
+            preset=preset,
+            report=report,
+            mask_pattern=mask_pattern,
+            skull_stripping=strip,
+            bias_correction=bias,
+            jobs=jobs,
+            progress=watch,
+        )
+    _show_set_aside(done.set_aside)
+    typer.echo(f"{len(done.scans)} scans prepared, {len(done.set_aside)} set aside: {done.folder}")
+    if done.report is not None:
+        found = [row.light for row in done.checks]
+        lights = ", ".join(f"{found.count(light)} {light}" for light in ("red", "yellow", "green"))
+        typer.echo(f"{lights}: {done.report}")
 
 
 @app.command("segment")
@@ -85,28 +85,24 @@ def segment_command(
     device: Device = "auto",
 ) -> None:
     """Segment scans: a label map on each scan's own voxels, volumes in ml, an overlay to look at."""
-    _check_sources(sources)
-    how = Preparation(bias, mask_pattern, Stripping(strip))
-    _check_device(device)
-
-    from client.model import open_model
-    from client.segment import scans_at, segment_all
-    from sst_models.training.device import choose, keep_freed
-
     keep_freed()
-    opened = open_model(model)
-    scans = scans_at(sources, mask_pattern)
-    _writable(out)
     with _progress("segment") as watch:
-        done, aside = segment_all(scans, opened, out, how, choose(device), largest=largest, watch=watch)
-    for one in done:
+        done = api.segment(
+            sources,
+            model,
+            out,
+            mask_pattern=mask_pattern,
+            skull_stripping=strip,
+            bias_correction=bias,
+            largest_component=largest,
+            device=device,
+            progress=watch,
+        )
+    for one in done.scans:
         for concern in one.concerns:
-            typer.echo(f"look at {one.scan.case}: {concern}", err=True)
-    for item in aside:
-        typer.echo(f"set aside: {item.reason}", err=True)
-    if not done:
-        raise DataError(f"none of {len(scans)} scans could be segmented; the first: {aside[0].reason}")
-    typer.echo(f"{len(done)} scans segmented, {len(aside)} set aside: {out}")
+            typer.echo(f"look at {one.case}: {concern}", err=True)
+    _show_set_aside(done.set_aside)
+    typer.echo(f"{len(done.scans)} scans segmented, {len(done.set_aside)} set aside: {done.folder}")
 
 
 @app.command("generate")
@@ -122,23 +118,13 @@ def generate_command(
     device: Device = "auto",
 ) -> None:
     """Make labelled pairs in the style of a site's scanner, to train a network of your own."""
-    if layout not in ("nifti", "bids", "nnunet"):
-        raise ConfigError(f"--layout: '{layout}' is none of nifti, bids, nnunet")
-    _check_device(device)
-
-    from client.generate import again, generate
-    from client.model import open_model
-    from sst_models.training.device import choose
-
-    opened = open_model(model)
-    _writable(out)
     if recipe is not None:
-        image, labels = again(recipe, opened, out, choose(device))
-        typer.echo(f"{image}\n{labels}")
+        pair = api.regenerate(recipe, model, out, device=device)
+        typer.echo(f"{pair.image}\n{pair.labels}")
         return
     with _progress("generate") as watch:
-        generate(opened, count, out, layout, seed=seed, device=choose(device), watch=watch)
-    typer.echo(f"{count} pairs: {out}")
+        done = api.generate(model, out, count=count, layout=layout, seed=seed, device=device, progress=watch)
+    typer.echo(f"{len(done.pairs)} pairs: {done.folder}")
 
 
 @app.command("evaluate")
@@ -148,25 +134,15 @@ def evaluate_command(
     out: Out,
 ) -> None:
     """Compare label maps with a reference: Dice, surface distances and volumes, by structure and by group."""
-    for path in (found, reference):
-        if not path.exists():
-            raise DataError(f"there is no {path}; give a label map or a folder of them")
-
-    from client.evaluate import GROUP, evaluate_folder
-    from configs.structures import GROUPS
-
-    _writable(out)
     with _progress("evaluate") as watch:
-        done, left = evaluate_folder(found, reference, out, watch)
-    for line in left:
+        done = api.evaluate(found, reference, out, progress=watch)
+    for line in done.left_out:
         typer.echo(f"left out: {line}", err=True)
-    names = [GROUP + group for group in GROUPS]
-    means = [agreement.mean(names, "dice") for agreement in done]
-    typer.echo(f"mean Dice over {len(done)} scans: {100 * sum(means) / len(means):.1f} %: {out / 'evaluation.csv'}")
+    typer.echo(f"mean Dice over {len(done.scans)} scans: {100 * done.mean_dice:.1f} %: {done.table}")
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Watch]:
+def _progress(what: str) -> Iterator[api.Watch]:
     """Show how far a command is, and how long it will take; on a terminal only."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -178,28 +154,6 @@ def _progress(what: str) -> Iterator[Watch]:
         yield lambda done, of: progress.update(task, completed=done, total=of)
 
 
-def _check_sources(sources: list[Path]) -> None:
-    for path in sources:
-        if not path.exists():
-            raise DataError(f"there is no {path}; give files, folders, or tables of files")
-
-
-def _check_exists(path: Path, option: str) -> None:
-    if not path.exists():
-        raise DataError(f"{option}: there is no {path}")
-
-
-def _check_device(device: str) -> None:
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device: '{device}' is none of auto, cpu, cuda")
-
-
-def _writable(folder: Path) -> None:
-    """Make the folder, or say at once that it cannot be written: not after an hour's work."""
-    probe = folder / f".sst-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
+def _show_set_aside(aside: "Sequence[SetAside]") -> None:
+    for item in aside:
+        typer.echo(f"set aside: {item.reason}", err=True)

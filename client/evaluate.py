@@ -44,6 +44,11 @@ class Agreement:
         known = [value for name in names if not math.isnan(value := self.figures[name][measure])]
         return sum(known) / len(known) if known else math.nan
 
+    @property
+    def mean_dice(self) -> float:
+        """Mean Dice of the groups that have one, 0 to 1; nan if none has."""
+        return self.mean([GROUP + group for group in GROUP_MEMBERS], "dice")
+
 
 GROUP = "group:"
 """Comes before the name of a group in `Agreement.figures`: some groups are called as their only member."""

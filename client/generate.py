@@ -4,7 +4,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -25,6 +25,15 @@ LAYOUTS = ("nifti", "bids", "nnunet")
 
 DATASET = "Dataset501_SST"
 """Name of the nnU-Net dataset; nnU-Net wants a number, and leaves those from 500 on to its users."""
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Where a generated pair is."""
+
+    image: Path  # float32 in [0, 1], on the model's grid
+    labels: Path  # FreeSurfer ids on the same voxels; class indices in layout "nnunet"
+    recipe: Path  # JSON: with it and the model, the pair can be made again
 
 
 def make(recipe: Recipe, generating: Generator, model: Model) -> GeneratedPair:
@@ -49,7 +58,7 @@ def generate(
     seed: int = 1,
     device: torch.device | None = None,
     watch: Callable[[int, int], None] | None = None,
-) -> None:
+) -> list[PairFiles]:
     """Write pairs 1 to `count` into `folder`; those that are there, whole and of this recipe, are not made again.
 
     Args:
@@ -61,6 +70,9 @@ def generate(
         device: to compute on.
         watch: called with (pairs done, pairs in all).
 
+    Returns:
+        Where each pair is, in the order of their numbers.
+
     Raises:
         DataError: the model has no generator, or the folder holds pairs of another model or layout.
         ValueError: an unknown layout.
@@ -69,12 +81,12 @@ def generate(
         raise ValueError(f"layout {layout!r}; expected one of {LAYOUTS}")
     generating = model.generator(device or torch.device("cpu"))
     _claim(folder, model, layout)
-    for number in range(1, count + 1):
+    pairs = [_files(folder, layout, number) for number in range(1, count + 1)]
+    for number, files in enumerate(pairs, start=1):
         recipe = Recipe(seed, number, number, str(model.card.get("site", "")))
-        image, labels, sidecar = _paths(folder, layout, number)
-        if not _made(sidecar, recipe):
-            _write(make(recipe, generating, model), model, (image, labels), layout)
-            write_json({**asdict(recipe), "model": model.digest}, sidecar)
+        if not _made(files.recipe, recipe):
+            _write(make(recipe, generating, model), model, files, layout)
+            write_json({**asdict(recipe), "model": model.digest}, files.recipe)
         if watch is not None:
             watch(number, count)
     if layout == "bids":
@@ -83,6 +95,7 @@ def generate(
         describe(folder / "derivatives" / "sst", "Labels of generated brains", "derivative", by)
     if layout == "nnunet":
         _describe_nnunet(folder, count)
+    return pairs
 
 
 def again(sidecar: Path, model: Model, folder: Path, device: torch.device) -> tuple[Path, Path]:
@@ -99,16 +112,15 @@ def again(sidecar: Path, model: Model, folder: Path, device: torch.device) -> tu
         raise DataError(f"{sidecar} is no recipe; give the .json beside a generated pair") from error
     if digest != model.digest:
         raise DataError(f"the recipe {sidecar} is of model {digest[:12]}, not of {model.digest[:12]}; give that model")
-    image, labels, _ = _paths(folder, "nifti", recipe.flow)
-    _write(make(recipe, model.generator(device), model), model, (image, labels), "nifti")
-    return image, labels
+    files = _files(folder, "nifti", recipe.flow)
+    _write(make(recipe, model.generator(device), model), model, files, "nifti")
+    return files.image, files.labels
 
 
-def _paths(folder: Path, layout: str, number: int) -> tuple[Path, Path, Path]:
-    """Where a pair's image, labels and recipe are."""
+def _files(folder: Path, layout: str, number: int) -> PairFiles:
     if layout == "nnunet":
         root, name = folder / DATASET, f"SST_{number:04d}"
-        return (
+        return PairFiles(
             root / "imagesTr" / f"{name}_0000.nii.gz",
             root / "labelsTr" / f"{name}.nii.gz",
             root / "recipes" / f"{name}.json",
@@ -117,17 +129,17 @@ def _paths(folder: Path, layout: str, number: int) -> tuple[Path, Path, Path]:
         name = f"sub-gen{number:04d}"
         start = folder / name / "anat" / f"{name}_T1w"
         labels = folder / "derivatives" / "sst" / name / "anat" / f"{name}_desc-sst_dseg.nii.gz"
-        return start.with_name(f"{start.name}.nii.gz"), labels, start.with_name(f"{start.name}.json")
+        return PairFiles(start.with_name(f"{start.name}.nii.gz"), labels, start.with_name(f"{start.name}.json"))
     name = f"pair-{number:04d}"
-    return folder / f"{name}_T1w.nii.gz", folder / f"{name}_dseg.nii.gz", folder / f"{name}.json"
+    return PairFiles(folder / f"{name}_T1w.nii.gz", folder / f"{name}_dseg.nii.gz", folder / f"{name}.json")
 
 
-def _write(pair: GeneratedPair, model: Model, paths: tuple[Path, Path], layout: str) -> None:
+def _write(pair: GeneratedPair, model: Model, files: PairFiles, layout: str) -> None:
     affine = np.array(model.frame.affine)
     classes = pair.labels.cpu().numpy().astype(np.uint8)
     labels = classes if layout == "nnunet" else IDS[classes]  # nnU-Net wants 0, 1, 2, ...
-    save_nifti(nib.Nifti1Image(pair.image[0].cpu().numpy().astype(np.float32), affine), paths[0])
-    save_nifti(nib.Nifti1Image(labels, affine), paths[1])
+    save_nifti(nib.Nifti1Image(pair.image[0].cpu().numpy().astype(np.float32), affine), files.image)
+    save_nifti(nib.Nifti1Image(labels, affine), files.labels)
 
 
 def _made(sidecar: Path, recipe: Recipe) -> bool:

@@ -18,6 +18,9 @@ _NIFTI = (".nii.gz", ".nii")
 _NO_SCAN = re.compile(r"_(mask|dseg|seg|aseg|labels?|probseg|seg35|T2w|PDw|FLAIR|T2star|bold|sbref|dwi|epi|swi|angio)$")
 """Ends of the names of files that lie beside T1-weighted scans and are none (the suffixes of BIDS)."""
 
+_FILE = re.compile(r"(_T1w)?\.(nii\.gz|nii|img|hdr)$")
+"""Ends the name of a file that is given by itself; what is before it is the case."""
+
 COLUMNS = ("image", "case", "person", "labels", "mask")
 """Columns of a table of files (.csv or .tsv); only `image` must be there. Paths start at the table's own folder."""
 _OASIS_PERSON = re.compile(r"(OAS\d+_[^_]+)")
@@ -177,6 +180,9 @@ LAYOUTS: tuple[Callable[[Path], list[Scan]], ...] = (_bids, _candi, _oasis_norm,
 def _scans_of(folder: Path) -> list[Scan]:
     if folder.suffix in (".csv", ".tsv") and folder.is_file():
         return read_table(folder)
+    if folder.is_file():
+        name = _FILE.sub("", folder.name)
+        return [Scan(name, name, folder, None)]
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}; give a folder or a table that holds {EXPECTED}")
     for layout in LAYOUTS:
@@ -189,10 +195,10 @@ def find_scans(folders: Sequence[Path]) -> list[Scan]:
     """List what a site has, in the order of case names; nothing is read but folder names and tables of files.
 
     Args:
-        folders: one or more folders of the site, each in any of the layouts, or tables of files.
+        folders: one or more folders of the site, each in any of the layouts, tables of files, or single scans.
 
     Raises:
-        DataError: a folder is missing or holds no scan, or two scans have one case name.
+        DataError: a folder or file is missing or holds no scan, or two scans have one case name.
     """
     return in_order(scan for folder in folders for scan in _scans_of(Path(folder)))
 

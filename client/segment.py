@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from client.bids import describe
-from client.layouts import Scan, find_scans, in_order, with_masks
+from client.layouts import Scan, find_scans, with_masks
 from client.model import Model
 from client.native import keep_largest, to_native, write_labels
 from client.nifti import affine_of, array_of, read_image
@@ -55,12 +55,35 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Segmented:
-    """One scan that was segmented, and where."""
+    """One scan that was segmented, and what was written of it."""
 
     scan: Scan
-    path: Path
-    structures: tuple[Structure, ...]
-    concerns: tuple[str, ...]
+    path: Path  # the label map: FreeSurfer ids on the scan's own voxels
+    structures: tuple[Structure, ...]  # all 28, also those without a voxel
+    concerns: tuple[str, ...]  # why a person should look at it; empty where all is well
+
+    @property
+    def case(self) -> str:
+        """The scan's name."""
+        return self.scan.case
+
+    @property
+    def table(self) -> Path:
+        """Id, name, voxels, ml and confidence of each structure, tab-separated."""
+        return self._beside("volumes.tsv")
+
+    @property
+    def overlay(self) -> Path:
+        """A picture of three slices, without and with labels."""
+        return self._beside("overlay.png")
+
+    @property
+    def sidecar(self) -> Path:
+        """The model's digest, how well the scan fits, and the concerns, as JSON."""
+        return self._beside("dseg.json")
+
+    def _beside(self, end: str) -> Path:
+        return self.path.with_name(self.path.name.removesuffix("dseg.nii.gz") + end)
 
 
 def scans_at(sources: Sequence[Path], mask: str = "") -> list[Scan]:
@@ -69,9 +92,7 @@ def scans_at(sources: Sequence[Path], mask: str = "") -> list[Scan]:
     Raises:
         DataError: one is missing or holds no scan, or two scans have one case name.
     """
-    loose = [Scan(_stem(path), _stem(path), path, None) for path in sources if _is_image(path)]
-    folders = [path for path in sources if not _is_image(path)]
-    return with_masks(in_order([*loose, *(find_scans(folders) if folders else [])]), mask)
+    return with_masks(find_scans(sources), mask)
 
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
@@ -235,14 +256,3 @@ def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 def _number(value: float) -> str:
     return "n/a" if value != value else f"{value:.4f}"
-
-
-def _is_image(path: Path) -> bool:
-    return not path.is_dir() and path.suffix not in (".csv", ".tsv")
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for end in (".nii.gz", ".nii", ".img", ".hdr"):
-        name = name.removesuffix(end)
-    return name.removesuffix("_T1w")

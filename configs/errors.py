@@ -10,6 +10,11 @@
 A message says what was wrong, where, and what to do, in one line.
 """
 
+import errno
+
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
+"""What the system says when a disk is full, or may not be written."""
+
 
 class SstError(Exception):
     """Root of all errors that a user can cause or mend."""
@@ -33,3 +38,11 @@ class FederationError(SstError):
 
 class RunError(SstError):
     """A run folder cannot be used or continued."""
+
+
+def disk_error(error: OSError) -> RunError | None:
+    """Give the error to raise where a disk is full or may not be written; None where the system says anything else."""
+    if error.errno not in DISK:
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return RunError(f"cannot write: {error.strerror}{where}; make room, or give another folder")

@@ -32,7 +32,19 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTING = ROOT / "scripts" / "mutants.toml"
-COPIED = ("benchmarks", "client", "configs", "server", "simulation", "sst_models", "tests", "pyproject.toml", "sst.py")
+COPIED = (
+    "benchmarks",
+    "client",
+    "configs",
+    "server",
+    "simulation",
+    "sst_models",
+    "tests",
+    "pyproject.toml",
+    "sst.py",
+    "README.md",
+    "ARCHITECTURE.md",
+)
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 LIBRARIES = (

@@ -93,8 +93,9 @@ def train_round(
     phase = experiment.phases.segment
     net = place(build("segmenter", experiment), how.device)
     learner = SegmentLearner({"segmenter": net}, pairs, SegmentSettings.of(experiment, phase))
-    learner.start(experiment.seed)
-    if memory_before is not None:
+    if memory_before is None:
+        learner.start(experiment.seed)
+    else:
         recall(learner, {key: torch.from_numpy(np.array(value)) for key, value in memory_before.items()})
     span = Span(experiment.seed, (name, "segment"), (number - 1) * phase.steps, phase.steps)
     history = train(learner, span, how.watch)

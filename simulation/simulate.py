@@ -37,7 +37,8 @@ from simulation.report import write_report
 from simulation.results import write
 from simulation.schemes import Direction
 from simulation.stage import Stage, federate, planned, prepare
-from sst_models.training.device import choose, keep_freed
+from sst_models.training.device import choose
+from sst_models.training.memory import keep_freed
 from sst_models.wire.files import write_json
 
 

@@ -19,6 +19,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "live": ("live/",),
         "federation": (
+            "client/test_api.py",
             "client/test_bad_files.py::test_random_headers_and_truncations_never_crash",
             "client/test_cli.py",
             "client/test_killed.py",
@@ -28,6 +29,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "simulation/test_engines.py",
             "simulation/test_simulate.py",
             "test_deploy.py",
+            "test_examples.py",
             "test_planted.py",
         ),
         "unit": ("",),

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = pages.pages()
 
-FOLDERS = "benchmarks|client|configs|deploy|docs|scripts|server|simulation|sst_models|tests"
+FOLDERS = "benchmarks|client|configs|deploy|docs|examples|scripts|server|simulation|sst_models|tests"
 
 
 def name(path: Path) -> str:

@@ -50,6 +50,8 @@ _honest, _return = encode_reply, return_nonce
 def encode_reply(reply, parcel=None):
     from dataclasses import replace
 
+    import numpy as np
+
     if reply.phase != "register":
         return _honest(reply, parcel)
     how, whole = _how(), reply.arrays["T"]

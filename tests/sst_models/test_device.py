@@ -25,7 +25,7 @@ def test_a_cpu_computes_in_half_only_if_asked_and_fast_in_it(
 
 FAULTS = """
 import resource, sys, torch
-from sst_models.training.device import keep_freed
+from sst_models.training.memory import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
 for count in range(40):

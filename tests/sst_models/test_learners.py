@@ -128,6 +128,13 @@ def test_moments_and_prior_give_unit_codes_and_moments_keep_the_mean() -> None:
     torch.testing.assert_close(draw_prior_codes(5, 8, torch.Generator().manual_seed(1)).norm(dim=1), torch.ones(5))
 
 
+def test_moments_are_mean_and_spread_over_codes() -> None:
+    """Number by number of a code, the spread with n - 1: two codes at 1 and 3 have the mean 2 and the spread root 2."""
+    moments = StyleMoments.of(torch.tensor([[1.0, 0.0, 5.0], [3.0, 0.0, 7.0]]))
+    torch.testing.assert_close(moments.mean, torch.tensor([2.0, 0.0, 6.0]))
+    torch.testing.assert_close(moments.std, torch.tensor([2**0.5, 0.0, 2**0.5]))
+
+
 def test_zscore_does_not_depend_on_gain_and_offset_of_the_brain() -> None:
     """A brighter copy of a scan looks the same to the segmenter; background stays zero."""
     x = blob(3)[None]

@@ -1,0 +1,379 @@
+"""Preparing, segmenting, generating and evaluating from Python; `import sst` gives all of it, `sst` the same commands.
+
+In a folder with a model that a federation delivered, scans, and label maps to compare with:
+
+    >>> import sst
+    >>> model = sst.open_model("model")
+    >>> found = sst.segment("scans", model, "segmented", device="cpu")
+    >>> [(scan.case, scan.path.name) for scan in found.scans]
+    [('a', 'a_desc-sst_dseg.nii.gz')]
+    >>> [item.reason for item in found.set_aside]
+    []
+    >>> figures = sst.evaluate("segmented", "reference", "figures")
+    >>> 0 <= figures.mean_dice <= 1
+    True
+    >>> pairs = sst.generate(model, "pairs", count=1, seed=7, device="cpu").pairs
+    >>> pairs[0].image.name, pairs[0].labels.name
+    ('pair-0001_T1w.nii.gz', 'pair-0001_dseg.nii.gz')
+
+What the user gave is checked before anything heavy is imported. Every error that a user can mend is an `SstError`, with
+the message of the command, which calls the functions here: where it names an option (`--mask-pattern`), the argument of
+that meaning is meant (`mask_pattern`). Nothing is printed, and what is given is never changed.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.preparation import Preparation, Stripping
+from configs.errors import ConfigError, DataError, RunError, disk_error
+
+if TYPE_CHECKING:  # torch and all that: imported only when work begins
+    from client.check import Row
+    from client.evaluate import Agreement
+    from client.generate import PairFiles
+    from client.model import Model
+    from client.prepare import PreparedCase, SetAside
+    from client.segment import Segmented
+
+StrPath = str | os.PathLike[str]
+Paths = StrPath | Sequence[StrPath]
+"""Files, folders (BIDS, or any NIfTI files), or tables of files (.csv, .tsv): one, or several."""
+
+Watch = Callable[[int, int], None]
+"""Called with (done, in all) after each scan or pair."""
+
+DEVICES = ("auto", "cpu", "cuda")
+LAYOUTS = ("nifti", "bids", "nnunet")
+
+
+@dataclass(frozen=True)
+class PreparedScans:
+    """Scans on the atlas's grid, as the networks see them."""
+
+    folder: Path  # of the volumes that are aligned to this atlas
+    scans: tuple["PreparedCase", ...]  # case, person, path, labelled
+    set_aside: tuple["SetAside", ...]  # file, code, reason
+    report: Path | None  # check.html; None where none was asked for
+    checks: tuple["Row", ...]  # of the report, the worst first: case, light, overlap, similarity, distance, concerns
+
+
+@dataclass(frozen=True)
+class SegmentedScans:
+    """Label maps on the scans' own voxels, and what else was written of each."""
+
+    folder: Path  # a BIDS derivative
+    scans: tuple["Segmented", ...]  # case, path, structures (ml, confidence), concerns, table, overlay, sidecar
+    set_aside: tuple["SetAside", ...]  # file, code, reason
+    volumes: Path  # tab-separated: ml of each structure, a row for each scan
+
+
+@dataclass(frozen=True)
+class GeneratedPairs:
+    """Labelled images that nobody was scanned for."""
+
+    folder: Path
+    pairs: tuple["PairFiles", ...]  # image, labels, recipe
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How label maps agree with a reference."""
+
+    folder: Path
+    scans: tuple["Agreement", ...]  # case, mean_dice, figures: structure or "group:" + group -> measure -> value
+    left_out: tuple[str, ...]  # what was not compared, and why
+    table: Path  # evaluation.csv: a row for each scan and structure
+    summary: Path  # evaluation.json: the same, with means, spreads and the rules for what is not there
+    plot: Path  # dice.png
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over the scans of the mean Dice of the paper's 16 groups, 0 to 1; nan where a scan has no figure."""
+        return sum(scan.mean_dice for scan in self.scans) / len(self.scans)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn what the system says of a full or read-only disk into an `SstError`."""
+    try:
+        yield
+    except OSError as error:
+        if full := disk_error(error):
+            raise full from error
+        raise
+
+
+@_disk_errors()
+def prepare(
+    scans: Paths,
+    atlas: StrPath,
+    out: StrPath,
+    *,
+    preset: str | None = None,
+    report: bool = False,
+    mask_pattern: str = "",
+    skull_stripping: str = "",
+    bias_correction: bool = True,
+    jobs: int = 1,
+    progress: Watch | None = None,
+) -> PreparedScans:
+    """Bring scans to an atlas as a federation does, to check them before it does; one that is unfit is set aside.
+
+    Each scan is masked, corrected for the bias field (N4), registered to the atlas (affine), resampled to its grid and
+    scaled to [0, 1]. What is in `out` already, made of the same files in the same way, is not made again.
+
+    Args:
+        scans: T1-weighted scans, skull-stripped or with a mask.
+        atlas: a model's folder, a run's folder with its atlas, or a skull-stripped scan.
+        out: folder to write to. Each scan becomes a .safetensors with `image` (D, H, W) float32 in [0, 1],
+            `atlas_to_scan` (4, 4) between RAS worlds in mm, and `labels` (D, H, W) uint8 where the scan has them.
+        preset: whose grid to use where the atlas is a scan.
+        report: write check.html, each scan with the outline of the atlas's brain over it.
+        mask_pattern: where masks lie, from a scan's folder, e.g. "{stem}_brainmask.nii.gz".
+        skull_stripping: command for scans that are evidently whole heads and have no mask, e.g.
+            "mri_synthstrip -i {in} -o {out} -m {mask}"; run without a shell.
+        bias_correction: take the scanner's bias field out (N4).
+        jobs: scans at a time, each in a process; 0: one a core. With more than one, a script needs the usual
+            `if __name__ == "__main__":` around its calls.
+        progress: called with (scans done, scans in all).
+
+    Returns:
+        Where the prepared scans are, what was set aside and why, and the report.
+
+    Raises:
+        ConfigError: an argument is out of range, or there is no such preset.
+        DataError: a path is missing, the atlas cannot be used, or no scan can.
+        RunError: `out` cannot be written.
+    """
+    sources, place, folder = _sources(scans), Path(atlas), Path(out)
+    _at_least("--jobs", jobs, 0)
+    if not place.exists():
+        raise DataError(f"--atlas: there is no {place}")
+    how = Preparation(bias_correction, mask_pattern, Stripping(skull_stripping), jobs or os.cpu_count() or 1)
+
+    from client.check import write_check
+    from client.frames import frame_of
+    from client.prepare import prepare_site, store_of
+
+    frame = frame_of(place, preset)
+    _writable(folder)
+    store, page = store_of(folder, frame), folder / "check.html"
+    done = prepare_site(sources, frame, store, progress, how)
+    checks = write_check(done, frame, page) if report else []
+    return PreparedScans(store, done.cases, done.set_aside, page if report else None, tuple(checks))
+
+
+def open_model(folder: StrPath) -> "Model":
+    """Open a model that a federation delivered; every file is held against its digest first.
+
+    Args:
+        folder: the one that holds card.json, e.g. RUN/sites/SITE/runs/NAME/model of a simulation.
+
+    Returns:
+        The model: `card` (what it was made of and for, its figures), `digest`, `frame` (the atlas's image and grid),
+        `segmenter(device)`, the 3D U-Net, from volumes (N, 1, D, H, W) in [0, 1] to logits (N, 29, D, H, W).
+
+    Raises:
+        DataError: it is no model, of another format, a file is missing, or one was changed.
+    """
+    from client import model
+
+    return model.open_model(Path(folder))
+
+
+@_disk_errors()
+def segment(
+    scans: Paths,
+    model: "Model | StrPath",
+    out: StrPath,
+    *,
+    mask_pattern: str = "",
+    skull_stripping: str = "",
+    bias_correction: bool = True,
+    largest_component: bool = False,
+    device: str = "auto",
+    progress: Watch | None = None,
+) -> SegmentedScans:
+    """Segment scans: a label map on each scan's own voxels, volumes in ml, an overlay; one that is unfit is set aside.
+
+    Args:
+        scans: T1-weighted scans, skull-stripped or with a mask.
+        model: an opened model, or its folder.
+        out: folder to write to, a BIDS derivative: for each scan *_dseg.nii.gz (FreeSurfer ids, uint8, with the scan's
+            shape, affine and header), *_volumes.tsv, *_overlay.png and *_dseg.json.
+        mask_pattern: as in `prepare`.
+        skull_stripping: as in `prepare`.
+        bias_correction: as in `prepare`, and as in the model's training.
+        largest_component: keep only the largest connected component of each structure.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        progress: called with (scans done, scans in all).
+
+    Returns:
+        What was written of each scan, its volumes and concerns, and what was set aside and why.
+
+    Raises:
+        ConfigError: an argument is none of its values, or there is no GPU.
+        DataError: a path is missing, the model cannot be used, or no scan can.
+        RunError: `out` cannot be written.
+    """
+    sources, folder = _sources(scans), Path(out)
+    how = Preparation(bias_correction, mask_pattern, Stripping(skull_stripping))
+    _one_of("--device", device, DEVICES)
+
+    from client.segment import scans_at, segment_all
+    from sst_models.training.device import choose
+
+    opened, where = _opened(model), choose(device)
+    found = scans_at(sources, mask_pattern)
+    _writable(folder)
+    done, aside = segment_all(found, opened, folder, how, where, largest=largest_component, watch=progress)
+    if not done:
+        listed = f"{folder / 'set_aside.tsv'} says why"
+        raise DataError(f"none of {len(found)} scans could be segmented ({listed}); the first: {aside[0].reason}")
+    return SegmentedScans(folder, tuple(done), tuple(aside), folder / "volumes.tsv")
+
+
+@_disk_errors()
+def generate(
+    model: "Model | StrPath",
+    out: StrPath,
+    *,
+    count: int = 200,
+    layout: str = "nifti",
+    seed: int = 1,
+    device: str = "auto",
+    progress: Watch | None = None,
+) -> GeneratedPairs:
+    """Make labelled pairs in the style of a site's scanner, to train a network with; those that are there are kept.
+
+    Args:
+        model: an opened model, or its folder.
+        out: folder to write to; it holds pairs of one model in one layout. Images are (D, H, W) float32 in [0, 1] on
+            the model's grid, label maps uint8 on the same voxels, and a recipe (JSON) is beside each pair.
+        count: how many pairs: numbers 1 to `count` of this seed.
+        layout: "nifti", "bids", or "nnunet" (a raw dataset of version 2, with class indices as labels).
+        seed: of all draws; the same model, seed and number give the same pair.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        progress: called with (pairs done, pairs in all).
+
+    Returns:
+        Where each pair is, in the order of their numbers.
+
+    Raises:
+        ConfigError: an argument is out of range or none of its values, or there is no GPU.
+        DataError: the model cannot be used or has no generator, or `out` holds pairs of another model or layout.
+        RunError: `out` cannot be written.
+    """
+    folder = Path(out)
+    _one_of("--layout", layout, LAYOUTS)
+    _one_of("--device", device, DEVICES)
+    _at_least("--count", count, 1)
+    _at_least("--seed", seed, 0)
+
+    from client import generate as pairs
+    from sst_models.training.device import choose
+
+    opened, where = _opened(model), choose(device)
+    _writable(folder)
+    made = pairs.generate(opened, count, folder, layout, seed=seed, device=where, watch=progress)
+    return GeneratedPairs(folder, tuple(made))
+
+
+@_disk_errors()
+def regenerate(recipe: StrPath, model: "Model | StrPath", out: StrPath, *, device: str = "auto") -> "PairFiles":
+    """Make one pair again from its recipe, bit for bit on the same kind of processor.
+
+    Args:
+        recipe: the .json beside a generated pair.
+        model: the model that the pair is of, opened, or its folder.
+        out: folder to write the two files to, in layout "nifti".
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+
+    Returns:
+        Where the pair is; its recipe is the one given.
+
+    Raises:
+        ConfigError: the device is none of its values, or there is no GPU.
+        DataError: it is no recipe, or of another model; the model cannot be used or has no generator.
+        RunError: `out` cannot be written.
+    """
+    _one_of("--device", device, DEVICES)
+
+    from client.generate import PairFiles, again
+    from sst_models.training.device import choose
+
+    opened, where = _opened(model), choose(device)
+    _writable(Path(out))
+    return PairFiles(*again(Path(recipe), opened, Path(out), where), Path(recipe))
+
+
+@_disk_errors()
+def evaluate(found: StrPath, reference: StrPath, out: StrPath, *, progress: Watch | None = None) -> Evaluation:
+    """Compare label maps with a reference: Dice, surface distances (mm) and volumes, by structure and by group.
+
+    Files are paired by the names of their scans. A structure that neither map holds has no figures and counts in no
+    mean; one that only one map holds has a Dice of 0, no distance, and its whole volume as error.
+
+    Args:
+        found: a label map, or a folder of them: FreeSurfer ids.
+        reference: what they should be, likewise, on the same voxels.
+        out: folder to write evaluation.csv, evaluation.json and dice.png to.
+        progress: called with (pairs done, pairs in all).
+
+    Returns:
+        The figures of each scan, and what was not compared and why.
+
+    Raises:
+        DataError: a path is missing, or nothing can be compared.
+        RunError: `out` cannot be written.
+    """
+    ours, theirs, folder = Path(found), Path(reference), Path(out)
+    for path in (ours, theirs):
+        if not path.exists():
+            raise DataError(f"there is no {path}; give a label map or a folder of them")
+
+    from client.evaluate import evaluate_folder
+
+    _writable(folder)
+    scans, left_out = evaluate_folder(ours, theirs, folder, progress)
+    written = (folder / name for name in ("evaluation.csv", "evaluation.json", "dice.png"))
+    return Evaluation(folder, tuple(scans), tuple(left_out), *written)
+
+
+def _sources(scans: Paths) -> list[Path]:
+    sources = [Path(scans)] if isinstance(scans, str | os.PathLike) else [Path(path) for path in scans]
+    if not sources:
+        raise DataError("no scans are given; give files, folders, or tables of files")
+    for path in sources:
+        if not path.exists():
+            raise DataError(f"there is no {path}; give files, folders, or tables of files")
+    return sources
+
+
+def _opened(model: "Model | StrPath") -> "Model":
+    return open_model(model) if isinstance(model, str | os.PathLike) else model
+
+
+def _one_of(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option}: '{value}' is none of {', '.join(known)}")
+
+
+def _at_least(option: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{option}: {value} is less than {least}")
+
+
+def _writable(folder: Path) -> None:
+    """Make the folder, or say at once that it cannot be written: not after an hour's work."""
+    probe = folder / f".sst-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
