@@ -80,7 +80,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.And: ast.Or,
     ast.Or: ast.And,
 }
-SYMMETRIC = {"ms_ssim", "ssim_l1", "lncc"}
+SYMMETRIC = {"ms_ssim", "ssim_l1", "lncc", "_structure", "addcmul_"}
 METHODS = {"mean": "sum", "sum": "mean", "amax": "amin", "amin": "amax", "argmax": "argmin", "max": "min", "min": "max"}
 ORDERLESS = {"isinstance", "zip", "range", "map", "getattr", "max", "min", "super", "promote_types", *SYMMETRIC}
 """Functions whose first two arguments are not exchanged: it would be an error of types, or no change."""
@@ -202,7 +202,7 @@ def _variants(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(not value)
         case ast.Constant(value=int(value)):
             yield ast.Constant(value + 1)
-        case ast.Constant(value=float(value)):
+        case ast.Constant(value=float(value)) if not 0 < value < 1e-4:  # smaller ones only keep a quotient finite
             yield ast.Constant(2 * value or 1.0)
         case ast.IfExp():
             yield changed.body

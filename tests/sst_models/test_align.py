@@ -135,6 +135,7 @@ def test_f_registers_the_atlas_in_the_scans_style_to_the_scan() -> None:
         flow, mirrored = aligner.flows(scan)
         styled = Times()(atlas, scan.mean())
         torch.testing.assert_close(aligner.by_appearance(scan), styled)
+        torch.testing.assert_close(aligner.restyled(scan, flow), styled)  # no tissue is matched
         torch.testing.assert_close(flow, Lopsided()(styled, scan))
         assert torch.equal(aligner.flow(scan), flow)
         assert (mirrored is not None) == mirror
@@ -161,8 +162,9 @@ def test_with_labels_the_atlas_is_aligned_again_with_the_scans_tissues() -> None
     moving = match_tissues(atlas, labels.on_grid, scan, labels.propagate(first), 15.0 / 5.0)
     again = refine_by_demons(moving, scan, Lopsided()(moving, scan), 2)
     torch.testing.assert_close(aligner.flow(scan), ascend_lncc(moving, scan, again, 1))
-    bare = Aligner(NETS, atlas[0], None, replace(own, restyle=True)).flow(scan)
-    torch.testing.assert_close(bare, ascend_lncc(styled, scan, first, 1))
+    bare = Aligner(NETS, atlas[0], None, replace(own, restyle=True))
+    torch.testing.assert_close(bare.flow(scan), ascend_lncc(styled, scan, first, 1))
+    torch.testing.assert_close(bare.restyled(scan, first), styled)
 
 
 def test_the_second_initialisation_sees_intensities() -> None:
