@@ -22,8 +22,8 @@ REACH = 4.8
 def control_pairs(atlas: Tensor, labels: AtlasLabels, spacing: float) -> Pairs:
     """Give pairs of a randomly bent and randomly coloured atlas.
 
-    The affine of `segmenter.affine_probability` comes on top. Bias fields, monotone intensity maps, gamma and noise are MONAI's,
-    at about twice the strength of its defaults.
+    The affine of `segmenter.affine_probability` comes on top. Bias fields, monotone intensity maps, gamma and noise are
+    MONAI's, at about twice the strength of its defaults.
 
     Args:
         atlas: (1, D, H, W) in [0, 1].
