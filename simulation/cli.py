@@ -12,7 +12,7 @@ import typer
 
 from configs.errors import ConfigError, DataError, RunError
 from simulation.arms import ARMS
-from simulation.engines import ENGINES
+from simulation.engines import ENGINES, check_engine
 from simulation.measured import Results
 
 if TYPE_CHECKING:  # torch and all that: imported only when a run begins, so that --help is quick
@@ -234,6 +234,7 @@ def check_choices(engine: str, device: str, style: str | None) -> None:
         ConfigError: a word that is none of them, with the nearest that is.
     """
     check_choice("--engine", engine, ENGINES)
+    check_engine(engine)
     check_choice("--device", device, DEVICES)
     if style is not None:
         check_choice("--style", style, STYLES)

@@ -6,6 +6,7 @@ what a federation of hospitals runs. One contract test passes on all three.
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -53,8 +54,7 @@ def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Pa
         ConfigError: no such engine, or two sites of one name.
         FederationError: the run failed; the message is the hub's.
     """
-    if engine not in ENGINES:
-        raise ConfigError(f"no engine '{engine}': give one of {', '.join(ENGINES)}")
+    check_engine(engine)
     if len({site.name for site in sites}) != len(sites):
         raise ConfigError("two sites have the same name: give each its own")
     work.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,22 @@ def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Pa
     play: Callable[[Path, Sequence[SiteFolder], Path], None]
     play = import_module(f"simulation.engines.{engine}").play
     play(hub.resolve(), sites, work.resolve())
+
+
+def check_engine(engine: str) -> None:
+    """See that an engine can run here.
+
+    Raises:
+        ConfigError: there is none of this name; or it is Ray, whose workers do not start where the path of Python has a
+            space: it would wait for them for ever.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"no engine '{engine}': give one of {', '.join(ENGINES)}")
+    if engine == "ray" and " " in sys.executable:
+        raise ConfigError(
+            f"the engine ray cannot start its workers: the path of Python, {sys.executable}, has a space; "
+            "move the project to a folder without one, or use another engine"
+        )
 
 
 def environment(hub: Path, sites: Sequence[SiteFolder], work: Path) -> dict[str, str]:

@@ -36,6 +36,8 @@ from simulation.engines.superlink import free_port
 from sst_models.phases.generate import Recipe
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
+RAY = pytest.param("ray", marks=pytest.mark.skipif(" " in sys.executable, reason="Ray needs a path without a space"))
+
 EXPERIMENT = replace(Experiment(name="toy"), grid=Grid(shape=(32, 32, 32), spacing=6.0))
 
 
@@ -332,7 +334,7 @@ def test_a_run_can_be_watched(reference):
     assert runs == {"hub", "sites/left", "sites/right"}
 
 
-@pytest.mark.parametrize("engine", ["ray", "superlink"])
+@pytest.mark.parametrize("engine", [RAY, "superlink"])
 def test_engines_agree(reference, engine):
     """The same apps and sites give the same weights on every engine."""
     root, expected, _ = reference
@@ -344,7 +346,7 @@ def test_engines_agree(reference, engine):
     assert all(verify(site.state / "ledger.jsonl") >= 9 for site in sites)
 
 
-@pytest.mark.parametrize("engine", ["ray", "superlink"])
+@pytest.mark.parametrize("engine", [RAY, "superlink"])
 def test_failure_of_the_hub_reaches_the_caller_from_other_processes(engine, hub, sites, tmp_path):
     """The hub's own line comes out, and no process is left."""
     (hub / "experiment.json").write_text('{"name": "toy", "sed": 1}')
@@ -359,6 +361,14 @@ def test_apps_are_the_ones_that_flower_finds():
     root = Path(__file__).resolve().parents[2]
     for reference in ("server.app:app", "client.app:app"):
         assert validate(reference, check_module=True, project_dir=root) == (True, None)
+
+
+def test_ray_is_refused_where_its_workers_could_not_start(hub, sites, tmp_path, monkeypatch):
+    """Ray takes a path with a space apart, and waits without end; one line says so, before anything is started."""
+    monkeypatch.setattr(sys, "executable", "/opt/my programs/bin/python")
+    with pytest.raises(ConfigError, match="has a space; move the project to a folder without one"):
+        run_federation("ray", hub, sites, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 def test_every_process_ends_with_the_block(tmp_path):
