@@ -214,14 +214,17 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
 
 
 def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
-    """Train each site's segmenter for a round on pairs that are generated in its style (eq. 12)."""
-    sites = hub.segment(state)
+    """Train each site's segmenter for a round on pairs that are generated in its style (eq. 12).
+
+    The first round decides who gets one.
+    """
+    sites = hub.segment(state) if number == 1 else tuple(state.memory)
     if not sites:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
     parts, memory, series = {}, dict(state.memory), {}
     for place, site in enumerate(sites):
-        trained = _train(hub, state, site, number, place / len(sites))
+        trained = _train(hub, state, site, number, (place, len(sites)))
         parts[f"{SEGMENTER}.{site}"] = store(trained.weights, hub.library)
         memory[site] = store(trained.memory, hub.library)
         series[site] = trained.series
@@ -230,17 +233,17 @@ def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> Ru
     return replace(state.with_parts(parts), memory={} if last else memory)
 
 
-def _train(hub: Hub, state: RunState, site: str, number: int, before: float) -> segmenters.Trained:
-    """Train one site's segmenter for a round; `before` is the share of the round's segmenters that are done."""
+def _train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int]) -> segmenters.Trained:
+    """Train one site's segmenter for a round; `of` is how many of the round's segmenters are done, of how many."""
     device, phase = choose(hub.plan.device), hub.experiment.phases.segment
     source = style_source(hub.experiment, state, site)
     generator = segmenters.make_generator(hub.experiment, hub.atlas, source, state.parts["decoder"], device)
     pairs = segmenters.generated(generator, hub.experiment, source)
-    every = phase.steps * len(hub.segment(state))
+    done, all_ = (count * phase.steps for count in of)
 
     def watch(step: int, loss: float) -> None:
-        shown = {"phase": "segment", "round": number, "site": site, "step": round(before * every) + step}
-        write_json({**shown, "steps": every, "loss": loss}, hub.folder / "progress.json")
+        shown = {"phase": "segment", "round": number, "site": site, "step": done + step, "steps": all_}
+        write_json({**shown, "loss": loss}, hub.folder / "progress.json")
 
     how = segmenters.Training(device, watch)
     return segmenters.train_round(hub.experiment, pairs, site, number, state.memory.get(site), how)

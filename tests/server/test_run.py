@@ -4,14 +4,18 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from configs.errors import FederationError
+from configs.phases import phase_of
 from configs.schema import load
+from server import run, segmenters
 from server.atlas import Atlas
 from server.federation import Late, Traffic
 from server.run import Hub, Plan, gather, join
+from server.state import RunState
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
@@ -76,3 +80,25 @@ def test_a_run_does_not_begin_with_sites_of_another_atlas(tmp_path: Path) -> Non
     """Two are wanted and one fits: the line names the other and says what to do."""
     with pytest.raises(FederationError, match="site other holds another atlas; start it with a fresh state folder"):
         gather(hub_of(tmp_path, Joining({"good": DIGEST, "other": OTHER})), least=2)
+
+
+def test_a_site_that_joins_while_segmenters_are_trained_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first round decides who gets one: a training that lacks its first round would be no fair one."""
+    hub = hub_of(tmp_path, Joining({"early": DIGEST, "late": DIGEST}))
+    asked: list[tuple[str, tuple[int, int]]] = []
+
+    def train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int]) -> segmenters.Trained:
+        asked.append((site, of))
+        return segmenters.Trained({"w": np.full(2, number, np.float32)}, {"m": np.zeros(1, np.float32)}, {})
+
+    monkeypatch.setattr(run, "_train", train)
+    join(hub, ("early",))
+    first = run.run_round(hub, RunState(), phase_of("segment"), 1)
+    join(hub, ("late",))
+    second = run.run_round(hub, first, phase_of("segment"), 2)
+    assert asked == [("early", (0, 1)), ("early", (0, 1))]
+    assert second.done == 2 and set(second.parts) == {"segmenter.early"}
+    assert [float(arrays["w"][0]) for arrays in second.trained["early"]] == [1.0, 2.0]
+    assert second.memory == {}  # tiny has two rounds: nothing goes on from here
