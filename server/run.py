@@ -214,11 +214,8 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
 
 
 def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
-    """Train each site's segmenter for a round on pairs that are generated in its style (eq. 12).
-
-    The first round decides who gets one.
-    """
-    sites = hub.segment(state) if number == 1 else tuple(state.memory)
+    """Train each site's segmenter for a round on pairs that are generated in its style (eq. 12)."""
+    sites = hub.segment(state)
     if not sites:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
