@@ -187,6 +187,14 @@ def test_a_count_that_no_phase_declares_is_refused():
         check(reply("deliver", 9), ask("deliver"), Policy())
 
 
+def test_a_phase_that_the_site_does_not_know_is_named():
+    """A hub of a later version: the site says that it is too old, whatever its policy lists."""
+    with pytest.raises(ReleaseError, match="'refine' is not known to this site: update it"):
+        permit(ask("refine"), Policy())
+    with pytest.raises(ReleaseError, match="'segment' is not known to this site"):  # which only a hub does
+        permit(ask("segment"), Policy())
+
+
 def test_unreadable_experiment_closes_the_gate():
     """Where the grid is unknown, no array leaves."""
     with pytest.raises(ReleaseError, match="grid"):

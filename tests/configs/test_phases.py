@@ -53,3 +53,8 @@ def test_phases_come_in_their_order_and_have_settings() -> None:
     assert [phase.number for phase in PHASES] == sorted(phase.number for phase in PHASES)
     assert all(load("tiny").phases.of(phase.name).rounds for phase in at_sites())
     assert phase_of("joint").number == 3
+
+
+def test_a_phase_costs_time_where_something_learns() -> None:
+    """The display divides the time that is left by these."""
+    assert all((phase.cost > 0) == bool(phase.learns) for phase in PHASES)

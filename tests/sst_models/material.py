@@ -28,6 +28,7 @@ SETTINGS = {
     "quantile_loss": "appearance.quantile_loss",
     "foreign_negatives": "federation.foreign_negatives",
     "atlas_probability": "phases.joint.atlas_probability",
+    "register_batch": "phases.register.batch",
     "style_batch": "phases.style.batch",
     "joint_batch": "phases.joint.batch",
     "flow_codes_batch": "phases.flow_codes.batch",

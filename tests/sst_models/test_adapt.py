@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from configs.errors import DataError
 from configs.schema import Experiment
 from material import learner, preset
 from sst_models.networks.build import build
@@ -126,6 +127,14 @@ def test_a_blend_of_two_flows_carries_image_and_labels_alike() -> None:
         assert middle((labels > 0).float()) - middle((carried > 0).float()) == pytest.approx(shift, abs=0.6)
         shifts.add(round(shift, 3))
     assert len(shifts) > 6
+
+
+def test_without_the_atlas_labels_there_is_nothing_to_learn() -> None:
+    """A hub of another version that does not send them is told so."""
+    experiment = preset()
+    nets = {"segmenter": build("segmenter", experiment), "E": Brightness(), "A": Dimmer(), "F": Shift()}
+    with pytest.raises(DataError, match="no labels of the atlas"):
+        learner("adapt", nets, experiment, Scans(), atlas()[0])
 
 
 def test_the_scans_mirror_image_has_its_say_on_the_labels() -> None:

@@ -304,6 +304,17 @@ def test_the_registration_phase_trains_t_by_the_flow_loss(lambda_reg: float) -> 
     torch.testing.assert_close(losses["total"], losses["reconstruction"] + lambda_reg * losses["smoothness"])
 
 
+def test_the_atlas_is_the_moving_volume_of_half_of_the_pairs() -> None:
+    """T warps scans onto scans as positive keys, and the atlas onto scans to start F with."""
+    experiment = preset(register_batch=24)
+    nets = nets_for("register", experiment)
+    seen = seen_by(nets)
+    learner("register", nets, experiment, Dealt([TARGET, OTHER] * 24), ATLAS).step(torch.Generator().manual_seed(1))
+    ((moving, fixed),) = seen["T"]
+    assert 6 <= sum(torch.equal(one, ATLAS) for one in moving) <= 18
+    assert not any(torch.equal(one, ATLAS) for one in fixed)
+
+
 # Eq. 10: critics and priors
 
 

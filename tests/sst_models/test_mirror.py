@@ -106,6 +106,31 @@ def test_shifts_average_out_errors_of_a_network_that_folds_voxels() -> None:
     assert torch.equal(shifted, CEREBELLUM * (image[0] > 0.5).long())
 
 
+class Watching(torch.nn.Module):
+    """A segmenter that keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Give logits of 0."""
+        self.seen.append(volume[0, 0])
+        return torch.zeros(1, CLASSES, *volume.shape[2:])
+
+
+def test_a_scan_is_shown_where_it_is_and_a_voxel_further_along_each_axis() -> None:
+    """With "mirror+shifts" each of the four in the mirror as well; with "mirror" one and its mirror image."""
+    image = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(1))
+    shifts = [image[0], *(image[0].roll(1, axis) for axis in range(3))]
+    for how, places in (("none", shifts[:1]), ("mirror", shifts[:1]), ("mirror+shifts", shifts)):
+        net = Watching()
+        segment(net, image, Prediction("minmax", how, em_weight=0.0, spacing=5.0, bf16_cpu=False))
+        expected = places if how == "none" else [*places, *map(mirror_image, places)]
+        assert len(net.seen) == len(expected)
+        assert all(any(torch.equal(one, other) for other in net.seen) for one in expected)
+
+
 def test_half_of_the_pairs_are_mirrored() -> None:
     """Image and labels together; without the setting, none is."""
     preset, labels = load("tiny"), label_map()

@@ -1,5 +1,6 @@
 """Tissues of the atlas take the intensities that they have in a scan."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -85,6 +86,37 @@ def test_far_from_a_tissue_its_mean_in_the_whole_brain_counts() -> None:
     scan = painted(scan_labels, 0.6, 0.9, 0.8)
     found = match_tissues(painted(labels(), 0.6, 0.4, 0.8), labels(), scan, scan_labels, 1.0)[0, 0]
     assert abs(float(found[8, 8, 8]) - (0.9 - DOUBT)) < 0.03
+
+
+def halves(left: float, right: float) -> Tensor:
+    """A volume without background, of one intensity in each half."""
+    image = torch.full((1, 1, 32, 32, 32), left)
+    image[:, :, 16:] = right
+    return image
+
+
+def test_the_mean_near_a_place_is_a_gaussians() -> None:
+    """Of white matter alone, 0.3 in one half and 0.6 in the other: from 0.3 to 0.6 as the Gaussian of the reach adds
+    up, less the margin of doubt; and a hundredth of the mean of the whole brain."""
+    white = torch.full((32, 32, 32), WHITE)
+    reach, at = 4.0, 16
+    found = match_tissues(torch.full((1, 1, 32, 32, 32), 0.2), white, halves(0.3, 0.6), white, reach)[0, 0, :, at, at]
+    places = torch.arange(32) + 0.5 - 16
+    near = 0.3 + 0.3 * torch.distributions.Normal(0.0, reach).cdf(places)
+    expected = (near + 0.01 * 0.45) / 1.01 - DOUBT
+    torch.testing.assert_close(found[8:24], expected[8:24], rtol=0, atol=0.004)
+    sharp = match_tissues(torch.full((1, 1, 32, 32, 32), 0.2), white, halves(0.3, 0.6), white, 1.0)[0, 0]
+    assert float(sharp[8, at, at]) == pytest.approx((0.3 + 0.01 * 0.45) / 1.01 - DOUBT, abs=2e-4)
+
+
+def test_a_tissue_is_known_by_a_core_of_one_voxel() -> None:
+    """The smallest that has one: a cube of three without its corners."""
+    small = torch.where(labels() == THALAMUS, WHITE, labels())
+    small[7:10, 7:10, 7:10] = THALAMUS
+    for corner in torch.cartesian_prod(*[torch.tensor([7, 9])] * 3).tolist():
+        small[tuple(corner)] = WHITE
+    found = match_tissues(painted(small, 0.6, 0.4, 0.8), small, painted(small, 0.6, 0.8, 0.8), small, 3.0)[0, 0]
+    assert float(found[8, 8, 8]) > 0.5
 
 
 def test_intensities_stay_in_range() -> None:
