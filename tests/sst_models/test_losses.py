@@ -88,7 +88,8 @@ def test_info_nce_is_equation_one(temperature: float) -> None:
 def test_info_nce_is_computed_in_full_where_networks_are_not() -> None:
     """Under autocast, and of codes in half precision, to more digits than those have."""
     query, key, queue = unit(3, 0), unit(3, 1), unit(10, 2)
-    whole = info_nce(query, key, queue, 0.07)
+    whole = info_nce(query.double(), key.double(), queue.double(), 0.07).float()
+    torch.testing.assert_close(info_nce(query, key, queue, 0.07), whole)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(info_nce(query, key, queue, 0.07), whole)
     half = [codes.bfloat16() for codes in (query, key, queue)]
