@@ -210,7 +210,7 @@ def site_folders(folder: Path) -> list["SiteFolder"]:
 
 def sites(folder: Path) -> list["Site"]:
     """Give the two sites as their own code sees them."""
-    from client.policy import Policy
+    from client.gate.policy import Policy
     from client.preparation import Preparation
     from client.site import Site
 

@@ -28,11 +28,11 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import ledger, release, replies
 from client.answer import answer
+from client.gate import ledger, release, replies
+from client.gate.policy import read_policy
 from client.kept import Kept
 from client.messages import decode_request, encode_reply, return_nonce, size
-from client.policy import read_policy
 from client.preparation import Preparation, Stripping
 from client.site import Site
 from configs import logs

@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from client.bundle import fault
+from client.gate.policy import read_policy
 from client.home import Home
 from client.layouts import find_scans
-from client.policy import read_policy
 from configs.errors import SstError
 
 DISK_GB, MEMORY_GB = 5.0, 4.0

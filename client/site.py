@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.policy import Policy
+from client.gate.policy import Policy
 from client.preparation import Preparation
 from configs.errors import FederationError
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.policy import read_policy
+from client.gate.policy import read_policy
 from configs.errors import RunError
 from configs.phases import NOTHING, asked, phase_of
 
@@ -142,8 +142,8 @@ def ledger(site: Folder) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from client.gate.ledger import NAME, verify
     from client.home import Home
-    from client.ledger import NAME, verify
 
     path = Home(site).state / NAME
     if not path.exists():

@@ -2,7 +2,7 @@
 
 Plain data. What else the project says of a phase is read from here: the hub's schedule and message types, what a site
 answers and what its release check lets pass, the policy, the text that IT approves, displays, and the tables of the
-documentation. The table declares; `client.release` enforces.
+documentation. The table declares; `client.gate.release` enforces.
 
 A new phase that learns is one row here and one file, `sst_models/phases/NAME.py`, whose function `make` gives its
 learner. `[phases.NAME]` of a preset then sets its rounds, steps, batch and rate.

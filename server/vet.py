@@ -1,7 +1,7 @@
 """What a reply must be before it counts: the hub folds in what was asked for, whole and finite, and nothing else.
 
-A site checks its own reply before it leaves (`client.release`); the hub checks again, as a site may be broken, old or
-hostile. What fails is left out with an error code, and the round goes on with the others.
+A site checks its own reply before it leaves (`client.gate.release`); the hub checks again, as a site may be broken,
+old or hostile. What fails is left out with an error code, and the round goes on with the others.
 """
 
 import json

@@ -9,7 +9,7 @@ import torch
 
 from client import scans
 from client.cases import Cases
-from client.policy import Policy
+from client.gate.policy import Policy
 from client.preparation import Preparation
 from client.site import Site
 from configs.phases import learning

@@ -18,8 +18,8 @@ from pydantic import Field
 
 import client.home
 import server.office
-from client import ledger
-from client.policy import Policy
+from client.gate import ledger
+from client.gate.policy import Policy
 from configs import phases, schema
 from scripts import commands_page, pages, settings_page
 from simulation.measured import Results

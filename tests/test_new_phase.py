@@ -57,7 +57,7 @@ engines = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(engines)
 
 from client import site_cli
-from client.policy import PHASES, Policy
+from client.gate.policy import PHASES, Policy
 from configs.schema import from_dict
 from server.events import read
 from server.office import Office, Settings, write_settings

@@ -13,7 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 import client.app
-from client import ledger, replies
+from client.gate import ledger, replies
 from configs.errors import DataError
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines.inprocess import identity

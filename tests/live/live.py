@@ -22,7 +22,7 @@ import torch
 from safetensors.numpy import load_file
 
 from client import bundle, home
-from client.policy import Policy
+from client.gate.policy import Policy
 from configs.schema import from_dict
 from server.atlas import read_atlas, save_atlas
 from server.kit import admit, invite

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import verify
+from client.gate.ledger import verify
 from live import TINY, Live, strike, undisturbed
 
 KILLS = int(os.environ.get("SST_CHAOS", "0"))

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 
 import client.app
 import server.app
-from client.ledger import verify
+from client.gate.ledger import verify
+from client.gate.policy import Policy
 from client.model import open_model
-from client.policy import Policy
 from client.site import Site
 from configs.errors import ConfigError, FederationError, RunError
 from configs.phases import PARTS, PHASES, VALUES, phase_of

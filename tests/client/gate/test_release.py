@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.policy import Policy, read_policy
-from client.release import check, permit
+from client.gate.policy import Policy, read_policy
+from client.gate.release import check, permit
 from configs.errors import ConfigError, ReleaseError
 from configs.phases import phase_of
 from sst_models.wire.exchange import PhaseRequest, SiteReply

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from client.policy import Policy
+from client.gate.policy import Policy
 from configs.errors import ReleaseError
 from configs.phases import PHASES, Phase
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
