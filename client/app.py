@@ -5,8 +5,9 @@ It also never lets an exception out: Flower would put its text, and with it perh
 the hub, and a handler that returns nothing would block the site's node for ever (docs/flower.md, finding 10).
 
 A site says who it is in its node's config: `site-name`, `data-path` (one folder or several, separated as in PATH),
-`state-dir`; it may add `policy` (a policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as
-`sst prepare` takes them, and `bias`, "no" for scans whose bias field is out already. Flower's simulation gives a site
+`state-dir`; it may add `gate-dir` (for what the gate alone writes; else a folder in the state's), `policy` (a
+policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as `sst prepare` takes them, and `bias`,
+"no" for scans whose bias field is out already. Flower's simulation gives a site
 nothing but its number; then the JSON file named by the environment variable SST_SITES lists `{"name", "data": [...],
 "state"}` and the same three by that number.
 """
@@ -18,35 +19,42 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.answer import answer
-from client.gate import ledger, release, replies
+from client.gate.gate import Answer, handle
 from client.gate.policy import read_policy
-from client.kept import Kept
 from client.messages import decode_request, encode_reply, return_nonce, size
 from client.preparation import Preparation, Stripping
-from client.site import Site
+from client.site import Site, read_salt
 from configs import logs
-from configs.errors import ConfigError, DataError, FederationError, ReleaseError, RunError, SstError
+from configs.errors import (
+    ConfigError,
+    DataError,
+    FederationError,
+    RefusalError,
+    ReleaseError,
+    RunError,
+    SstError,
+    TooFewError,
+)
 from configs.phases import PHASES
 from sst_models.wire import payload
-from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.records import decode_parcel
-
-Answer = Callable[[PhaseRequest, Site], SiteReply]
 
 CODES: dict[type[Exception], str] = {
     ConfigError: "config",
+    TooFewError: "too-few",
     DataError: "data",
+    RefusalError: "refused",
     ReleaseError: "release",
     payload.MissingBase: "base",
     payload.WrongDigest: "digest",
@@ -57,39 +65,43 @@ CODES: dict[type[Exception], str] = {
 }
 """What the hub hears in place of an exception; anything else is "internal". At "base" it sends all of a part."""
 
-OPTIONS = ("policy", "splits", "device", "mask-pattern", "strip", "bias")
+OPTIONS = ("gate-dir", "policy", "splits", "device", "mask-pattern", "strip", "bias")
 """What a node's config may say beside the site's name and folders."""
 
-LOG = "log.jsonl"
-"""In the site's state folder: start and end of each request; `site.log` has in full what went wrong."""
+LOG, REFUSED, STORY = "log.jsonl", "refused.jsonl", "site.log"
+"""In the gate's folder: start and end of each request; what was refused, and why; in full what went wrong."""
+
+MOST = 5_000_000
+"""Bytes of `site.log`; the one before it is kept as `site.log.1`."""
 
 CODE_FOLDERS = ("client", "configs", "sst_models")
 """The packages that run at a site."""
 
 
 def respond(message: Message, context: Context, answer: Answer) -> Message:
-    """Answer one message: from the reply cache or by `answer`, then release check, coding, ledger entry, reply.
+    """Answer one message through the site's gate (`client.gate.gate`).
 
     Returns:
         A message, always: on any failure one with an error code, while the site's own log gets the whole story.
     """
     request = PhaseRequest(run="", phase="", round=0, site="", experiment="")
-    state: Path | None = None
+    gate: Path | None = None
     code = ""
     began = time.monotonic()
     try:
         request = decode_request(message.content)
         site = site_of(context)
-        state = site.state
-        _log(state, "request started", request)
-        content = _release(message.content, request, site, answer)
+        gate = site.gate
+        _log(gate, "request started", request)
+        reply, parcel = handle(request, lambda: decode_parcel(message.content), site, _with_hello(answer))
+        content = encode_reply(reply, parcel)
     except Exception as error:
-        _record(state, request, error)
+        _record(gate, request, error)
         code = _code(error)
         content = encode_reply(SiteReply(request.site, request.phase, request.round, count=0, error=code))
     return_nonce(message.content, content)
     took, down, up = round(time.monotonic() - began, 3), size(message.content), size(content)
-    _log(state, "request finished", request, seconds=took, down=down, up=up, code=code)
+    _log(gate, "request finished", request, seconds=took, down=down, up=up, code=code)
     return Message(content, reply_to=message)
 
 
@@ -130,34 +142,8 @@ def code_digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def _release(content: RecordDict, request: PhaseRequest, site: Site, answer: Answer) -> RecordDict:
-    release.permit(request, site.policy)
-    held = Kept(site.folder(request.run) / "parts")
-    request = replace(request, arrays=_received(content, held))
-    folder, key = site.state / "replies", replies.key_of(request)
-    kept = replies.recall(folder, key)
-    reply = kept or replace(_answer(request, site, answer), site=request.site)
-    release.check(reply, request, site.policy)
-    if kept is None and request.phase != "hello" and not reply.error:
-        replies.remember(folder, key, reply)
-    parcel, results = payload.answer(reply.arrays, request)
-    for digest, arrays in results.items():
-        held.remember(digest, arrays)
-    ledger.append(site.state / ledger.NAME, request, reply, parcel)
-    return encode_reply(reply, parcel)
-
-
-def _received(content: RecordDict, held: Kept) -> dict[str, Arrays]:
-    """Unpack the request's parts, and keep those that the hub will come back to."""
-    parcel = decode_parcel(content)
-    parts = payload.unpack(parcel, held.recall)
-    for part in {*parcel.whole, *parcel.deltas} & set(parcel.digests):
-        held.remember(parcel.digests[part], parts[part])
-    return parts
-
-
-def _answer(request: PhaseRequest, site: Site, answer: Answer) -> SiteReply:
-    return _hello(request, site) if request.phase == "hello" else answer(request, site)
+def _with_hello(answer: Answer) -> Answer:
+    return lambda request, site: _hello(request, site) if request.phase == "hello" else answer(request, site)
 
 
 def _hello(request: PhaseRequest, site: Site) -> SiteReply:
@@ -172,11 +158,12 @@ def _hello(request: PhaseRequest, site: Site) -> SiteReply:
 
 
 def _site(given: Mapping[str, Any]) -> Site:
-    policy, splits = (Path(given[key]) if given.get(key) else None for key in ("policy", "splits"))
+    policy, splits, gate = (Path(given[key]) if given.get(key) else None for key in ("policy", "splits", "gate-dir"))
+    state = Path(given["state"])
     return Site(
         name=str(given["name"]),
         data=tuple(Path(folder) for folder in given["data"]),
-        state=Path(given["state"]),
+        state=state,
         policy=read_policy(policy),
         splits=splits,
         device=str(given.get("device", "auto")),
@@ -185,6 +172,8 @@ def _site(given: Mapping[str, Any]) -> Site:
             mask=str(given.get("mask-pattern", "")),
             stripping=Stripping(str(given.get("strip", ""))),
         ),
+        gate_folder=gate,
+        salt=read_salt(gate or state / "gate"),
     )
 
 
@@ -212,22 +201,29 @@ def _code(error: Exception) -> str:
     return next((word for kind, word in CODES.items() if isinstance(error, kind)), "internal")
 
 
-def _log(state: Path | None, event: str, request: PhaseRequest, **fields: object) -> None:
-    if state is not None:
+def _log(gate: Path | None, event: str, request: PhaseRequest, **fields: object) -> None:
+    if gate is not None:
         level = logging.WARNING if fields.get("code") else logging.INFO
-        logs.note(state / LOG, event, level, run=request.run, phase=request.phase, round=request.round, **fields)
+        named = {"run": request.run[:64], "phase": request.phase[:64], "round": request.round}
+        logs.note(gate / LOG, event, level, **named, **fields)
 
 
-def _record(state: Path | None, request: PhaseRequest, error: Exception) -> None:
-    """Write the whole story of a failure where only the site reads it."""
-    story = (
-        f"run={request.run} phase={request.phase} round={request.round}\n{''.join(traceback.format_exception(error))}"
-    )
+def _record(gate: Path | None, request: PhaseRequest, error: Exception) -> None:
+    """Write the whole story of a failure where only the site reads it; a refusal is a line of its own, too."""
+    about = f"run={request.run[:64]} phase={request.phase[:64]} round={request.round}"
+    refused = isinstance(error, RefusalError)
+    story = f"{about}\n{str(error) + chr(10) if refused else ''.join(traceback.format_exception(error))}"
     try:
-        if state is None:
-            raise OSError("no state folder is known")
-        state.mkdir(parents=True, exist_ok=True)
-        with (state / "site.log").open("a", encoding="utf-8") as file:
+        if gate is None:
+            raise OSError("no folder is known")
+        if refused:
+            named = {"run": request.run[:64], "phase": request.phase[:64], "round": request.round, "why": str(error)}
+            logs.note(gate / REFUSED, "refused", logging.WARNING, **named)
+        gate.mkdir(parents=True, exist_ok=True)
+        path = gate / STORY
+        if path.exists() and path.stat().st_size > MOST:
+            path.replace(path.with_name(f"{STORY}.1"))
+        with path.open("a", encoding="utf-8") as file:
             file.write(story)
     except OSError:
         logging.getLogger("client").error(story)  # the node's own output: it stays in the building, too

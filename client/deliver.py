@@ -5,11 +5,14 @@ import json
 import torch
 
 from client import scans
+from client.gate.release import DIGITS
 from client.learn import load_nets
 from client.model import write_model
 from client.progress import Progress
 from client.quality import histogram, usual
 from client.site import Site
+from client.withheld import Withheld
+from configs.errors import TooFewError
 from configs.schema import from_json
 from configs.structures import GROUPS
 from sst_models.propagation.predict import Prediction, segment
@@ -22,10 +25,21 @@ def evaluate(request: PhaseRequest, site: Site) -> SiteReply:
     """Test a segmenter: mean Dice (0 to 1) per group over the site's labelled test scans leaves, and their count.
 
     A site without labels answers with a count of 0 and no figures.
+
+    Raises:
+        TooFewError: a mean over so few people would say much of each of them.
     """
     experiment, device = from_json(request.experiment), choose(site.device)
-    net = load_nets(request.arrays, ("segmenter",), experiment, device)["segmenter"].eval()
+    parts = dict(request.arrays)
+    if request.settings.get("style") == site.name and (
+        own := Withheld(site, request.run, experiment).last("segmenter")
+    ):
+        parts["segmenter"] = own  # the one that it will be delivered; the hub has an older one
+    net = load_nets(parts, ("segmenter",), experiment, device)["segmenter"].eval()
     held_out = scans.cases(site.folder(request.run), "test")
+    people = scans.people(site.folder(request.run), "test")
+    if 0 < people < site.policy.min_test_people:
+        raise TooFewError(f"{people} people to test on; the policy asks for {site.policy.min_test_people} or more")
     progress = Progress(site, request, len(held_out))
     rows: list[list[float]] = []
     for position in range(len(held_out)):
@@ -36,7 +50,7 @@ def evaluate(request: PhaseRequest, site: Site) -> SiteReply:
             rows.append([dice[group] for group in GROUPS])
         progress.learnt(position + 1, 0.0)
     means = torch.tensor(rows).nanmean(dim=0).tolist() if rows else []
-    metrics = {group: value for group, value in zip(GROUPS, means, strict=bool(means)) if value == value}
+    metrics = {group: round(value, DIGITS) for group, value in zip(GROUPS, means, strict=bool(means)) if value == value}
     return SiteReply(site.name, request.phase, request.round, len(rows), metrics=metrics)
 
 
@@ -47,7 +61,10 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
         DataError: the weights do not fit the preset, or the site has not joined the run.
     """
     experiment, folder = from_json(request.experiment), site.folder(request.run)
-    load_nets(request.arrays, ("segmenter",), experiment, torch.device("cpu"))
+    withheld = Withheld(site, request.run, experiment)
+    mine = {part: kept for part in ("segmenter", "A") if (kept := withheld.last(part))}
+    parts = {**request.arrays, **mine}
+    load_nets(parts, ("segmenter",), experiment, torch.device("cpu"))
     own = scans.cases(folder, "train")
     found = usual([histogram(own.image(position)) for position in range(len(own))])
     about = {
@@ -57,5 +74,5 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
         "figures": json.loads(str(request.settings.get("figures", "{}"))),
         "histogram": [round(float(value), 6) for value in found],
     }
-    write_model(folder / "model", request.arrays, scans.frame(folder), experiment, about)
+    write_model(folder / "model", parts, scans.frame(folder), experiment, about)
     return SiteReply(site.name, request.phase, request.round, 0)

@@ -11,7 +11,8 @@ from client import scans
 from client.cases import OnDevice
 from client.progress import Progress
 from client.site import Site
-from configs.errors import DataError
+from client.withheld import Withheld
+from configs.errors import DataError, TooFewError
 from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
 from sst_models.networks.build import build
@@ -19,7 +20,7 @@ from sst_models.phases.material import Material, make_learner
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.style import encode_all
 from sst_models.training.device import choose, place
-from sst_models.training.learner import Learner, Span, memory, recall, train
+from sst_models.training.learner import Span, memory, recall, train
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -32,25 +33,32 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     round's: a request that is asked again starts from the same place and gives the same reply.
 
     Raises:
-        DataError: the site has not joined, has too few scans, or the weights do not fit the preset.
+        DataError: the site has not joined, or the weights do not fit the preset.
+        TooFewError: it has fewer training scans than its policy asks for.
     """
     experiment, phase, folder = from_json(request.experiment), phase_of(request.phase), site.folder(request.run)
     device = choose(site.device)
     material = _material(request, folder, experiment, device)
-    nets = load_nets(request.arrays, phase.learns + phase.uses, experiment, device)
+    if len(material.scans) < site.policy.min_scans:
+        raise TooFewError(f"{len(material.scans)} training scans; the policy asks for {site.policy.min_scans} or more")
+    withheld = Withheld(site, request.run, experiment)
+    arrays = {**request.arrays, **withheld.before(phase.name, request.round)}
+    nets = load_nets(arrays, phase.learns + phase.uses, experiment, device)
     learner = make_learner(phase.name, nets, experiment, material)
     if request.round > 1:
         recall(learner, weights.load(_memory_file(folder, phase, request.round - 1)))
     steps = experiment.phases.of(phase.name).steps
-    span = Span(experiment.seed, (site.name, phase.name), (request.round - 1) * steps, steps)
+    span = Span(site.seed(experiment.seed), (site.name, phase.name), (request.round - 1) * steps, steps)
     history = train(learner, span, Progress(site, request, steps).learnt)
     weights.save(memory(learner), _memory_file(folder, phase, request.round))
+    learnt = {part: weights.parameters(learner.nets[part]) for part in phase.learns}
+    withheld.keep(phase.name, request.round, learnt)
     return SiteReply(
         site.name,
         phase.name,
         request.round,
         len(material.scans),
-        arrays=_released(learner, phase, site, material, nets),
+        arrays=_released(learnt, phase, site, material, nets),
         metrics=history.last,
         series=history.series,
     )
@@ -92,9 +100,9 @@ def _material(request: PhaseRequest, folder: Path, experiment: Experiment, devic
 
 
 def _released(
-    learner: Learner, phase: Phase, site: Site, material: Material, nets: dict[str, nn.Module]
+    learnt: dict[str, dict[str, np.ndarray]], phase: Phase, site: Site, material: Material, nets: dict[str, nn.Module]
 ) -> dict[str, dict[str, np.ndarray]]:
-    released = {part: weights.parameters(learner.nets[part]) for part in phase.learns}
+    released = {part: arrays for part, arrays in learnt.items() if not site.policy.withholds(part)}
     if phase.moments and site.policy.releases_moments and len(material.scans) >= max(2, site.policy.min_cases):
         moments = StyleMoments.of(encode_all(nets["E"], material.scans, material.atlas.device))
         released["moments"] = {"mean": moments.mean.cpu().numpy(), "std": moments.std.cpu().numpy()}

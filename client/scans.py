@@ -1,7 +1,7 @@
 """The scans of a site in one run: prepared on the run's grid, and split by person."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from client.cases import Cases
 from client.prepare import AtlasFrame, Prepared, prepare_site, store_of
 from client.site import Site
-from client.split import find_table, split_people
+from client.split import find_table, split_for_good, split_people
 from configs.errors import DataError
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
@@ -19,6 +19,8 @@ from sst_models.wire.files import write_json
 ATLAS = "atlas.safetensors"
 SPLITS = "splits.json"
 SET_ASIDE = "set_aside.json"
+PEOPLE = "people.json"
+"""In the state folder: the split of each person, for all runs."""
 
 
 def keep_atlas(arrays: Arrays, digest: str, folder: Path) -> None:
@@ -64,8 +66,8 @@ def prepare_scans(
     prepared = prepare_site(site.data, atlas, store_of(site.state / "prepared", atlas), progress, site.preparation)
     table = site.splits or next(filter(None, map(find_table, site.data)), None)
     people = {case.case: case.person for case in prepared.cases}
-    splits: dict[str, str] = {**split_people(people, seed, table, site.name)}
-    paths = {case.case: [splits.get(case.case, ""), str(case.path)] for case in prepared.cases}
+    splits: dict[str, str] = {**_split(site, people, seed, table)}
+    paths = {case.case: [splits.get(case.case, ""), str(case.path), case.person] for case in prepared.cases}
     write_json(paths, folder / SPLITS)
     write_json([[item.file, item.reason] for item in prepared.set_aside], folder / SET_ASIDE)
     return prepared, splits
@@ -77,8 +79,33 @@ def cases(folder: Path, split: str) -> Cases:
     Raises:
         DataError: the site has not joined the run.
     """
+    return Cases.of([Path(row[1]) for _, row in sorted(_rows(folder).items()) if row[0] == split])
+
+
+def people(folder: Path, split: str) -> int:
+    """Count the people in one split of a run.
+
+    Raises:
+        DataError: the site has not joined the run.
+    """
+    return len({row[2] for row in _rows(folder).values() if row[0] == split})
+
+
+def _rows(folder: Path) -> dict[str, list[str]]:
+    """Read for each case its split, the path of its prepared scan, and its person."""
     try:
-        rows = json.loads((folder / SPLITS).read_text(encoding="utf-8"))
+        rows: dict[str, list[str]] = json.loads((folder / SPLITS).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"no prepared scans in {folder}: the site has to join the run first") from error
-    return Cases.of([Path(path) for _, (where, path) in sorted(rows.items()) if where == split])
+    return rows
+
+
+def _split(site: Site, people: dict[str, str], seed: int, table: Path | None) -> Mapping[str, str]:
+    """Split a site's scans; with a secret salt, each person keeps for all runs the split that it was given once."""
+    if table is not None or not site.salt:
+        return split_people(people, seed, table, site.name)
+    path = site.state / PEOPLE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = split_for_good(people, site.salt, known)
+    write_json(known | {people[case]: split for case, split in found.items()}, path)
+    return found

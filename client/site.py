@@ -1,15 +1,15 @@
 """What a site knows of itself, and where it keeps what is a run's."""
 
-import re
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.gate.names import RUN
 from client.gate.policy import Policy
 from client.preparation import Preparation
 from configs.errors import FederationError
-
-RUN = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,64}")
-"""What a run may be called: it names a folder at each site."""
+from sst_models.wire.files import replace_file
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,18 @@ class Site:
 
     name: str
     data: tuple[Path, ...]  # folders with scans
-    state: Path  # folder of the site's own: prepared scans, optimisers, queue, ledger
+    state: Path  # folder of what the app writes: prepared scans, optimisers, queue, model
     policy: Policy
     splits: Path | None = None  # a splits.tsv instead of the site's random split by person
     device: str = "auto"
     preparation: Preparation = Preparation()
+    gate_folder: Path | None = None  # see `gate`
+    salt: bytes = b""  # secret; what is drawn at this site depends on it. Empty in a simulation, which is repeatable
+
+    @property
+    def gate(self) -> Path:
+        """The folder of what the gate alone writes: approvals, ledger, replies, logs; below `state` in a simulation."""
+        return self.gate_folder or self.state / "gate"
 
     def folder(self, run: str) -> Path:
         """Give the folder of one run's state at this site.
@@ -33,3 +40,25 @@ class Site:
         if not RUN.fullmatch(run):
             raise FederationError("the hub's name for the run is none: letters, digits, dots, - and _, at most 64")
         return self.state / "runs" / run
+
+    def seed(self, seed: int) -> int:
+        """Give the seed of what is drawn here in a run of this seed: a hub cannot tell which scan a step reads."""
+        if not self.salt:
+            return seed
+        return int.from_bytes(hashlib.sha256(self.salt + f"/{seed}".encode()).digest()[:4], "big")
+
+
+SALT = "salt"
+
+
+def read_salt(gate: Path) -> bytes:
+    """Give the site's secret salt; it is drawn by the operating system where there is none yet.
+
+    Raises:
+        OSError: it can neither be read nor written.
+    """
+    path = gate / SALT
+    if not path.exists():
+        replace_file(path, os.urandom(32))
+        path.chmod(0o600)
+    return path.read_bytes()

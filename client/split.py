@@ -1,6 +1,7 @@
 """Who trains, who chooses the model, who is tested: by person, as the paper splits, or from a given table."""
 
 import csv
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -116,6 +117,44 @@ def split_people(
         if split not in result.values():
             raise DataError(f"no scan of this site is in {split} by {table}; give each of train, val and test one")
     return result
+
+
+SHARES: Mapping[Split, float] = {"test": 0.2, "val": 0.08, "train": 0.72}
+"""Share of people in each split: 80 % against 20 % test, of the 80 % again 90 % against 10 % (Sec. 4)."""
+
+
+def split_for_good(people: Mapping[str, str], salt: bytes, known: Mapping[str, Split]) -> dict[str, Split]:
+    """Split people once for all runs: who was given a split keeps it, and who comes later is put where most is missing.
+
+    Overlapping splits of the same people, chosen by a hub, would let it solve for single people.
+
+    Args:
+        people: case to person, of all prepared scans.
+        salt: the site's secret, which orders the people.
+        known: person to split, of those that were given one before.
+
+    Returns:
+        Case to split; at least one person in each.
+
+    Raises:
+        DataError: too few people.
+    """
+    names = sorted(set(people.values()), key=lambda name: hashlib.sha256(salt + b"/" + name.encode()).digest())
+    found: dict[str, Split] = {name: known[name] for name in names if name in known}
+    for name in names:
+        if name not in found:
+            found[name] = _emptiest(list(found.values()), len(names))
+    if set(found.values()) != set(SHARES):
+        raise DataError(f"{len(names)} people cannot be split into train, val and test; at least 3 are needed")
+    return {case: found[person] for case, person in people.items()}
+
+
+def _emptiest(given: Sequence[Split], total: int) -> Split:
+    """Give the split that lacks most people beside its share; each gets one before any gets two."""
+    empty = [split for split in SHARES if split not in given]
+    if empty:
+        return empty[0]
+    return max(SHARES, key=lambda split: (SHARES[split] * total - given.count(split), SHARES[split]))
 
 
 def cases_of(splits: Mapping[str, Split], wanted: Sequence[Split]) -> list[str]:

@@ -3,6 +3,8 @@
     SstError                 the root: catch this to catch all of ours
       ConfigError            a preset: unknown key, wrong type, value out of range
       DataError              a scan, a label map, an atlas or a folder of them
+        TooFewError          fewer scans or people than a figure needs
+      RefusalError           a request that a site does not answer: not what was approved, or against its policy
       ReleaseError           a reply that holds what its phase did not declare, or that the site's policy forbids
       FederationError        the hub and the sites cannot go on together
       RunError               an output folder that holds another run, or a run that cannot be continued
@@ -26,6 +28,14 @@ class ConfigError(SstError):
 
 class DataError(SstError):
     """A scan, a label map, an atlas or a site folder cannot be used."""
+
+
+class TooFewError(DataError):
+    """A figure over so few scans or people would be a figure of one of them."""
+
+
+class RefusalError(SstError):
+    """The hub asked for what was not approved, asked twice, or asked for more than the policy allows."""
 
 
 class ReleaseError(SstError):

@@ -106,6 +106,11 @@ def load_atlas(
     return Atlas(scaled[None], kept, grid.affine, float(spacing), _digest(scaled, kept, grid.affine), image.name)
 
 
+def published(atlas: Atlas) -> dict[str, np.ndarray]:
+    """Give what joining sites are sent of an atlas: "image" (1, D, H, W) float32 in [0, 1], "affine" (4, 4) float64."""
+    return {"image": atlas.image.numpy(), "affine": np.array(atlas.affine, dtype=np.float64)}
+
+
 def save_atlas(atlas: Atlas, folder: Path) -> None:
     """Write `atlas.safetensors` and `atlas.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)

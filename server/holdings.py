@@ -15,7 +15,7 @@ from sst_models.wire.files import write_json
 from sst_models.wire.payload import Parcel, digest
 
 KEEP = 24
-"""Digests per site; no more than a site keeps parts (`client.kept`)."""
+"""Digests per site; no more than a site keeps parts (`client.gate.kept`)."""
 
 LEARNING = frozenset(phase.name for phase in at_sites())
 """The phases after which a part comes back, or is changed and sent again: a site keeps what it gets in them."""

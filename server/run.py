@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from configs.errors import FederationError, RunError
 from configs.phases import Phase
 from configs.schema import Experiment, from_json
 from server import board, events, segmenters
-from server.atlas import Atlas, read_atlas
+from server.atlas import Atlas, published, read_atlas
 from server.federation import Federation
 from server.fold import Fold
 from server.members import FIRST, Members
 from server.state import LIBRARY, MOMENTS, SEGMENTER, RunState, Store, fresh_parts, schedule, store
 from sst_models.training.device import choose
+from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
@@ -153,7 +152,7 @@ def join(hub: Hub, sites: Sequence[str]) -> dict[str, str]:
     if not sites:
         return {}
     hub.tell("round.started", phase="join", round=1)
-    arrays = {"image": hub.atlas.image.numpy(), "affine": np.array(hub.atlas.affine, dtype=np.float64)}
+    arrays = published(hub.atlas)
     requests = [hub.request("join", 1, site, {"atlas": arrays}) for site in sites]
     counts, failed, why = {}, {}, {}
     for reply in hub.federation.ask(requests):
@@ -281,9 +280,13 @@ def _segmenters(hub: Hub, state: RunState) -> dict[str, Arrays]:
 def evaluate(hub: Hub, state: RunState) -> None:
     """Phase 7: test each segmenter at each site that has labels; means and counts make the cross-site table."""
     table: list[dict[str, object]] = []
-    for number, (style, arrays) in enumerate(sorted(_segmenters(hub, state).items()), start=1):
+    tested = sorted(_segmenters(hub, state).items())
+    announced = " ".join(dict.fromkeys(payload.digest(arrays) for _, arrays in tested))
+    for number, (style, arrays) in enumerate(tested, start=1):
         hub.tell("round.started", phase="evaluate", round=number)
-        requests = {site: hub.request("evaluate", number, site, {"segmenter": arrays}) for site in hub.sites}
+        asked = {site: hub.request("evaluate", number, site, {"segmenter": arrays}) for site in hub.sites}
+        about = {"segmenters": announced, "style": style}
+        requests = {site: replace(one, settings={**one.settings, **about}) for site, one in asked.items()}
         rows: dict[str, dict[str, object]] = {}
 
         def take(reply: SiteReply, rows: dict[str, dict[str, object]] = rows) -> str:

@@ -74,7 +74,7 @@ hub, sites = engines.tiny_run(root, "inprocess")
 events = read(hub)
 stage = Stage(root, Direction("left", "right"), engines.TINY, None, {}, "inprocess", None)
 scheme = Scheme("federated", engines.TINY, ("left", "right"), ("left", "right"))
-ledger = [json.loads(line) for line in (sites[0].state / "ledger.jsonl").read_text().splitlines()]
+ledger = [json.loads(line) for line in (sites[0].state / "gate" / "ledger.jsonl").read_text().splitlines()]
 own = [entry for entry in ledger if entry["phase"] == "sharpen"]
 print(json.dumps({
     "policy": site_cli._policy(),

@@ -95,4 +95,4 @@ def test_a_failure_tells_the_hub_nothing_of_patients(tmp_path: Path, sent: list[
         run_federation("inprocess", hub, sites, tmp_path / "work")
     assert not any(word in str(told.value) for word in PLANTED)
     assert leaks(sent, hub) == []
-    assert "DoeJane" in (sites[1].state / "site.log").read_text()
+    assert "DoeJane" in (sites[1].state / "gate" / "site.log").read_text()

@@ -75,6 +75,18 @@ def verify(path: Path) -> int:
     return len(lines)
 
 
+def runs_with(path: Path, part: str) -> set[str]:
+    """Give the names of the runs in which a part left this site.
+
+    Raises:
+        RunError: an entry cannot be read.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    lines = data[: data.rfind(b"\n") + 1].splitlines()  # a half-written last one left nothing
+    entries = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
+    return {str(entry["run"]) for entry in entries if part in entry.get("parts", {})}
+
+
 def _describe_part(arrays: Arrays, form: str, sent: Arrays) -> dict[str, Any]:
     digest = sha256()
     for name, array in sorted(sent.items()):

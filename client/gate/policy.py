@@ -6,8 +6,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
-from configs.phases import asked
+from configs.errors import ConfigError, RefusalError
+from configs.phases import asked, at_sites
+from configs.schema import Experiment
 
 PHASES = tuple(phase.name for phase in asked())
 """Every phase that a hub can ask for; `hello` needs no leave: it names the site and its versions."""
@@ -15,23 +16,53 @@ PHASES = tuple(phase.name for phase in asked())
 
 @dataclass(frozen=True)
 class Policy:
-    """A site's rules for release.
+    """A site's rules: what it takes part in, what may leave, and the least and the most that a hub may ask.
 
-    A site without a `policy.toml` has these defaults: it takes part in every phase, shares the weights of its
-    appearance model, and shares the moments of its style codes when they come from 5 scans or more. A simulated site
-    runs with them. A hospital should write its own file and keep it where the hub's code cannot write.
+    The defaults are those that `sst site approve` writes. Simulated sites have a more open one (`simulation.engines`).
     """
 
     phases: tuple[str, ...] = PHASES
     moments: bool = True  # may mean and standard deviation of style codes leave, in phases that have them
+    moments_each_round: bool = False  # after each round of a phase; otherwise after its last one alone
     appearance: bool = True  # may the weights of A, which carry the scanner's style, leave
-    most_bytes: int = 1_000_000_000  # arrays of one reply; the largest exchange of the paper is 41 MB
+    segmenter: bool = False  # may the segmenter that learnt from this site's scans leave
+    most_bytes: int = 50_000_000  # arrays of one reply; the largest exchange of the paper is 41 MB
+    most_rounds: int = 200  # rounds of a run at this site, over all phases
+    most_requests: int = 200  # in 24 hours, of those that cost work
+    most_segmenters: int = 16  # segmenters that a run may have tested here
+    most_runs_with_moments: int = 10  # runs, over the life of the ledger, in which moments may leave
+    min_scans: int = 5  # fewest training scans behind anything that is learnt
     min_cases: int = 5  # fewest scans behind moments
+    min_volumes: int = 40  # fewest volumes that a round of training reads: steps x batch
+    min_test_people: int = 5  # fewest people behind figures of a test
 
     @property
     def releases_moments(self) -> bool:
         """Whether moments may leave at all: a site that leaves the style phase out keeps them in every phase."""
         return self.moments and "style" in self.phases
+
+    def withholds(self, part: str) -> bool:
+        """Whether a part that this site learns stays here."""
+        return (part == "A" and not self.appearance) or (part == "segmenter" and not self.segmenter)
+
+
+def check_floors(experiment: Experiment, policy: Policy) -> None:
+    """See that a preset asks for as much as the policy wants in each phase that sites learn in, and not for too much.
+
+    Raises:
+        RefusalError: the first thing that it does not.
+    """
+    learnt = [phase for phase in at_sites() if phase.name in policy.phases]
+    rounds = sum(experiment.phases.of(phase.name).rounds for phase in learnt)
+    if rounds > policy.most_rounds:
+        raise RefusalError(f"the run has {rounds} rounds; the policy allows {policy.most_rounds}")
+    for phase in learnt:
+        settings = experiment.phases.of(phase.name)
+        if settings.rounds and settings.steps * settings.batch < policy.min_volumes:
+            raise RefusalError(
+                f"a round of phase {phase.name} reads {settings.steps} x {settings.batch} volumes; the policy asks for "
+                f"{policy.min_volumes} or more: few volumes say much of each"
+            )
 
 
 def read_policy(path: Path | None) -> Policy:

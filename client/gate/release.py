@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from client.gate.policy import Policy
-from configs.errors import ReleaseError
+from configs.errors import ReleaseError, TooFewError
 from configs.phases import PHASES, Phase
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -22,6 +22,9 @@ STATE = re.compile(r"(^|[._])(queue\w*|running_mean|running_var|num_batches_trac
 
 MOST_VALUES = 4096
 """Most numbers in all metrics and series of a reply, far below a volume: loss curves, not scans."""
+
+DIGITS = 3
+"""Digits after the point of a figure that leaves: a tenth of a Dice point."""
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -76,13 +79,24 @@ def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
         _check_part(part, arrays, reply, request, policy)
     _check_numbers(reply)
     _check_values(reply)
+    _check_enough(reply, policy)
+
+
+def _check_enough(reply: SiteReply, policy: Policy) -> None:
+    phase = _declared(reply.phase)
+    if (phase.learns or phase.name == "join") and reply.count < policy.min_scans:
+        raise TooFewError(f"{reply.count} training scans; the policy asks for {policy.min_scans} or more")
+    if phase.figures and reply.metrics and reply.count < policy.min_test_people:
+        raise TooFewError(f"a test on {reply.count} scans; the policy asks for {policy.min_test_people} people or more")
+    if phase.figures and any(value != round(value, DIGITS) for value in reply.metrics.values()):
+        raise ReleaseError(f"the figures of a test leave with {DIGITS} digits")
 
 
 def _check_part(part: str, arrays: Arrays, reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
     if part not in _declared(request.phase).parts:
         raise ReleaseError(f"phase {request.phase} does not declare the part '{part}'")
-    if part == "A" and not policy.appearance:
-        raise ReleaseError("the policy keeps the weights of A at the site")
+    if policy.withholds(part):
+        raise ReleaseError(f"the policy keeps the weights of {part} at the site")
     shape, code = _geometry(request)
     if part == "moments":
         _check_moments(arrays, code, reply.count, policy)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from configs import processes
 from configs.errors import ConfigError, FederationError
+from sst_models.wire.files import replace_file
 
 ENGINES = ("inprocess", "ray", "superlink")
 
@@ -29,16 +30,47 @@ class SiteFolder:
     name: str
     data: tuple[Path, ...]
     state: Path
-    policy: Path | None = None
+    policy: Path | None = None  # None: an open one (`OPEN`)
     splits: Path | None = None
     device: str = "auto"
     bias: bool = True  # take the scanner's bias field out of its scans
 
     def options(self) -> dict[str, str]:
         """Give what the site's node is told beside its name and folders."""
-        paths = {"policy": self.policy, "splits": self.splits}
+        paths = {"policy": self.policy or self.state / "gate" / "policy.toml", "splits": self.splits}
         given = {"device": self.device} | ({} if self.bias else {"bias": "no"})
         return given | {key: str(path.resolve()) for key, path in paths.items() if path}
+
+
+OPEN = """\
+# A simulated site: its people are simulated, or belong to the researcher who runs the hub, too.
+segmenter = true
+moments_each_round = true
+most_bytes = 1_000_000_000
+most_rounds = 100_000
+most_requests = 1_000_000
+most_segmenters = 1000
+most_runs_with_moments = 1_000_000
+min_scans = 1
+min_volumes = 1
+min_test_people = 1
+"""
+"""The policy of a simulated site that has none of its own: what leaves is limited by its phase alone."""
+
+
+def approve(site: SiteFolder, hub: Path) -> None:
+    """Approve the hub's run at a simulated site, as its IT would; its salt is empty, so that runs are repeatable."""
+    from client.gate.approval import Approval, parts_of, write_approval
+    from configs.schema import from_json
+    from server.atlas import published, read_atlas
+
+    gate, atlas = site.state / "gate", read_atlas(hub)
+    experiment = from_json((hub / "experiment.json").read_text(encoding="utf-8"))
+    run = str(json.loads((hub / "plan.json").read_text(encoding="utf-8"))["run"])
+    parts = parts_of(published(atlas), {"labels": atlas.labels.packed()})
+    write_approval(Approval(run, experiment.to_json(), atlas.digest, **parts), gate)
+    replace_file(gate / "salt", b"")
+    replace_file(gate / "policy.toml", OPEN)
 
 
 def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:
@@ -60,6 +92,7 @@ def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Pa
     work.mkdir(parents=True, exist_ok=True)
     for site in sites:
         site.state.mkdir(parents=True, exist_ok=True)
+        approve(site, hub)
     (hub / "failed.json").unlink(missing_ok=True)
     play: Callable[[Path, Sequence[SiteFolder], Path], None]
     play = import_module(f"simulation.engines.{engine}").play

@@ -13,6 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 import client.app
+from approving import ATLAS, approve, open_policy, toy
 from client.gate import ledger, replies
 from configs.errors import DataError
 from server.messages import TYPES, decode_reply, encode_request
@@ -20,8 +21,20 @@ from simulation.engines.inprocess import identity
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel, delta_between, digest
 
-EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
-REQUEST = PhaseRequest("run", "register", 1, "one", EXPERIMENT, {"T": {"w": np.ones(3, np.float32)}})
+ONE, TWO = {"w": np.ones(3, np.float32)}, {"w": np.full(3, 1.5, np.float32)}
+FULL, HALF = toy(), toy(federation={"payload": "half"})
+REQUEST = PhaseRequest("run", "register", 1, "one", FULL.to_json(), {"T": ONE}, {"atlas": ATLAS})
+
+
+def site_config(folder, more=""):
+    """The config of a site with a policy that has no floors, and `more` of its own lines."""
+    folders = {"data-path": str(folder), "state-dir": str(folder / "state")}
+    return {"site-name": "one", **folders, "policy": str(open_policy(folder / "policy", more))}
+
+
+@pytest.fixture(autouse=True)
+def _approved(tmp_path):
+    approve(tmp_path / "state", FULL, begins={"T": ONE})
 
 
 def add_one(request, site):
@@ -31,7 +44,7 @@ def add_one(request, site):
 
 def send(answer, folder, request=REQUEST, content=None, config=None):
     """Put one message through a ClientApp as Flower would, and read its reply."""
-    config = config or {"site-name": "one", "data-path": str(folder), "state-dir": str(folder / "state")}
+    config = config or site_config(folder)
     with identity():
         message = Message(content or encode_request(request, {}), 2, TYPES[request.phase])
         reply = client.app.register(ClientApp(), answer)(message, Context(1, 2, config, RecordDict(), {}))
@@ -44,7 +57,7 @@ def test_answer_passes_gate_ledger_and_cache(tmp_path):
     reply = send(add_one, tmp_path)
     np.testing.assert_array_equal(reply.arrays["T"]["w"], np.full(3, 2, np.float32))
     assert (reply.error, reply.count) == ("", 3)
-    assert ledger.verify(tmp_path / "state" / "ledger.jsonl") == 1
+    assert ledger.verify(tmp_path / "state" / "gate" / "ledger.jsonl") == 1
 
 
 def test_repeated_request_is_not_computed_again(tmp_path):
@@ -58,31 +71,24 @@ def test_repeated_request_is_not_computed_again(tmp_path):
     first, second = send(count, tmp_path), send(count, tmp_path)
     assert len(calls) == 1
     np.testing.assert_array_equal(first.arrays["T"]["w"], second.arrays["T"]["w"])
-    assert ledger.verify(tmp_path / "state" / "ledger.jsonl") == 2
-
-
-def with_policy(folder, text):
-    """The config of a site with this policy."""
-    (folder / "policy.toml").write_text(text)
-    site = {"site-name": "one", "data-path": str(folder), "state-dir": str(folder / "state")}
-    return {**site, "policy": str(folder / "policy.toml")}
+    assert ledger.verify(tmp_path / "state" / "gate" / "ledger.jsonl") == 2
 
 
 def test_a_reply_on_disk_goes_out_by_the_policy_of_today(tmp_path):
     """A reply that left under an older policy is checked again when it is asked for again, and stays."""
     assert send(add_one, tmp_path).error == ""
-    assert list((tmp_path / "state" / "replies").iterdir())
-    strict = with_policy(tmp_path, "most_bytes = 11")  # three float32 are one byte too many
+    assert list((tmp_path / "state" / "gate" / "runs" / "run" / "replies").iterdir())
+    strict = site_config(tmp_path, "most_bytes = 11")  # three float32 are one byte too many
     again = send(raising(AssertionError("computed")), tmp_path, config=strict)
     assert again == SiteReply("one", "register", 1, 0, error="release")
-    assert ledger.verify(tmp_path / "state" / "ledger.jsonl") == 1
-    allowed = send(add_one, tmp_path, config=with_policy(tmp_path, "most_bytes = 12"))
-    assert allowed.error == "" and ledger.verify(tmp_path / "state" / "ledger.jsonl") == 2
+    assert ledger.verify(tmp_path / "state" / "gate" / "ledger.jsonl") == 1
+    allowed = send(add_one, tmp_path, config=site_config(tmp_path, "most_bytes = 12"))
+    assert allowed.error == "" and ledger.verify(tmp_path / "state" / "gate" / "ledger.jsonl") == 2
 
 
 def test_a_reply_on_disk_that_somebody_changed_does_not_go_out(tmp_path):
     """What lies in the cache is no more trusted than what was just computed: here, a part of another phase."""
-    folder = tmp_path / "state" / "replies"
+    folder = tmp_path / "state" / "gate" / "runs" / "run" / "replies"
     send(add_one, tmp_path)
     (path,) = folder.iterdir()
     good = add_one(REQUEST, SimpleNamespace(name="one"))
@@ -111,16 +117,16 @@ def test_text_of_an_exception_stays_at_the_site(tmp_path, error, code):
     reply = send(raising(error), tmp_path)
     assert reply == SiteReply("one", "register", 1, 0, error=code)
     assert SECRET not in repr(reply)
-    assert SECRET in (tmp_path / "state" / "site.log").read_text()
-    assert not (tmp_path / "state" / "ledger.jsonl").exists()
-    assert not (tmp_path / "state" / "replies").exists()
+    assert SECRET in (tmp_path / "state" / "gate" / "site.log").read_text()
+    assert not (tmp_path / "state" / "gate" / "ledger.jsonl").exists()
+    assert not (tmp_path / "state" / "gate" / "runs" / "run" / "replies").exists()
 
 
 def test_each_request_is_in_the_log_for_programs(tmp_path):
     """Its start, and its end with seconds, bytes and code; no name of a scan, which only `site.log` has."""
     send(add_one, tmp_path)
     send(raising(DataError(SECRET)), tmp_path, replace(REQUEST, round=2))
-    text = (tmp_path / "state" / "log.jsonl").read_text()
+    text = (tmp_path / "state" / "gate" / "log.jsonl").read_text()
     first, good, _, bad = map(json.loads, text.splitlines())
     assert (first["event"], first["run"], first["phase"], first["round"]) == ("request started", "run", "register", 1)
     assert (good["event"], good["down"], good["up"], good["code"]) == ("request finished", 12, 12, "")
@@ -131,7 +137,7 @@ def test_each_request_is_in_the_log_for_programs(tmp_path):
 
 def test_a_log_that_cannot_be_written_does_not_keep_a_site_from_answering(tmp_path):
     """The reply goes out all the same."""
-    (tmp_path / "state" / "log.jsonl").mkdir(parents=True)
+    (tmp_path / "state" / "gate" / "log.jsonl").mkdir(parents=True)
     assert send(add_one, tmp_path).error == ""
 
 
@@ -154,7 +160,7 @@ def test_unwritable_state_and_missing_config_are_answered(tmp_path, caplog):
     """A site that cannot even write its log still answers, and sends nothing else."""
     blocked = tmp_path / "file"
     blocked.write_text("")
-    config = {"site-name": "one", "data-path": str(tmp_path), "state-dir": str(blocked / "state")}
+    config = {**site_config(tmp_path), "state-dir": str(blocked / "state")}
     assert send(add_one, tmp_path, config=config) == SiteReply("one", "register", 1, 0, error="internal")
     with identity():
         message = Message(encode_request(REQUEST, {}), 2, TYPES["register"])
@@ -171,7 +177,6 @@ def test_message_that_is_not_ours_is_answered(tmp_path):
     assert reply.content["meta"]["error"] == "internal"
 
 
-ONE, TWO = {"w": np.ones(3, np.float32)}, {"w": np.full(3, 1.5, np.float32)}
 STEP, _ = delta_between(ONE, TWO)
 
 
@@ -198,15 +203,16 @@ def hostile(**arrays):
 )
 def test_a_site_takes_a_difference_to_what_it_holds_and_nothing_else(tmp_path, parcel, word):
     """Anything else is a word, and the site trains on nothing that it did not check."""
-    first = Parcel(whole={"T": ONE}, digests={"T": digest(ONE)})
-    send(add_one, tmp_path, content=encode_request(REQUEST, {}, first))
+    approve(tmp_path / "state", HALF, begins={"T": ONE})
+    begin = replace(REQUEST, experiment=HALF.to_json(), payload="half")
+    send(add_one, tmp_path, begin, encode_request(begin, {}, Parcel(whole={"T": ONE}, digests={"T": digest(ONE)})))
     seen = []
 
     def watch(request, site):
         seen.append(request.arrays["T"]["w"].tolist())
         return add_one(request, site)
 
-    second = replace(REQUEST, round=2, payload="half", arrays={"T": TWO if parcel.deltas else ONE})
+    second = replace(begin, round=2, arrays={"T": TWO if parcel.deltas else ONE})
     reply = send(watch, tmp_path, second, encode_request(second, {}, parcel))
     assert reply.error == word
     assert seen == ([] if word else [second.arrays["T"]["w"].tolist()])
@@ -214,9 +220,7 @@ def test_a_site_takes_a_difference_to_what_it_holds_and_nothing_else(tmp_path, p
 
 def test_policy_of_the_site_is_asked_before_the_work(tmp_path):
     """A phase that the policy leaves out is refused without being computed."""
-    policy = tmp_path / "policy.toml"
-    policy.write_text('phases = ["join"]')
-    config = {"site-name": "one", "data-path": "x", "state-dir": str(tmp_path / "s"), "policy": str(policy)}
+    config = site_config(tmp_path, 'phases = ["join"]')
     assert send(raising(AssertionError("computed")), tmp_path, config=config).error == "release"
 
 
@@ -232,8 +236,8 @@ def test_hello_names_site_versions_and_code(tmp_path):
 @pytest.mark.parametrize("run", ["../../elsewhere", "/elsewhere", "..", "a/b", "x" * 65])
 def test_a_run_cannot_lead_out_of_the_state_folder(run, tmp_path):
     """The hub chooses the name of the run, which becomes a folder at the site."""
-    assert send(add_one, tmp_path, PhaseRequest(run, "register", 1, "one", "{}")).error == "mismatch"
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert send(add_one, tmp_path, replace(REQUEST, run=run)).error == "refused"
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", "state"}
     assert not (tmp_path / "state" / "runs").exists()
 
 
@@ -250,10 +254,12 @@ def test_simulated_node_finds_its_site_by_number(tmp_path, monkeypatch):
     """Flower's simulation gives a number; the list in SST_SITES says the rest."""
     listing = tmp_path / "sites.json"
     sites = [{"name": name, "data": [str(tmp_path)], "state": str(tmp_path / name)} for name in ("zero", "one")]
+    sites = [site | {"policy": str(open_policy(tmp_path / "policy"))} for site in sites]
     listing.write_text(json.dumps(sites))
     monkeypatch.setenv("SST_SITES", str(listing))
+    approve(tmp_path / "one", FULL, begins={"T": ONE})
     send(add_one, tmp_path, config={"partition-id": 1, "num-partitions": 2})
-    assert (tmp_path / "one" / "ledger.jsonl").is_file()
+    assert (tmp_path / "one" / "gate" / "ledger.jsonl").is_file()
     assert send(add_one, tmp_path, config={"partition-id": 7}).error == "config"
 
 

@@ -60,7 +60,7 @@ def test_killed_processes_change_nothing(tmp_path: Path) -> None:
             print(f"run {runs}: {time.monotonic() - began:.0f} s, {done} kills so far", flush=True)
             assert live.learnt() == expected
             for home in live.homes.values():
-                assert verify(home.state / "ledger.jsonl") > 0
+                assert verify(home.gate / "ledger.jsonl") > 0
                 assert (home.state / "runs" / "tiny" / "model").is_dir()
             events = [json.loads(line) for line in (live.office.folder / "events.jsonl").read_text().splitlines()]
             assert events[-1]["event"] == "run.finished"

@@ -10,13 +10,14 @@ import pytest
 from flwr.clientapp import ClientApp
 
 import client.app
+from approving import ATLAS, approve, open_policy, toy
 from configs.errors import FederationError
 from server.federation import GridFederation, Late, Traffic
 from simulation.engines import SiteFolder
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
-EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
+EXPERIMENT = toy()
 NAMES = ("one", "three", "two")
 
 
@@ -40,7 +41,9 @@ def folders(root, names=NAMES):
     for name, number in zip(names, (1, 3, 2), strict=False):
         (root / name).mkdir(exist_ok=True)
         (root / name / "number.txt").write_text(str(number))
-        sites.append(SiteFolder(name, (root / name,), root / name / "state"))
+        state = root / name / "state"
+        approve(state, EXPERIMENT, begins={"T": {"w": np.zeros(3, np.float32)}})
+        sites.append(SiteFolder(name, (root / name,), state, open_policy(root / name)))
     return sites
 
 
@@ -53,7 +56,8 @@ def make_grid(root, answer=half_way, **options):
 def requests(names=NAMES, value=0.0, number=1):
     """One request for each site, with the same three weights."""
     part = {"w": np.full(3, value, np.float32)}
-    return [PhaseRequest("run", "register", number, name, EXPERIMENT, {"T": part}) for name in names]
+    words, atlas = ("run", "register", number), {"atlas": ATLAS}
+    return [PhaseRequest(*words, name, EXPERIMENT.to_json(), {"T": part}, atlas) for name in names]
 
 
 def test_weighted_mean_of_three_sites(tmp_path):
@@ -90,7 +94,7 @@ def test_unregistered_nodes_are_asked_for_their_names(tmp_path):
     federation = GridFederation(grid, 60)
     assert federation.sites() == NAMES
     assert [reply.error for reply in federation.ask(requests())] == ["", "", ""]
-    entries = (tmp_path / "one" / "state" / "ledger.jsonl").read_text().splitlines()
+    entries = (tmp_path / "one" / "state" / "gate" / "ledger.jsonl").read_text().splitlines()
     assert [json.loads(entry)["phase"] for entry in entries] == ["hello", "register"]
 
 
@@ -226,7 +230,7 @@ def test_registered_name_cannot_be_taken(tmp_path):
     configs["2"]["site-name"] = "0"
     federation = GridFederation(Mixed(client.app.register(ClientApp(), half_way), configs), 60)
     assert federation.sites() == ("0", "1")
-    assert not (tmp_path / "two" / "state").exists()
+    assert not (tmp_path / "two" / "state" / "gate" / "log.jsonl").exists()
 
 
 def test_node_that_restarts_is_asked_again(tmp_path):

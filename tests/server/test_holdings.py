@@ -1,6 +1,5 @@
 """Rounds in which only what changed travels, over the in-process grid with unmodified message handling."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,9 +12,10 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 import client.app
+from approving import ATLAS, approve, open_policy, toy
 from client.messages import encode_reply, return_nonce
 from client.site import Site
-from configs.schema import load
+from configs.schema import Experiment, load
 from server import holdings
 from server.federation import GridFederation, Traffic
 from server.holdings import Holdings
@@ -25,8 +25,10 @@ from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import delta_between, digest
 
-EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 16]}, "style": {"code": 8}})
 SIZE = 1000
+HALF, FULL = toy(federation={"payload": "half"}), toy()
+BEGINS = {"T": {"w": np.random.default_rng(0).standard_normal(SIZE, dtype=np.float32)}}
+ABOUT = {"atlas": ATLAS}
 WHOLE, STEP = 4 * SIZE, 2 * SIZE + 2  # bytes
 
 
@@ -48,9 +50,16 @@ def app(answer: client.app.Answer = nudge) -> ClientApp:
     return client.app.register(ClientApp(), answer)
 
 
+def folders(root: Path, names: tuple[str, ...], experiment: Experiment = HALF) -> list[SiteFolder]:
+    """Toy sites that approved the run, with their folders under `root`."""
+    for name in names:
+        approve(root / name, experiment, begins=BEGINS)
+    return [SiteFolder(name, (root,), root / name, open_policy(root / f"{name}-policy")) for name in names]
+
+
 def grid(root: Path, names: tuple[str, ...] = ("a", "bb"), app: ClientApp | None = None, **more: Any) -> InProcessGrid:
-    """Toy sites, with their folders under `root`."""
-    sites = [SiteFolder(name, (root,), root / name) for name in names]
+    """Toy sites as the hub meets them."""
+    sites = folders(root, names)
     return InProcessGrid(
         app or client.app.register(ClientApp(), nudge), {s.name: node_config(s) for s in sites}, **more
     )
@@ -58,13 +67,14 @@ def grid(root: Path, names: tuple[str, ...] = ("a", "bb"), app: ClientApp | None
 
 def start() -> RunState:
     """A state before the first round."""
-    return RunState(0, {"T": {"w": np.random.default_rng(0).standard_normal(SIZE, dtype=np.float32)}})
+    return RunState(0, BEGINS)
 
 
 def one_round(federation: GridFederation, state: RunState, names: tuple[str, ...] = ("a", "bb")) -> RunState:
     """Ask, and take the plain mean."""
     number = state.done + 1
-    asked = PhaseRequest("run", "register", number, "", EXPERIMENT, {"T": state.parts["T"]}, {}, "half", state.deltas)
+    words, parts = ("run", "register", number, "", HALF.to_json()), {"T": state.parts["T"]}
+    asked = PhaseRequest(*words, parts, ABOUT, "half", state.deltas)
     replies = [reply for reply in federation.ask([replace(asked, site=name) for name in names]) if not reply.error]
     mean = np.mean([reply.arrays["T"]["w"] for reply in replies], axis=0, dtype=np.float64)
     return state.with_parts({"T": {"w": mean.astype(np.float32)}}, coded=True)
@@ -147,8 +157,8 @@ def test_a_site_that_lost_its_parts_gets_them_at_once(tmp_path: Path) -> None:
     """No failure and no retry: with none allowed it answers in the same round, and differences go on after it."""
     federation, state = GridFederation(grid(tmp_path), 60, retries=0), start()
     state = one_round(federation, state)
-    shutil.rmtree(tmp_path / "a" / "runs" / "run" / "parts")
-    for path in (tmp_path / "bb" / "runs" / "run" / "parts").iterdir():
+    shutil.rmtree(tmp_path / "a" / "gate" / "runs" / "run" / "parts")
+    for path in (tmp_path / "bb" / "gate" / "runs" / "run" / "parts").iterdir():
         path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     state = one_round(federation, state)
     one_round(federation, state)
@@ -176,11 +186,11 @@ def test_a_request_that_comes_whole_is_the_one_that_came_as_a_difference(tmp_pat
             if self.asked == 2 and replies:
                 from flwr.app import Error
 
-                shutil.rmtree(tmp_path / "a" / "runs" / "run" / "parts")
+                shutil.rmtree(tmp_path / "a" / "gate" / "runs" / "run" / "parts")
                 return [Message(Error(5), reply_to=replies[0])]
             return replies
 
-    site = SiteFolder("a", (tmp_path,), tmp_path / "a")
+    (site,) = folders(tmp_path, ("a",))
     federation = GridFederation(Lossy(app(count), {"a": node_config(site)}), 60)
     one_round(federation, one_round(federation, start(), ("a",)), ("a",))
     assert worked == [1, 2]
@@ -190,13 +200,14 @@ def test_a_request_that_comes_whole_is_the_one_that_came_as_a_difference(tmp_pat
 def test_preset_full_sends_everything_as_it_is(tmp_path: Path) -> None:
     """Float32 both ways in every round, and nothing is kept for it."""
     federation, state = GridFederation(grid(tmp_path, ("a",)), 60), start()
-    asked = PhaseRequest("run", "register", 1, "a", EXPERIMENT, state.parts)
+    approve(tmp_path / "a", FULL, begins=BEGINS)
+    asked = PhaseRequest("run", "register", 1, "a", FULL.to_json(), state.parts, ABOUT)
     for number in (1, 2):
         (reply,) = federation.ask([replace(asked, round=number)])
         expected = nudge(replace(asked, round=number), Site("a", (), tmp_path, None))  # type: ignore[arg-type]
         assert digest(reply.arrays["T"]) == digest(expected.arrays["T"])
     assert [(item.down, item.up) for item in federation.traffic] == [(WHOLE, WHOLE)] * 2
-    assert not (tmp_path / "a" / "runs" / "run" / "parts").exists()
+    assert not (tmp_path / "a" / "gate" / "runs" / "run" / "parts").exists()
 
 
 def replaced(content: Any, record: str, **arrays: np.ndarray) -> None:
@@ -255,7 +266,7 @@ def test_a_hostile_reply_is_one_word_and_the_others_go_on(
         return reply
 
     hostile.train("register")(handle)
-    asked = PhaseRequest("run", "register", 1, "", EXPERIMENT, start().parts, payload="half")
+    asked = PhaseRequest("run", "register", 1, "", HALF.to_json(), start().parts, ABOUT, "half")
     federation = GridFederation(grid(tmp_path, app=hostile), 60)
     replies = federation.ask([replace(asked, site=name) for name in ("a", "bb")])
     assert [reply.error for reply in replies] == [word, ""]
@@ -271,7 +282,7 @@ def test_a_site_that_always_says_base_is_given_up(tmp_path: Path) -> None:
         return Message(content, reply_to=message)
 
     stubborn.train("register")(handle)
-    asked = PhaseRequest("run", "register", 1, "a", EXPERIMENT, start().parts, payload="half")
+    asked = PhaseRequest("run", "register", 1, "a", HALF.to_json(), start().parts, ABOUT, "half")
     federation = GridFederation(grid(tmp_path, ("a",), stubborn), 60)
     assert [reply.error for reply in federation.ask([asked])] == ["base"]
     assert down(federation, 1) == {"a": 2 * WHOLE}
@@ -310,14 +321,14 @@ def test_shared_weights_are_coded_and_read_once(tmp_path: Path) -> None:
 
 def test_a_site_keeps_as_much_as_the_hub_counts_on() -> None:
     """The hub never counts on more than a site keeps."""
-    from client import kept
+    from client.gate import kept
 
     assert holdings.KEEP == kept.KEEP
 
 
 def test_only_the_last_parts_stay_on_a_sites_disk(tmp_path: Path) -> None:
     """Oldest first; what was used again stays."""
-    from client.kept import KEEP, Kept
+    from client.gate.kept import KEEP, Kept
 
     kept = Kept(tmp_path)
     parts = [{"w": np.full(2, value, np.float32)} for value in range(KEEP + 1)]

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +18,7 @@ from safetensors.numpy import load_file
 
 import client.app
 import server.app
+from approving import ATLAS, approve, open_policy, toy
 from client.gate.ledger import verify
 from client.gate.policy import Policy
 from client.model import open_model
@@ -26,43 +26,49 @@ from client.site import Site
 from configs.errors import ConfigError, FederationError, RunError
 from configs.phases import PARTS, PHASES, VALUES, phase_of
 from configs.processes import Processes
-from configs.schema import Experiment, Grid, from_dict
+from configs.schema import from_dict
 from configs.structures import GROUPS
 from server.atlas import load_atlas, save_atlas
 from server.state import RunState, Store
 from simulation.engines import SiteFolder, failure, run_federation
 from simulation.engines.inprocess import InProcessGrid, identity, node_config
 from simulation.engines.superlink import free_port
+from sst_models.networks.build import build
 from sst_models.phases.generate import Recipe
+from sst_models.wire import weights
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 RAY = pytest.param("ray", marks=pytest.mark.skipif(" " in sys.executable, reason="Ray needs a path without a space"))
 
-EXPERIMENT = replace(Experiment(name="toy"), grid=Grid(shape=(32, 32, 32), spacing=6.0))
+EXPERIMENT = toy()
+FIRST = weights.parameters(build("T", EXPERIMENT))
+EXPECTED = np.concatenate([2.5 * 7 / 8 + FIRST[name].ravel() / 8 for name in sorted(FIRST)])
 
 
 def half_way(request, site):
-    """A toy phase: three weights move half of the way to the number of scans of the site."""
-    weights = request.arrays["T"]["w"]
-    scans = len(list(site.data[0].iterdir()))
-    return SiteReply(
-        site.name, request.phase, request.round, scans, {"T": {"w": weights + np.float32(0.5) * (scans - weights)}}
-    )
+    """A toy phase: all weights of T move half of the way to the number of scans of the site."""
+    scans = np.float32(len(list(site.data[0].iterdir())))
+    arrays = {name: array + np.float32(0.5) * (scans - array) for name, array in request.arrays["T"].items()}
+    return SiteReply(site.name, request.phase, request.round, int(scans), {"T": arrays})
 
 
 def three_rounds(hub, federation):
-    """A toy hub: three rounds of a weighted mean from zero."""
-    weights = np.zeros(3, np.float32)
+    """A toy hub: three rounds of a weighted mean, from the first weights of T."""
+    now = FIRST
     for number in (1, 2, 3):
+        words = ("run", "register", number)
         asked = [
-            PhaseRequest("run", "register", number, site, EXPERIMENT.to_json(), {"T": {"w": weights}})
+            PhaseRequest(*words, site, EXPERIMENT.to_json(), {"T": now}, {"atlas": ATLAS})
             for site in federation.sites()
         ]
-        total, count = np.zeros(3), 0
+        total, count = dict.fromkeys(now, 0.0), 0
         for reply in federation.ask(asked):
-            total, count = total + reply.count * reply.arrays["T"]["w"], count + reply.count
-        weights = (total / count).astype(np.float32)
-    (hub / "weights.json").write_text(json.dumps(weights.tolist()))
+            assert not reply.error, reply.error
+            count += reply.count
+            total = {name: value + reply.count * reply.arrays["T"][name].astype(float) for name, value in total.items()}
+        now = {name: (value / count).astype(np.float32) for name, value in total.items()}
+    whole = np.concatenate([now[name].ravel() for name in sorted(now)])
+    (hub / "weights.json").write_text(json.dumps(whole.tolist()))
 
 
 @pytest.fixture
@@ -74,7 +80,9 @@ def sites(tmp_path):
         data.mkdir(parents=True)
         for number in range(scans):
             (data / f"{number}.nii.gz").touch()
-        made.append(SiteFolder(name, (data,), tmp_path / name / "state"))
+        state = tmp_path / name / "state"
+        approve(state, EXPERIMENT)
+        made.append(SiteFolder(name, (data,), state, open_policy(tmp_path / name)))
     return made
 
 
@@ -97,9 +105,9 @@ def serve(hub, sites, run, monkeypatch, expected=2):
 
 
 def test_toy_federation_has_its_closed_form(hub, sites, monkeypatch):
-    """Half way to the mean of 1, 3, 3, 3, three times from zero, is 2.5 * 7 / 8."""
+    """Half way to the mean of 1, 3, 3, 3, three times from w, is 2.5 * 7 / 8 + w / 8."""
     serve(hub, sites, three_rounds, monkeypatch)
-    assert json.loads((hub / "weights.json").read_text()) == [2.5 * 7 / 8] * 3
+    np.testing.assert_allclose(json.loads((hub / "weights.json").read_text()), EXPECTED, rtol=1e-6)
     assert not (hub / server.app.FAILED).exists()
 
 
@@ -162,7 +170,7 @@ def test_one_run_at_a_time_works_in_a_hubs_folder(hub, sites, monkeypatch):
         three_rounds(hub, federation)
 
     serve(hub, sites, submit_again, monkeypatch)
-    assert json.loads((hub / "weights.json").read_text()) == [2.5 * 7 / 8] * 3
+    np.testing.assert_allclose(json.loads((hub / "weights.json").read_text()), EXPECTED, rtol=1e-6)
 
 
 def test_missing_sites_and_bad_experiments_are_told(hub, sites, monkeypatch):
@@ -182,14 +190,30 @@ def test_unknown_engine_and_twin_names_are_refused(hub, sites, tmp_path):
         run_federation("inprocess", hub, [sites[0], sites[0]], tmp_path / "work")
 
 
+def hold_another_run(hub, root):
+    """Complete a hub's folder, and put the state of a run with other settings into it."""
+    write_brains(root / "atlas", 0, people=1)
+    save_atlas(atlas_of(root / "atlas", EXPERIMENT), hub)
+    (hub / "plan.json").write_text('{"run": "run"}')
+    Store(hub / "state", toy(seed=2)).save(RunState())
+
+
 @pytest.mark.parametrize("engine", ["inprocess"])
 def test_failure_of_the_hub_reaches_the_caller(engine, hub, sites, tmp_path):
-    """The real apps with an experiment that cannot be read: the hub's own line comes out."""
-    (hub / "experiment.json").write_text('{"name": "toy", "sed": 1}')
+    """The real apps on a folder with the state of another preset: the hub's own line comes out."""
+    hold_another_run(hub, tmp_path)
     before = dict(os.environ)
-    with pytest.raises(FederationError, match="did you mean 'seed'"):
+    with pytest.raises(FederationError, match="a run with other settings"):
         run_federation(engine, hub, sites, tmp_path / "work")
     assert dict(os.environ) == before
+
+
+def test_a_preset_that_cannot_be_read_ends_before_anything_starts(hub, sites, tmp_path):
+    """The line names the key."""
+    hold_another_run(hub, tmp_path)
+    (hub / "experiment.json").write_text('{"name": "toy", "sed": 1}')
+    with pytest.raises(ConfigError, match="did you mean 'seed'"):
+        run_federation("inprocess", hub, sites, tmp_path / "work")
 
 
 TINY = from_dict(
@@ -238,6 +262,13 @@ def write_brains(folder, seed, people=6):
     (folder / "dataset_description.json").write_text('{"Name": "ellipsoids", "BIDSVersion": "1.9.0"}')
 
 
+def atlas_of(folder, experiment):
+    """The first person of a folder of brains as a preset's atlas."""
+    name, grid = "sub-01/anat/sub-01", experiment.grid
+    image, labels = folder / f"{name}_T1w.nii.gz", folder / "derivatives/reference" / f"{name}_dseg.nii.gz"
+    return load_atlas(image, labels, grid.shape, grid.spacing)
+
+
 def tiny_run(root, engine):
     """Run all phases over two tiny sites on one engine; give the hub's folder and the sites."""
     sites = [SiteFolder(name, (root / name,), root / engine / name, device="cpu") for name in ("left", "right")]
@@ -246,9 +277,7 @@ def tiny_run(root, engine):
             write_brains(site.data[0], seed)
     hub = root / engine / "hub"
     hub.mkdir(parents=True)
-    case = root / "left", "sub-01/anat/sub-01"
-    image, labels = case[0] / f"{case[1]}_T1w.nii.gz", case[0] / "derivatives/reference" / f"{case[1]}_dseg.nii.gz"
-    save_atlas(load_atlas(image, labels, TINY.grid.shape, TINY.grid.spacing), hub)
+    save_atlas(atlas_of(root / "left", TINY), hub)
     (hub / "experiment.json").write_text(TINY.to_json())
     (hub / "plan.json").write_text('{"run": "tiny", "device": "cpu"}')
     run_federation(engine, hub, sites, root / engine / "work")
@@ -274,13 +303,13 @@ def test_tiny_federation_runs_all_phases(reference):
     """Every phase asks every site, each site has a whole ledger, and each gets its segmenter."""
     _, hub, sites = reference
     for site in sites:
-        assert verify(site.state / "ledger.jsonl") == 10
-        entries = [json.loads(line) for line in (site.state / "ledger.jsonl").read_text().splitlines()]
+        assert verify(site.state / "gate" / "ledger.jsonl") == 10
+        entries = [json.loads(line) for line in (site.state / "gate" / "ledger.jsonl").read_text().splitlines()]
         told = [entry["phase"] for entry in entries]
         assert told == [*LEARNING, "adapt", "evaluate", "evaluate", "deliver"]
         parts = {part for entry in entries for part in entry["parts"]}
         assert parts == {"T", "E", "D_style", "A", "F", "encoder", "decoder", "D_flow", "segmenter"}
-        assert not (site.state / "site.log").exists()
+        assert not (site.state / "gate" / "site.log").exists()
         model = open_model(site.state / "runs" / "tiny" / "model")
         assert model.card["site"] == site.name and model.card["sites"] == ["left", "right"]
         assert model.card["figures"]["left"]["scans"] == 1
@@ -295,7 +324,7 @@ def test_the_text_that_it_approves_names_all_that_left(reference):
     hello = client.app._hello(greeting, Site("left", (), sites[0].state, Policy()))
     empty = {"parts": [], "metrics": [], "series": []}
     found = {"hello": {**empty, "settings": list(hello.settings), "count": hello.count}}
-    for line in (line for site in sites for line in (site.state / "ledger.jsonl").read_text().splitlines()):
+    for line in (line for site in sites for line in (site.state / "gate" / "ledger.jsonl").read_text().splitlines()):
         entry = json.loads(line)
         here = found.setdefault(entry["phase"], entry)
         for kind in ("parts", "metrics", "series", "settings"):
@@ -326,7 +355,7 @@ def test_a_run_can_be_watched(reference):
     assert rounds[:4] == [("join", 1), ("register", 1), ("register", 2), ("style", 1)]
     assert told[-1]["event"] == "run.finished" and {line["level"] for line in told} == {"info"}
     for site in sites:
-        own = [json.loads(line) for line in (site.state / "log.jsonl").read_text().splitlines()]
+        own = [json.loads(line) for line in (site.state / "gate" / "log.jsonl").read_text().splitlines()]
         assert [line["event"] for line in own] == 10 * ["request started", "request finished"]
         seen = [line for line in told if line["event"] == "reply" and line["site"] == site.name]
         assert [line["up"] for line in seen] == [line["up"] for line in own if "up" in line]
@@ -343,14 +372,14 @@ def test_engines_agree(reference, engine):
     assert set(one) == set(other)
     for name, array in one.items():
         np.testing.assert_allclose(other[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
-    assert all(verify(site.state / "ledger.jsonl") >= 9 for site in sites)
+    assert all(verify(site.state / "gate" / "ledger.jsonl") >= 9 for site in sites)
 
 
 @pytest.mark.parametrize("engine", [RAY, "superlink"])
 def test_failure_of_the_hub_reaches_the_caller_from_other_processes(engine, hub, sites, tmp_path):
     """The hub's own line comes out, and no process is left."""
-    (hub / "experiment.json").write_text('{"name": "toy", "sed": 1}')
-    with pytest.raises(FederationError, match="did you mean 'seed'"):
+    hold_another_run(hub, tmp_path)
+    with pytest.raises(FederationError, match="a run with other settings"):
         run_federation(engine, hub, sites, tmp_path / "work")
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) not in running

@@ -8,7 +8,7 @@ import pytest
 
 from client.gate.policy import Policy, read_policy
 from client.gate.release import check, permit
-from configs.errors import ConfigError, ReleaseError
+from configs.errors import ConfigError, ReleaseError, TooFewError
 from configs.phases import phase_of
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
@@ -43,9 +43,8 @@ def reply(phase="style", count=9, **fields):
 )
 def test_declared_parts_pass(phase, parts):
     """Every phase may release the parts it declares."""
-    check(
-        reply(phase, 9 if phase_of(phase).count else 0, arrays={part: WEIGHTS for part in parts}), ask(phase), Policy()
-    )
+    whole = reply(phase, 9 if phase_of(phase).count else 0, arrays={part: WEIGHTS for part in parts})
+    check(whole, ask(phase), Policy(segmenter=True))
 
 
 @pytest.mark.parametrize("phase", ["join", "register", "style", "joint", "flow_codes", "adapt", "evaluate", "deliver"])
@@ -127,7 +126,9 @@ def test_moments_need_leave_and_enough_cases():
 
 
 def test_policy_keeps_phase_appearance_and_bytes():
-    """A site's policy can leave out a phase, the weights of A, and anything too big."""
+    """A site's policy can leave out a phase, the weights of A, its segmenter, and anything too big."""
+    with pytest.raises(ReleaseError, match="keeps the weights of segmenter"):
+        check(reply("adapt", arrays={"segmenter": WEIGHTS}), ask("adapt"), Policy())
     joint = reply("joint", arrays={"A": WEIGHTS})
     with pytest.raises(ReleaseError, match="weights of A"):
         check(joint, ask("joint"), Policy(appearance=False))
@@ -199,6 +200,20 @@ def test_unreadable_experiment_closes_the_gate():
     """Where the grid is unknown, no array leaves."""
     with pytest.raises(ReleaseError, match="grid"):
         check(reply(arrays={"E": WEIGHTS}), replace(ask(), experiment="{}"), Policy())
+
+
+def test_few_scans_and_people_are_not_answered_for():
+    """What few scans taught, and figures over few people, stay; and a figure has few digits."""
+    for phase in ("join", "register", "style", "joint", "flow_codes", "adapt"):
+        check(reply(phase, 5), ask(phase), Policy())
+        with pytest.raises(TooFewError, match="4 training scans; the policy asks for 5"):
+            check(reply(phase, 4), ask(phase), Policy())
+    check(reply("evaluate", 5, metrics={"Hippocampus": 0.812}), ask("evaluate"), Policy())
+    check(reply("evaluate", 0), ask("evaluate"), Policy())
+    with pytest.raises(TooFewError, match="asks for 5 people"):
+        check(reply("evaluate", 4, metrics={"Hippocampus": 0.812}), ask("evaluate"), Policy())
+    with pytest.raises(ReleaseError, match="3 digits"):
+        check(reply("evaluate", 9, metrics={"Hippocampus": 0.8123}), ask("evaluate"), Policy())
 
 
 def test_policy_is_read_and_checked(tmp_path):

@@ -1,0 +1,109 @@
+"""The site's gate: every request goes in here, and nothing goes out but through it.
+
+Read `handle` first. The gate takes a request only if it is what the site's IT approved, asks the app for an answer as
+it would ask a stranger, and lets the answer out only if every single thing in it is declared and allowed. What it
+remembers lies in a folder of its own (`Site.gate`), where the app does not write.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from client.gate import bounds, ledger, release, replies
+from client.gate.approval import Approval, check_parts, check_words, first_folder, read_approval
+from client.gate.kept import Kept
+from client.gate.policy import Policy, check_floors
+from client.gate.record import Record, check_announced, spend
+from client.site import Site
+from configs.phases import phase_of
+from sst_models.wire import payload
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.payload import Parcel
+
+Answer = Callable[[PhaseRequest, Site], SiteReply]
+
+
+def handle(request: PhaseRequest, parcel: Callable[[], Parcel], site: Site, answer: Answer) -> tuple[SiteReply, Parcel]:
+    """Answer one request of the hub, or refuse it.
+
+    Args:
+        request: what the hub asks, without its parts.
+        parcel: reads the parts as they travelled; called once the words have passed.
+        site: this site.
+        answer: the app.
+
+    Returns:
+        The reply, and its parts as they are to travel. Its entry is in the ledger.
+
+    Raises:
+        RefusalError: the request is not what was approved, or was asked before in another form.
+        ReleaseError: the policy leaves the phase out, or the answer holds what may not leave.
+        SstError: the app cannot answer.
+    """
+    release.permit(request, site.policy)
+    if request.phase == "hello":
+        return _let_out(answer(request, site), request, site, site.policy)
+    approval = read_approval(site.gate, request.run)
+    check_words(request, approval, site.name)
+    check_floors(approval.preset, site.policy)
+    check_announced(request, site.policy)
+    folder = site.gate / "runs" / request.run
+    held = Kept(folder / "parts")
+    request = replace(request, arrays=_received(parcel(), held))
+    check_parts(request, approval)
+    policy = _narrowed(site, approval, request)
+    return _let_out(_answered(request, replace(site, policy=policy), approval, answer), request, site, policy, held)
+
+
+def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Answer) -> SiteReply:
+    """Give the reply from disk where this very request was answered before, else ask the app."""
+    folder, key = site.gate / "runs" / request.run, replies.key_of(request)
+    record = Record.of(folder)
+    known = record.known(request, key)
+    if known and (kept := replies.recall(folder / "replies", key)):
+        return kept
+    learns = bool(phase_of(request.phase).learns)
+    seen = bounds.Seen.of(folder / "seen", first_folder(site.gate, request.run))
+    if learns and not known:
+        bounds.check(request, approval, seen)
+    spend(site.gate, site.policy)
+    record.bind(request, key)
+    if learns and not known:
+        seen.remember(request, approval)
+    reply = replace(answer(request, site), site=request.site)
+    release.check(reply, request, site.policy)
+    if learns:
+        seen.learn(request, reply.arrays)
+    if not reply.error:
+        replies.remember(folder / "replies", key, reply)
+    return reply
+
+
+def _let_out(
+    reply: SiteReply, request: PhaseRequest, site: Site, policy: Policy, held: Kept | None = None
+) -> tuple[SiteReply, Parcel]:
+    release.check(reply, request, policy)  # again for one from disk: the policy may be another than it was
+    parcel, results = payload.answer(reply.arrays, request)
+    if held is not None:
+        for digest, arrays in results.items():
+            held.remember(digest, arrays)
+    ledger.append(site.gate / ledger.NAME, request, reply, parcel)
+    return reply, parcel
+
+
+def _received(parcel: Parcel, held: Kept) -> dict[str, Arrays]:
+    """Unpack the request's parts, and keep those that the hub will come back to."""
+    parts = payload.unpack(parcel, held.recall)
+    for part in {*parcel.whole, *parcel.deltas} & set(parcel.digests):
+        held.remember(parcel.digests[part], parts[part])
+    return parts
+
+
+def _narrowed(site: Site, approval: Approval, request: PhaseRequest) -> Policy:
+    """Give the policy as it is for this request: moments leave after a phase's last round, in so many runs."""
+    policy, phase = site.policy, phase_of(request.phase)
+    if not (phase.moments and policy.releases_moments):
+        return policy
+    last = approval.preset.phases.of(phase.name).rounds
+    runs = ledger.runs_with(site.gate / ledger.NAME, "moments") | {request.run}
+    due = policy.moments_each_round or request.round == last
+    return policy if due and len(runs) <= policy.most_runs_with_moments else replace(policy, moments=False)

@@ -1,0 +1,77 @@
+"""Approving runs at sites for tests, as a hospital's IT does by `sst site approve`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from client.gate.approval import Approval, first_folder, parts_of, write_approval
+from configs.schema import Experiment, from_dict
+from server.atlas import Atlas, published
+from simulation.engines import OPEN
+from sst_models.wire.exchange import Arrays
+
+ATLAS = "0" * 64
+NO_PARTS = {"image": ATLAS, "labels": ATLAS}
+
+TOY: Mapping[str, Any] = {
+    "name": "toy",
+    "grid": {"shape": [32, 32, 32], "spacing": 6.0},
+    "federation": {"payload": "full"},
+    "registration": {"widths": [2, 2]},
+    "style": {"widths": [4, 4], "code": 8, "queue": 4},
+    "appearance": {"width": 4},
+    "flow_codes": {"widths": [4, 4], "latent": 2},
+    "segmenter": {"widths": [4, 4, 4]},
+    "phases": {"register": {"rounds": 3, "steps": 100, "rate": 1.0}, "adapt": {"rounds": 1}},
+}
+"""A preset whose register phase may move each weight by some hundreds in a round: room for toy phases."""
+
+
+def toy(**changes: Any) -> Experiment:
+    """The toy preset with other tables."""
+    return from_dict({**TOY, **changes}, "toy")
+
+
+def approve(
+    state: Path,
+    experiment: Experiment,
+    run: str = "run",
+    atlas: Atlas | None = None,
+    begins: Mapping[str, Arrays] | None = None,
+) -> None:
+    """Approve a run at a site whose gate is in its state folder.
+
+    Args:
+        state: the site's state folder.
+        experiment: the preset.
+        run: its name.
+        atlas: the hub's; without one its digest is 0...0.
+        begins: first weights of toy parts, instead of those of the preset's networks.
+    """
+    parts = parts_of(published(atlas), {"labels": atlas.labels.packed()}) if atlas else NO_PARTS
+    write_approval(Approval(run, experiment.to_json(), atlas.digest if atlas else ATLAS, **parts), state / "gate")
+    (state / "gate" / "salt").write_bytes(b"")
+    for part, arrays in (begins or {}).items():
+        save_file(dict(arrays), first_folder(state / "gate", run) / f"{part}.safetensors")
+
+
+def first(state: Path, part: str = "T", run: str = "run") -> dict[str, np.ndarray]:
+    """The weights with which a part of an approved run begins."""
+    return dict(load_file(first_folder(state / "gate", run) / f"{part}.safetensors"))
+
+
+def open_policy(folder: Path, more: str = "") -> Path:
+    """Write a policy without floors, which toy phases of one scan need; `more` replaces lines of it."""
+    path = folder / "policy.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [line for line in OPEN.splitlines() if line.split(" =")[0] != more.split(" =")[0]]
+    path.write_text("\n".join([*kept, more, ""]))
+    return path
+
+
+def moved(arrays: Mapping[str, np.ndarray], by: float) -> dict[str, np.ndarray]:
+    """Arrays with `by` added to each value."""
+    return {name: (array + np.float32(by)).astype(np.float32) for name, array in arrays.items()}
