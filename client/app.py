@@ -29,7 +29,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.answer import answer
-from client.gate.gate import Answer, handle
+from client.gate.gate import REFUSED, Answer, handle
 from client.gate.policy import read_policy
 from client.messages import decode_request, encode_reply, return_nonce, size
 from client.preparation import Preparation, Stripping
@@ -68,8 +68,8 @@ CODES: dict[type[Exception], str] = {
 OPTIONS = ("gate-dir", "policy", "splits", "device", "mask-pattern", "strip", "bias")
 """What a node's config may say beside the site's name and folders."""
 
-LOG, REFUSED, STORY = "log.jsonl", "refused.jsonl", "site.log"
-"""In the gate's folder: start and end of each request; what was refused, and why; in full what went wrong."""
+LOG, STORY = "log.jsonl", "site.log"
+"""In the gate's folder: start and end of each request; in full what went wrong."""
 
 MOST = 5_000_000
 """Bytes of `site.log`; the one before it is kept as `site.log.1`."""

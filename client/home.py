@@ -69,8 +69,13 @@ class Home:
 
     @property
     def state(self) -> Path:
-        """Prepared scans, ledger, log, and what the site keeps of runs."""
+        """What the app writes: prepared scans, and what it keeps of runs."""
         return self.folder / "state"
+
+    @property
+    def gate(self) -> Path:
+        """What the gate alone writes: approved runs, ledger, logs, replies."""
+        return self.folder / "gate"
 
     @property
     def flower(self) -> Path:

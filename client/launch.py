@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from client.bundle import fault
+from client.consent import fault
 from client.home import Home
 from configs import guard
 from configs.errors import RunError
@@ -27,6 +27,7 @@ def command(home: Home) -> list[str]:
         "site-name": settings.name,
         "data-path": settings.data,
         "state-dir": str(home.state.resolve()),
+        "gate-dir": str(home.gate.resolve()),
         "policy": str(home.policy.resolve()),
         "device": settings.device,
         "splits": settings.splits,
@@ -67,7 +68,7 @@ def start(home: Home, say: Callable[[str], None]) -> None:
     """Run the site until it is stopped.
 
     Raises:
-        RunError: the app is not approved, was changed since, or there is no policy.
+        RunError: app or run is not approved, the app was changed since, or there is no policy.
     """
     if why := fault(home):
         raise RunError(why)

@@ -1,17 +1,20 @@
 """What can be wrong at a site before anything runs, looked at line by line: `sst site check`."""
 
+import json
 import os
 import shutil
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPSConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from client.bundle import fault
+from client.consent import fault
+from client.gate.gate import REFUSED
 from client.gate.policy import read_policy
 from client.home import Home
 from client.layouts import find_scans
@@ -45,6 +48,7 @@ def check(home: Home) -> Iterator[Line]:
     yield from _versions(home)
     yield _approved(home)
     yield _policy(home)
+    yield _refusals(home)
     yield from _hub(home, settings.address)
     yield _disk(home)
     yield _memory()
@@ -73,7 +77,17 @@ def _versions(home: Home) -> Iterator[Line]:
 
 def _approved(home: Home) -> Line:
     why = fault(home)
-    return Line("approved app", not why, why or "unchanged since its approval", "sst site approve")
+    return Line("approved app and run", not why, why or "unchanged since their approval", "sst site approve")
+
+
+def _refusals(home: Home) -> Line:
+    """Count what the gate refused since the app was approved last."""
+    path = home.gate / REFUSED
+    since = home.approved.stat().st_mtime if home.approved.exists() else 0.0
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    rows = [row for row in rows if datetime.fromisoformat(row["time"]).timestamp() > since]
+    found = f"{len(rows)} since the approval; the last: {rows[-1]['phase']}: {rows[-1]['why']}" if rows else "none"
+    return Line("refused requests", not rows, found, f"read {path}, and ask the hub's operator what they were")
 
 
 def _policy(home: Home) -> Line:

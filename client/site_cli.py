@@ -1,17 +1,11 @@
 """The commands of a hospital: `sst site join`, `approve`, `check`, `start`, `ledger`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from client.gate.policy import read_policy
 from configs.errors import RunError
-from configs.phases import NOTHING, asked, phase_of
-
-if TYPE_CHECKING:
-    from client.bundle import Bundle
-    from client.home import Home
 
 app = typer.Typer(help="A hospital's side of a federation.", no_args_is_help=True)
 
@@ -42,8 +36,8 @@ def approve(
     kit: Annotated[Path | None, typer.Option("--kit", metavar="KIT", help="A new kit, for a new version.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking; for scripts.")] = False,
 ) -> None:
-    """Show the code that the hub would run here and what may leave, and approve both."""
-    from client import bundle, home
+    """Show the hub's app, the run and what may leave, and approve all three; nothing else is answered afterwards."""
+    from client import bundle, consent, home
     from sst_models.wire.files import replace_file
 
     own = home.Home(site)
@@ -52,52 +46,12 @@ def approve(
         for name, text in home.read_kit(kit).items():
             replace_file(own.folder / name, text)
     found = bundle.read_bundle(own.bundle)
-    _show(own, found)
-    if not (yes or typer.confirm("Approve this app, and let the above leave?")):
+    for line in consent.lines(own, found):
+        typer.echo(line)
+    if not (yes or typer.confirm("Approve this app and this run, and let the above leave?")):
         raise RunError("not approved; nothing runs here")
-    folder = bundle.approve(own, found)
-    if not own.policy.exists():
-        replace_file(own.policy, _policy())
-    typer.echo(f"approved: {folder} (read-only), {own.policy}")
-
-
-def _show(own: "Home", found: "Bundle") -> None:
-    from client.bundle import approved_files, changes
-
-    before = approved_files(own)
-    differ = changes(found.files, before)
-    typer.echo(f"app {found.folder}, SHA-256 {found.digest}: {len(found.files)} files, {found.lines} lines of Python")
-    if not before:
-        for name, digest in found.files.items():
-            typer.echo(f"  {digest[:12]}  {name}")
-    else:
-        for word, names in (("new", differ.added), ("changed", differ.changed), ("gone", differ.removed)):
-            for name in names:
-                typer.echo(f"  {word:8s} {name}")
-        if before == found.files:
-            typer.echo("  nothing changed since the last approval")
-    typer.echo(f"what may leave ({own.policy}; phases that are not in it are refused):")
-    policy = read_policy(own.policy if own.policy.exists() else None)
-    for name in ("hello", *policy.phases):
-        for number, item in enumerate(phase_of(name).leaves or (NOTHING,)):
-            typer.echo(f"  {'' if number else name:11s} {item}")
-    typer.echo("and with each: phase and round, how long it took and, where it failed, an error code")
-
-
-def _policy() -> str:
-    lines = []
-    for phase in asked():
-        lines += [f'    "{phase.name}",', *(f"    #   {item}" for item in phase.leaves or (NOTHING,))]
-    phases = "\n".join(lines)
-    return (
-        "# What may leave this site, whatever the hub asks for; a phase that is not here is refused.\n"
-        f"# Before these, hello: {phase_of('hello').consent}.\n"
-        f"phases = [\n{phases}\n]\n"
-        "moments = true  # mean and standard deviation of style codes, in style, joint and flow_codes\n"
-        "appearance = true  # weights of the appearance model A, which carry the scanner's style\n"
-        "most_bytes = 50_000_000  # of one reply\n"
-        "min_cases = 5  # fewest scans behind moments\n"
-    )
+    consent.approve(own, found)
+    typer.echo(f"approved: {own.flower / 'apps' / found.folder} (read-only), {own.policy}")
 
 
 @app.command()
@@ -145,7 +99,7 @@ def ledger(site: Folder) -> None:
     from client.gate.ledger import NAME, verify
     from client.home import Home
 
-    path = Home(site).state / NAME
+    path = Home(site).gate / NAME
     if not path.exists():
         typer.echo("nothing has left this site")
         return

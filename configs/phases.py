@@ -94,7 +94,11 @@ class Phase:
 
 NOTHING = "nothing but that it was done"
 
-_IF = {"A": " (if appearance = true)", "moments": " (if moments = true and style is among the phases)"}
+_IF = {
+    "A": " (if appearance = true)",
+    "segmenter": " (if segmenter = true)",
+    "moments": " after the last round, or after each (if moments = true and style is among the phases)",
+}
 
 PHASES: tuple[Phase, ...] = (
     Phase(

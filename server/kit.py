@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from configs.errors import DataError
 from configs.schema import from_json
+from server.atlas import published, read_atlas
 from server.office import LEFT, Office, check_name
+from sst_models.wire import payload
 from sst_models.wire.files import replace_file, write_json
 
 README = """\
@@ -71,8 +73,15 @@ def invite(office: Office, site: str) -> Kit:
     experiment = from_json((office.folder / "experiment.json").read_text(encoding="utf-8"))
     bundle = office.bundle.read_bytes()
     certificate = hashlib.sha256(authority).hexdigest()
+    atlas = read_atlas(office.folder)
     about = {
         "federation": settings.name,
+        "run": json.loads((office.folder / "plan.json").read_text(encoding="utf-8"))["run"],
+        "atlas": {
+            "digest": atlas.digest,
+            "image": payload.digest(published(atlas)),
+            "labels": payload.digest({"labels": atlas.labels.packed()}),
+        },
         "site": site,
         "address": settings.address,
         "bundle": hashlib.sha256(bundle).hexdigest(),

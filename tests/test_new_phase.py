@@ -56,7 +56,7 @@ spec = importlib.util.spec_from_file_location("engines", Path(sys.argv[1]) / "te
 engines = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(engines)
 
-from client import site_cli
+from client.consent import policy_text
 from client.gate.policy import PHASES, Policy
 from configs.schema import from_dict
 from server.events import read
@@ -77,7 +77,7 @@ scheme = Scheme("federated", engines.TINY, ("left", "right"), ("left", "right"))
 ledger = [json.loads(line) for line in (sites[0].state / "gate" / "ledger.jsonl").read_text().splitlines()]
 own = [entry for entry in ledger if entry["phase"] == "sharpen"]
 print(json.dumps({
-    "policy": site_cli._policy(),
+    "policy": policy_text(),
     "phases": PHASES,
     "released": [[e["round"], e["count"] > 0, sorted(e["parts"]), e["metrics"]] for e in own],
     "rounds": [e["round"] for e in events if e["event"] == "round.finished" and e["phase"] == "sharpen"],

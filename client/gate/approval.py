@@ -5,6 +5,7 @@ schedule, rates and first weights, so that a hub can choose none of them afterwa
 is refused before a scan is read (docs/threat-model.md, "A hostile hub").
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -56,6 +57,11 @@ class Approval:
             ConfigError: it is none of this version.
         """
         return from_json(self.experiment)
+
+    @property
+    def experiment_digest(self) -> str:
+        """Give the SHA-256 of the preset, as a hub's operator can read it out."""
+        return hashlib.sha256(self.experiment.encode()).hexdigest()
 
     @property
     def rounds(self) -> list[tuple[str, int]]:

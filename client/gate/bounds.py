@@ -26,9 +26,9 @@ from configs.schema import Experiment
 from sst_models.wire.exchange import Arrays, PhaseRequest
 from sst_models.wire.files import replace_file, write_json
 
-FAR = 10.0
-"""How many times further than this site moved a part in a round the mean of all sites may: as far as a hub lets a reply
-be from the others' median (`server.fold.FAR`)."""
+FAR = 4.0
+"""How many times further than this site moved a part in a round the mean of all sites may: a hub clips each site's
+update to as many times the median of all (`server.fold`)."""
 
 BETAS: Mapping[bool, tuple[float, float]] = {False: (0.9, 0.999), True: (0.5, 0.999)}
 """Of Adam, by whether a part is a critic (Sec. 4); a step is at most rate * (1 - first) / sqrt(1 - second) (Kingma and

@@ -19,6 +19,9 @@ from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
 
+REFUSED = "refused.jsonl"
+"""In the gate's folder: what was refused, when and why."""
+
 Answer = Callable[[PhaseRequest, Site], SiteReply]
 
 

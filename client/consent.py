@@ -1,0 +1,154 @@
+"""What a site's IT approves: the hub's app, the run, and what may leave. One approval pins all three."""
+
+import shutil
+from collections.abc import Iterator
+
+from client import bundle
+from client.gate.approval import FOLDER, Approval, approved_runs, write_approval
+from client.gate.policy import Policy, check_floors, read_policy
+from client.home import Home
+from client.site import read_salt
+from configs.errors import DataError, RefusalError, RunError
+from configs.phases import NOTHING, asked, at_sites, phase_of
+from configs.schema import from_json
+from sst_models.wire.files import replace_file
+
+
+def pending(home: Home) -> Approval:
+    """Give the run that the site's kit is for.
+
+    Raises:
+        DataError: the kit does not say what run that is.
+        ConfigError: its preset is none of this version.
+    """
+    try:
+        kit, atlas = home.kit, home.kit["atlas"]
+        assert isinstance(atlas, dict)
+        digests = {name: str(atlas[name]) for name in ("image", "labels")}
+        preset = from_json((home.folder / "experiment.json").read_text(encoding="utf-8"))
+        return Approval(str(kit["run"]), preset.to_json(), str(atlas["digest"]), **digests)
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise DataError(
+            f"the kit in {home.folder} does not say which run it is for: it is of a version before 0.3; ask the hub's "
+            "operator for a new one"
+        ) from error
+
+
+def lines(home: Home, found: bundle.Bundle) -> Iterator[str]:
+    """Say all that is to be approved, line by line.
+
+    Raises:
+        DataError, ConfigError: the kit cannot be used.
+    """
+    policy = read_policy(home.policy if home.policy.exists() else None)
+    yield from _app(home, found)
+    yield from _run(pending(home), policy)
+    yield from _leaves(home, policy)
+
+
+def approve(home: Home, found: bundle.Bundle) -> None:
+    """Unpack the app, pin the run, and write a policy where there is none.
+
+    Raises:
+        RunError: the run is not what the policy allows.
+        DataError, ConfigError: the kit cannot be used.
+    """
+    run = pending(home)
+    policy = read_policy(home.policy if home.policy.exists() else None)
+    try:
+        check_floors(run.preset, policy)
+    except RefusalError as error:
+        raise RunError(f"{error}. Not approved: ask the hub's operator, or change {home.policy}") from error
+    if not home.policy.exists():
+        replace_file(home.policy, policy_text())
+    home.gate.mkdir(parents=True, exist_ok=True)
+    _bring_old_ledger(home)
+    read_salt(home.gate)
+    bundle.approve(home, found)
+    for old in approved_runs(home.gate):
+        if old.run != run.run:
+            (home.gate / FOLDER / f"{old.run}.json").unlink()
+            shutil.rmtree(home.gate / FOLDER / f"{old.run}.first", ignore_errors=True)
+    write_approval(run, home.gate)
+
+
+def fault(home: Home) -> str:
+    """Say in a line why nothing may run here; "" where it may."""
+    if why := bundle.fault(home):
+        return why
+    try:
+        if pending(home) not in approved_runs(home.gate):
+            return f"the run of the last kit is not approved yet: sst site approve {home.folder}"
+    except (DataError, RefusalError) as error:
+        return str(error)
+    return ""
+
+
+def policy_text() -> str:
+    """Give the policy that a site begins with, with what each line is for."""
+    rows = []
+    for phase in asked():
+        rows += [f'    "{phase.name}",', *(f"    #   {item}" for item in phase.leaves or (NOTHING,))]
+    phases, usual = "\n".join(rows), Policy()
+    return (
+        "# What this site takes part in, whatever the hub asks for; a phase that is not here is refused.\n"
+        f"# Before these, hello: {phase_of('hello').consent}.\n"
+        f"phases = [\n{phases}\n]\n"
+        "moments = true  # mean and standard deviation of style codes, in style, joint and flow_codes\n"
+        "moments_each_round = false  # true: after each round of these; false: after the last one of each\n"
+        "appearance = true  # weights of the appearance model A, which carry the scanner's style\n"
+        "segmenter = false  # weights of the segmenter that learnt from this site's scans; it is kept here either way\n"
+        f"most_bytes = {usual.most_bytes:_}  # of one reply\n"
+        f"most_rounds = {usual.most_rounds}  # of a run at this site\n"
+        f"most_requests = {usual.most_requests}  # in 24 hours, of those that cost work\n"
+        f"most_segmenters = {usual.most_segmenters}  # that a run may have tested here, each once\n"
+        f"most_runs_with_moments = {usual.most_runs_with_moments}  # over the life of the ledger\n"
+        f"min_scans = {usual.min_scans}  # fewest training scans behind anything that is learnt\n"
+        f"min_cases = {usual.min_cases}  # fewest scans behind moments\n"
+        f"min_volumes = {usual.min_volumes}  # fewest volumes that a round of training reads: steps x batch\n"
+        f"min_test_people = {usual.min_test_people}  # fewest people behind figures of a test\n"
+    )
+
+
+def _app(home: Home, found: bundle.Bundle) -> Iterator[str]:
+    before = bundle.approved_files(home)
+    yield f"app {found.folder}, SHA-256 {found.digest}: {len(found.files)} files, {found.lines} lines of Python"
+    if not before:
+        yield from (f"  {digest[:12]}  {name}" for name, digest in found.files.items())
+        return
+    differ = bundle.changes(found.files, before)
+    for word, names in (("new", differ.added), ("changed", differ.changed), ("gone", differ.removed)):
+        yield from (f"  {word:8s} {name}" for name in names)
+    if before == found.files:
+        yield "  nothing changed since the last approval"
+
+
+def _run(run: Approval, policy: Policy) -> Iterator[str]:
+    preset, grid = run.preset, " x ".join(map(str, run.preset.grid.shape))
+    yield f"run {run.run}, and no other, as below and in {run.experiment_digest[:12]} (SHA-256 of its preset):"
+    about = f"preset {preset.name}, seed {preset.seed}, {grid} voxels of {preset.grid.spacing} mm"
+    yield f"  {about}; atlas {run.atlas[:12]}"
+    for phase in at_sites():
+        settings = preset.phases.of(phase.name)
+        if settings.rounds and phase.name in policy.phases:
+            long = f"{settings.rounds} round(s) of {settings.steps} steps"
+            yield f"  {phase.name:11s} {long}, {settings.batch} volume(s) a step, rate {settings.rate:g}"
+    try:
+        check_floors(preset, policy)
+    except RefusalError as error:
+        yield f"  NOT WITHIN THE POLICY: {error}"
+
+
+def _leaves(home: Home, policy: Policy) -> Iterator[str]:
+    yield f"what may leave ({home.policy}; phases that are not in it are refused):"
+    for name in ("hello", *policy.phases):
+        for number, item in enumerate(phase_of(name).leaves or (NOTHING,)):
+            yield f"  {'' if number else name:11s} {item}"
+    yield "and with each: phase and round, how long it took and, where it failed, an error code"
+
+
+def _bring_old_ledger(home: Home) -> None:
+    """Take the ledger of a version before 0.3, which lay in the state folder, to its new place."""
+    old, new = home.state / "ledger.jsonl", home.gate / "ledger.jsonl"
+    if old.exists() and not new.exists():
+        old.replace(new)
