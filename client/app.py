@@ -29,6 +29,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.answer import answer
+from client.gate.confined import AppFailedError
 from client.gate.gate import REFUSED, Answer, handle
 from client.gate.policy import read_policy
 from client.messages import decode_request, encode_reply, return_nonce, size
@@ -97,7 +98,7 @@ def respond(message: Message, context: Context, answer: Answer) -> Message:
         content = encode_reply(reply, parcel)
     except Exception as error:
         _record(gate, request, error)
-        code = _code(error)
+        code = code_of(error)
         content = encode_reply(SiteReply(request.site, request.phase, request.round, count=0, error=code))
     return_nonce(message.content, content)
     took, down, up = round(time.monotonic() - began, 3), size(message.content), size(content)
@@ -195,7 +196,10 @@ def _listed(number: object) -> dict[str, Any]:
         raise ConfigError(f"SST_SITES does not list site number {number}") from error
 
 
-def _code(error: Exception) -> str:
+def code_of(error: Exception) -> str:
+    """Give the code that stands for an exception."""
+    if isinstance(error, AppFailedError):
+        return error.code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk"
     return next((word for kind, word in CODES.items() if isinstance(error, kind)), "internal")

@@ -34,6 +34,8 @@ class Settings:
     mask_pattern: str = ""
     strip: str = ""
     bias: str = "yes"
+    sandbox: str = "required"  # "off": the app is not confined
+    tools: str = ""  # folders that the app may read and execute, separated as in PATH
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,23 @@ class Home:
         return self.folder / "flower"
 
     @property
+    def app(self) -> Path:
+        """The unpacked app that was approved.
+
+        Raises:
+            RunError: none was.
+        """
+        try:
+            return self.flower / "apps" / str(json.loads(self.approved.read_text(encoding="utf-8"))["folder"])
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"no app is approved; look at it and approve it: sst site approve {self.folder}") from error
+
+    @property
+    def refused(self) -> Path:
+        """Apps that were sent and did not run."""
+        return self.folder / "refused.log"
+
+    @property
     def kit(self) -> dict[str, object]:
         """What the kit said: federation, preset, bundle, versions."""
         return dict(json.loads((self.folder / "kit.json").read_text(encoding="utf-8")))
@@ -110,6 +129,8 @@ class Home:
                 raise ConfigError(f"{path}: unknown key '{key}'; it may have {', '.join(known)}")
             if type(value) is not known[key]:
                 raise ConfigError(f"{path}: '{key}' is {value!r}, which is no {getattr(known[key], '__name__', '')}")
+        if values.get("sandbox", "required") not in ("required", "off"):
+            raise ConfigError(f'{path}: sandbox is {values["sandbox"]!r}; give "required" or "off"')
         try:
             return Settings(**values)
         except TypeError as error:
@@ -159,6 +180,8 @@ def join(kit: Path, folder: Path | None, data: tuple[Path, ...]) -> tuple[Home, 
         'mask_pattern = ""  # where brain masks lie: see sst prepare',
         'strip = ""  # a stripper: see sst prepare',
         'bias = "yes"  # no: the scans\' bias fields are out already',
+        'sandbox = "required"  # off: the hub\'s app can do all that this user can',
+        'tools = ""  # folders that the app may read and execute, as that of a stripper',
     )
     replace_file(home.folder / SETTINGS, "\n".join(lines) + "\n")
     return home, public, hashlib.sha256(content["ca.crt"]).hexdigest()

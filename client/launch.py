@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client.consent import fault
-from client.home import Home
-from configs import guard
+from client.gate.confine import missing
+from client.home import SETTINGS, Home
 from configs.errors import RunError
 from configs.processes import QUIET, Processes
 from sst_models.wire.files import replace_file
@@ -49,8 +49,7 @@ def variables(home: Home) -> dict[str, str]:
         **QUIET,
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # seconds; a second otherwise, at each message
         "FLWR_HOME": str(home.flower.resolve()),
-        "SST_APPROVED": str(home.approved.resolve()),
-        "SST_REFUSED": str((home.folder / "refused.log").resolve()),
+        "SST_SITE": str(home.folder.resolve()),
         "PYTHONDONTWRITEBYTECODE": "1",  # the app's folder is read-only, and holds what was approved and nothing else
         "NO_PROXY": "127.0.0.1",
         "NO_COLOR": "1",
@@ -68,10 +67,16 @@ def start(home: Home, say: Callable[[str], None]) -> None:
     """Run the site until it is stopped.
 
     Raises:
-        RunError: app or run is not approved, the app was changed since, or there is no policy.
+        RunError: app or run is not approved, the app was changed since, it cannot be confined, or there is no
+            policy.
     """
     if why := fault(home):
         raise RunError(why)
+    if home.settings.sandbox == "required" and (lack := missing()):
+        raise RunError(
+            f"the hub's app cannot be confined here: {lack}; use another machine or, if you trust the app, "
+            f'set sandbox = "off" in {home.folder / SETTINGS}'
+        )
     if not home.policy.exists():
         raise RunError(f"{home.policy} is missing, so nothing may leave: sst site approve {home.folder} writes one")
     write_tools(home)
@@ -89,13 +94,13 @@ def start(home: Home, say: Callable[[str], None]) -> None:
 def write_tools(home: Home) -> Path:
     """Write the folder from which Flower's SuperNode takes the commands that it starts.
 
-    It comes first in PATH, and the folder of Flower's own commands is not in it: without the guard nothing runs.
+    It comes first in PATH, and the folder of Flower's own commands is not in it: without the gate nothing runs.
     """
     tools, python = home.folder.resolve() / "bin", shlex.quote(sys.executable)
-    checked = guard.wrapper("flwr-clientapp", sys.executable)
+    gate = "from client.gate.clientapp import main; main()"  # this installation's: the app has its own `client`
     plain = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
-    started = f'#!/bin/sh\nexec {python} -P -c {shlex.quote(plain)} "$@"\n'
-    for name, text in (("flwr-clientapp", checked), ("flower-superexec", started)):
+    for name, code in (("flwr-clientapp", gate), ("flower-superexec", plain)):
+        text = f'#!/bin/sh\nexec {python} -P -c {shlex.quote(code)} "$@"\n'
         replace_file(tools / name, text)
         (tools / name).chmod(0o755)
     return tools

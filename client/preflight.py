@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from client.consent import fault
+from client.gate.confine import landlock_version, missing
 from client.gate.gate import REFUSED
 from client.gate.policy import read_policy
 from client.home import Home
@@ -47,6 +48,7 @@ def check(home: Home) -> Iterator[Line]:
     settings = home.settings
     yield from _versions(home)
     yield _approved(home)
+    yield _sandbox(settings.sandbox)
     yield _policy(home)
     yield _refusals(home)
     yield from _hub(home, settings.address)
@@ -88,6 +90,14 @@ def _refusals(home: Home) -> Line:
     rows = [row for row in rows if datetime.fromisoformat(row["time"]).timestamp() > since]
     found = f"{len(rows)} since the approval; the last: {rows[-1]['phase']}: {rows[-1]['why']}" if rows else "none"
     return Line("refused requests", not rows, found, f"read {path}, and ask the hub's operator what they were")
+
+
+def _sandbox(asked: str) -> Line:
+    if asked == "off":
+        return Line("confined app", True, "NOT confined: site.toml says off, so the app can do all that this user can")
+    lack = missing()
+    found = lack or f"no network, scans to read alone (Landlock {landlock_version()}, seccomp)"
+    return Line("confined app", not lack, found, 'use another machine, or set sandbox = "off" if you trust the app')
 
 
 def _policy(home: Home) -> Line:

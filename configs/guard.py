@@ -1,9 +1,9 @@
-"""Our own `flwr-clientapp` and `flwr-serverapp`: refuse every app but the approved one, then do what Flower's do.
+"""Refuse every app but the approved one, where Flower would run what it is sent.
 
-Flower starts these by name, from a folder that `sst site start` and `sst hub start` write. They are run as a file, not
-as a module, and import nothing of ours, so that the packages that the app brings are the only ones of their names.
-SST_APPROVED names the file with the approved digest and, at a site, the files behind it; SST_REFUSED the log for what
-was refused.
+At the hub this file stands for `flwr-serverapp`: Flower starts it by name from a folder that `sst hub start` writes. It
+is run as a file, not as a module, and imports nothing of ours, so that the packages that the app brings are the only
+ones of their names. SST_APPROVED names the file with the approved digest, SST_REFUSED the log for what was refused. At
+a site `client.gate.clientapp` does the same, and runs the app in a process of its own.
 """
 
 import ctypes
@@ -13,36 +13,12 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Tool:
-    """One of Flower's commands."""
-
-    command: str  # module:function
-    runner: str  # module that installs the app
-    refusal: str  # module:exception that makes Flower say "load", and nothing more, to the other side
-    files: bool  # look at the unpacked files, too: Flower takes a folder that is there as it is
-
-
-TOOLS = {
-    "flwr-clientapp": Tool(
-        command="flwr.supernode.cli:flwr_clientapp",
-        runner="flwr.supernode.runtime.run_clientapp",
-        refusal="flwr.clientapp.client_app:LoadClientAppError",
-        files=True,
-    ),
-    "flwr-serverapp": Tool(
-        command="flwr.superlink.cli:flwr_serverapp",
-        runner="flwr.superlink.runtime.run_serverapp",
-        refusal="builtins:PermissionError",
-        files=False,
-    ),
-}
+RUNNER, COMMAND = "flwr.superlink.runtime.run_serverapp", "flwr.superlink.cli:flwr_serverapp"
 
 
 def fault(content: bytes, approved: Path, home: Path, files: bool = True) -> str:
@@ -67,44 +43,59 @@ def fault(content: bytes, approved: Path, home: Path, files: bool = True) -> str
     return ""
 
 
-def main(name: str) -> None:
-    """Run Flower's own command with the check in front of its installation of the app."""
-    _end_with_parent()
-    tool = TOOLS[name]
-    runner: Any = import_module(tool.runner)
-    install = runner.install_from_fab
+def checked(
+    approved: Path, home: Path, refused: Path, install: Callable[..., Any] | None, refusal: str = ""
+) -> Callable[..., Any]:
+    """Give what stands for Flower's installation of an app: the check, and then the installation, if there is one.
 
-    def checked(content: bytes, *more: Any, **options: Any) -> Any:
-        why = fault(bytes(content), Path(os.environ["SST_APPROVED"]), Path(os.environ["FLWR_HOME"]), tool.files)
+    Args:
+        approved: file with the approved digest and, where nothing is installed, the unpacked files.
+        home: Flower's folder.
+        refused: log for what was refused.
+        install: Flower's own; None: the app is unpacked already, and each of its files is looked at.
+        refusal: module:exception to raise.
+    """
+
+    def check(content: bytes, *more: Any, **options: Any) -> Any:
+        why = fault(bytes(content), approved, home, files=install is None)
         if not why:
-            return install(content, *more, **options)
+            return None if install is None else install(content, *more, **options)
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with open(os.environ["SST_REFUSED"], "a", encoding="utf-8") as log:
+        with refused.open("a", encoding="utf-8") as log:
             log.write(f"{when} refused {hashlib.sha256(bytes(content)).hexdigest()}: {why}\n")
-        raise _named(tool.refusal)
+        raise named(refusal or "flwr.clientapp.client_app:LoadClientAppError")  # Flower says "load", and nothing more
 
-    runner.install_from_fab = checked
-    sys.argv[0] = name
-    _named(tool.command)()
+    return check
 
 
-def _end_with_parent() -> None:
+def main() -> None:
+    """Run the hub's command with the check in front of Flower's installation of the app."""
+    end_with_parent()
+    runner: Any = import_module(RUNNER)
+    files = Path(os.environ["SST_APPROVED"]), Path(os.environ["FLWR_HOME"]), Path(os.environ["SST_REFUSED"])
+    runner.install_from_fab = checked(*files, runner.install_from_fab, "builtins:PermissionError")
+    sys.argv[0] = "flwr-serverapp"
+    named(COMMAND)()
+
+
+def end_with_parent() -> None:
     """Let the app end when what started it is gone: Flower's own goes on asking a SuperLink that has ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def wrapper(name: str, python: str) -> str:
-    """Give the shell script that stands for one of Flower's commands."""
+def wrapper(python: str) -> str:
+    """Give the shell script that stands for the hub's command."""
     from shlex import quote
 
-    return f'#!/bin/sh\nexec {quote(python)} -P {quote(str(Path(__file__).resolve()))} {name} "$@"\n'
+    return f'#!/bin/sh\nexec {quote(python)} -P {quote(str(Path(__file__).resolve()))} "$@"\n'
 
 
-def _named(reference: str) -> Any:
+def named(reference: str) -> Any:
+    """Give what "module:name" names."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 
 
 if __name__ == "__main__":
-    main(sys.argv.pop(1))
+    main()

@@ -262,7 +262,7 @@ def _write_tools(office: Office) -> None:
     """
     write_json({"digest": hashlib.sha256(office.bundle.read_bytes()).hexdigest()}, office.approved)
     tool = office.folder / "bin" / "flwr-serverapp"
-    replace_file(tool, guard.wrapper(tool.name, sys.executable))
+    replace_file(tool, guard.wrapper(sys.executable))
     tool.chmod(0o755)
 
 

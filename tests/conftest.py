@@ -21,6 +21,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "federation": (
             "client/test_api.py",
             "client/test_bad_files.py::test_random_headers_and_truncations_never_crash",
+            "client/gate/test_hostile_hub.py",
             "client/test_cli.py",
             "client/test_killed.py",
             "client/test_segment.py",
