@@ -6,10 +6,12 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from client.consent import fault
 from client.gate.confine import missing
+from client.gate.gate import REFUSED
 from client.home import SETTINGS, Home
 from configs.errors import RunError
 from configs.processes import QUIET, Processes
@@ -85,10 +87,26 @@ def start(home: Home, say: Callable[[str], None]) -> None:
     with Processes(environment, home.folder / "logs", home.folder / "empty") as processes:
         processes.start("supernode", command(home))
         say(f"the site {home.settings.name} is up, and asks {home.settings.address} for work; Ctrl-C stops it")
+        shown = _refusals(home)
         while True:
             time.sleep(2.0)
+            for line in (lines := _refusals(home))[len(shown) :]:
+                say(line)
+            shown = lines
             if processes.mend(PAUSE):
                 say(f"the SuperNode had ended and was started again; why is in {processes.logs / 'supernode.log'}")
+
+
+def _refusals(home: Home) -> list[str]:
+    """Give a line for each request that the gate refused, as far as its log goes back."""
+    path = home.gate / REFUSED
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):
+            entry = json.loads(line)
+            found.append(f"refused: a request for {entry['phase']} {entry['round']} of the hub: {entry['why']}")
+    return found
 
 
 def write_tools(home: Home) -> Path:

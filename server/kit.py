@@ -37,7 +37,7 @@ On the machine that holds the scans, with the same version of this software as t
     sst site start {site}                   runs until you stop it; what it was doing goes on at the next start
 
 The machine opens one connection, to {address}, and listens on nothing but its own loopback.
-What left is in {site}/state/ledger.jsonl; "sst site ledger {site}" shows and verifies it.
+What left is in {site}/gate/ledger.jsonl; "sst site ledger {site}" shows and verifies it.
 """
 
 

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from client.gate.names import RUN
 from configs.errors import DataError, RefusalError
 from configs.phases import Phase, learning, phase_of
@@ -155,8 +157,18 @@ def check_parts(request: PhaseRequest, approval: Approval) -> None:
         raise RefusalError(f"moments of {len(moments)} sites in one request")
     code = (approval.preset.style.code,)
     for part in sorted(moments | ({"moments"} & set(request.arrays))):
-        if {name: array.shape for name, array in request.arrays[part].items()} != {"mean": code, "std": code}:
+        if not _is_moments(request.arrays[part], code):
             raise RefusalError(f"'{part[:40]}' is no mean and standard deviation of style codes")
+
+
+def _is_moments(arrays: Arrays, code: tuple[int, ...]) -> bool:
+    """Say whether arrays can be the mean and standard deviation of unit vectors."""
+    if {name: (array.shape, array.dtype) for name, array in arrays.items()} != dict.fromkeys(
+        ("mean", "std"), (code, np.dtype(np.float32))
+    ):
+        return False
+    length = float(np.linalg.norm(arrays["mean"].astype(np.float64)))  # nan compares as false
+    return length < 1.001 and bool((arrays["std"] >= 0).all()) and float(arrays["std"].max()) < 1.5
 
 
 def _allowed(phase: Phase) -> set[str]:

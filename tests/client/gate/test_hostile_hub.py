@@ -299,6 +299,21 @@ def test_another_atlas_under_the_approved_digest(victim: Victim) -> None:
     no_voxel_left(victim, victim.send(victim.ask("adapt", parts=labels)), "the atlas that was sent")
 
 
+def test_moments_that_no_site_can_have(victim: Victim) -> None:
+    """They become negatives of the contrastive loss: codes are unit vectors, and nothing else gets in."""
+    good = {"mean": np.full(8, 0.1, np.float32), "std": np.full(8, 0.2, np.float32)}
+    for odd in (
+        {**good, "mean": np.full(8, 1e6, np.float32)},
+        {**good, "mean": np.full(8, np.nan, np.float32)},
+        {**good, "std": np.full(8, -0.1, np.float32)},
+        {**good, "std": np.full(8, 1e6, np.float32)},
+        {**good, "std": np.full(7, 0.1, np.float32)},
+        {**good, "more": np.ones(8, np.float32)},
+    ):
+        no_voxel_left(victim, victim.send(victim.ask("style", parts={"moments.two": odd})), "'moments.two' is no mean")
+    assert victim.send(victim.ask("style", parts={"moments.two": good})).error == ""
+
+
 def test_a_crafted_segmenter_brings_no_weights_back(victim: Victim) -> None:
     """The one part that cannot be bounded: what is learnt on top of it stays here, and is delivered to this site."""
     crafted = {name: np.zeros_like(array) for name, array in victim.first("segmenter").items()}
