@@ -63,6 +63,18 @@ def test_units_start_commands_that_exist(group: str, folder: str) -> None:
     assert service["Restart"] == {"hub": "on-failure", "site": "always"}[group]  # a hub ends when its run is finished
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd's own judge is not here")
+@pytest.mark.parametrize("name", ["sst-hub.service", "sst-site.service"])
+def test_units_are_exposed_little(name: str) -> None:
+    """By systemd's own measure, 0 to 10: at most 3; and what confines the app is among the calls that are allowed."""
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(DEPLOY / name)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"exposure level for \S+: (\d+\.\d)", told)
+    assert found is not None, told
+    assert float(found[1]) <= 3.0
+    assert "SystemCallFilter=@system-service @sandbox" in (DEPLOY / name).read_text(encoding="utf-8")
+
+
 def test_the_hubs_proxy_alone_publishes_a_port(services: dict[str, Any]) -> None:
     """One port of the hub's; a site has none, by any name, and neither shares the machine's network."""
     assert services.keys() == {"hub", "site"}
