@@ -227,13 +227,17 @@ def run_toys(folder: Path, number: str) -> Row:
     import client.app
     from server.federation import GridFederation
     from server.run import run
-    from simulation.engines import SiteFolder
+    from simulation.engines import SiteFolder, approve
     from simulation.engines.inprocess import InProcessGrid, identity, node_config
 
     with TemporaryDirectory(dir=folder) as own:
         hub = Path(shutil.copytree(folder / "hub", Path(own) / "hub"))
-        names = [f"site-{one:03d}" for one in range(int(number))]
-        configs = {name: node_config(SiteFolder(name, (), Path(own) / name)) for name in names}
+        sites = [SiteFolder(f"site-{one:03d}", (), Path(own) / f"site-{one:03d}") for one in range(int(number))]
+        names = [site.name for site in sites]
+        approve(sites[0], hub)
+        for site in sites[1:]:
+            shutil.copytree(sites[0].state, site.state)
+        configs = {site.name: node_config(site) for site in sites}
         with identity():
             grid = InProcessGrid(client.app.register(ClientApp(), move_a_little), configs)
             before = peak()
@@ -254,7 +258,7 @@ def move_a_little(request: "PhaseRequest", site: "Site") -> "SiteReply":
     from configs.schema import from_json
     from sst_models.wire.exchange import Arrays, SiteReply
 
-    shutil.rmtree(site.state / "replies", ignore_errors=True)
+    shutil.rmtree(site.gate / "runs" / request.run / "replies", ignore_errors=True)
     if request.phase == "join":
         return SiteReply(site.name, "join", 1, count=9, settings={"atlas": str(request.settings["atlas"])})
     phase, code = phase_of(request.phase), from_json(request.experiment).style.code

@@ -1,0 +1,207 @@
+"""How much of a scan a hub can draw out of one approved round, by matching the gradients of the weights that it gets.
+
+    python benchmarks/reconstruction.py --site oasis=FOLDER --strangers ixi=FOLDER --atlas IMAGE LABELS --work RUN
+
+The hub is hostile, and the gate of the site holds: first weights and hyper-parameters are those of the approved preset,
+and each round is answered once. It knows the preset, the atlas, and the weights before and after the round. It searches
+volumes, beginning from the atlas, whose gradient points where the weights went (Geiping et al. 2020, cosine distance
+with total variation). How near they come to the site's training scans is told beside how near they come to strangers:
+people of the same site that did not train, and people of another site. What is alike in all brains that were aligned to
+one atlas is taken out by the strangers' mean.
+
+The same search on the exact gradient of one volume shows what it can do where nothing stands in its way.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client import scans
+from client.gate.policy import Policy
+from client.site import Site
+from configs.schema import Experiment, load
+from server.atlas import Atlas, load_atlas, published
+from sst_models.losses.contrastive import info_nce
+from sst_models.networks.build import build
+from sst_models.phases.joint import restyle
+from sst_models.phases.material import Material, make_learner
+from sst_models.phases.moments import draw_prior_codes
+from sst_models.training.learner import Span, train
+from sst_models.wire import weights
+
+Gradient = Callable[[Tensor], list[Tensor]]
+"""Gives the gradient of a part's weights for volumes (N, 1, D, H, W); can itself be differentiated."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Who trains, and who does not."""
+
+    training: Tensor  # (N, 1, D, H, W)
+    strangers: Tensor  # (M, 1, D, H, W)
+    atlas: Tensor  # (1, 1, D, H, W)
+
+
+class Listed(list[Tensor]):
+    """Volumes in memory as a site's scans."""
+
+    def image(self, index: int) -> Tensor:
+        """Give one volume, (1, D, H, W)."""
+        return self[index]
+
+
+def prepared(name: str, data: Path, atlas: Atlas, work: Path, split: str) -> list[Tensor]:
+    """Prepare a site's scans, and give those of one split."""
+    site = Site(name, (data,), work / name, Policy())
+    scans.keep_atlas(published(atlas), atlas.digest, site.folder("run"))
+    scans.prepare_scans(site, "run", 1)
+    names = (split,) if split else ("train", "val", "test")
+    return [
+        cases.image(i) for one in names for cases in [scans.cases(site.folder("run"), one)] for i in range(len(cases))
+    ]
+
+
+def trained(
+    phase: str, nets: dict[str, nn.Module], experiment: Experiment, victim: Victim
+) -> dict[str, dict[str, np.ndarray]]:
+    """Train one round as the site does, with a seed that the hub does not know; give the weights after it."""
+    learner = make_learner(phase, nets, experiment, Material(Listed(victim.training), victim.atlas[0]))
+    train(learner, Span(987_654_321, ("site", phase), 0, experiment.phases.of(phase).steps))
+    return {part: weights.parameters(net) for part, net in learner.nets.items()}
+
+
+def contrastive(net: nn.Module, experiment: Experiment) -> Gradient:
+    """Give E's gradient of eq. 1; the second half of the volumes are the positive keys of the first."""
+    draws = torch.Generator().manual_seed(0)
+    queue = draw_prior_codes(experiment.style.queue, experiment.style.code, draws)
+
+    def gradient(volumes: Tensor) -> list[Tensor]:
+        query, key = net(volumes).chunk(2)
+        loss = info_nce(query, key.detach(), queue, experiment.style.temperature)
+        return list(torch.autograd.grad(loss, list(net.parameters()), create_graph=True, allow_unused=True))
+
+    return gradient
+
+
+def appearance(net: nn.Module, encoder: nn.Module) -> Gradient:
+    """Give A's gradient of eq. 3 and 5."""
+
+    def gradient(volumes: Tensor) -> list[Tensor]:
+        codes = encoder(volumes).detach()
+        made = restyle(net, volumes, codes, codes.roll(1, 0))
+        return list(torch.autograd.grad(made.cycle + made.identity, list(net.parameters()), create_graph=True))
+
+    return gradient
+
+
+def search(wanted: Sequence[Tensor], gradient: Gradient, start: Tensor, steps: int) -> Tensor:
+    """Search volumes whose gradient has the direction of `wanted`; the best that was met."""
+    inside = (start[:1] > 0).to(start)
+    volumes = (start + 0.02 * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))) * inside
+    volumes.requires_grad_(True)
+    optimiser = torch.optim.Adam([volumes], lr=0.02)
+    best, found = float("inf"), volumes.detach().clone()
+    for step in range(steps):
+        distance = _distance(gradient(volumes), wanted)
+        total = distance + 1e-2 * _variation(volumes)
+        optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            volumes.mul_(inside).clamp_(0.0, 1.0)
+        if float(distance.detach()) < best:
+            best, found = float(distance.detach()), volumes.detach().clone()
+        if step % 50 == 0:
+            print(f"  step {step}: cosine distance {float(distance.detach()):.4f}", flush=True)
+    return found
+
+
+def _distance(found: Sequence[Tensor | None], wanted: Sequence[Tensor]) -> Tensor:
+    pairs = [
+        (f.flatten(), w.flatten()) for f, w in zip(found, wanted, strict=True) if f is not None and w.abs().sum() > 0
+    ]
+    return torch.stack([1 - nn.functional.cosine_similarity(f, w, dim=0) for f, w in pairs]).mean()
+
+
+def _variation(volumes: Tensor) -> Tensor:
+    return torch.stack([volumes.diff(dim=axis).abs().mean() for axis in (2, 3, 4)]).mean()
+
+
+def nearness(found: Tensor, victim: Victim) -> dict[str, list[float]]:
+    """Give the correlation of each found volume with its nearest training scan and its nearest stranger.
+
+    "raw" is of the voxels within the atlas's brain, "own" of what remains of both without the strangers' mean.
+    """
+    inside = victim.atlas[0, 0] > 0
+    known = torch.stack([one[0][inside] for one in victim.strangers])
+    mean = known.mean(dim=0)
+    rows: dict[str, list[float]] = {"raw training": [], "raw stranger": [], "own training": [], "own stranger": []}
+    for volume in found:
+        here = volume[0][inside]
+        training = torch.stack([one[0][inside] for one in victim.training])
+        for name, others in (("training", training), ("stranger", known)):
+            rows[f"raw {name}"].append(max(_correlation(here, one) for one in others))
+            rows[f"own {name}"].append(max(_correlation(here - mean, one - mean) for one in others))
+    return rows
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([one, other]))[0, 1])
+
+
+def run(victim: Victim, experiment: Experiment, steps: int) -> dict[str, dict[str, list[float]]]:
+    """Carry out the attacks, and their controls."""
+    results: dict[str, dict[str, list[float]]] = {}
+    nets = {part: build(part, experiment) for part in ("T", "E", "D_style", "A", "F")}
+    first = {part: weights.parameters(net) for part, net in nets.items()}
+    start = {"E": victim.atlas.repeat(4, 1, 1, 1, 1), "A": victim.atlas.repeat(2, 1, 1, 1, 1)}
+    fresh = {part: build(part, experiment) for part in ("E", "A")}
+    gradients = {"E": contrastive(fresh["E"], experiment), "A": appearance(fresh["A"], fresh["E"])}
+    for part, count in (("E", 4), ("A", 2)):
+        print(f"control: exact gradient of {part} on {count} training scans", flush=True)
+        exact = [g.detach() for g in gradients[part](victim.training[:count])]
+        found = search(exact, gradients[part], start[part], steps)
+        results[f"control {part}"] = nearness(found, Victim(victim.training[:count], victim.strangers, victim.atlas))
+    for phase, part in (("style", "E"), ("joint", "A")):
+        print(f"attack: {part} after a round of {phase}", flush=True)
+        after = trained(phase, {name: build(name, experiment) for name in nets}, experiment, victim)
+        names = [name for name, _ in fresh[part].named_parameters()]
+        wanted = [torch.from_numpy(first[part][name] - after[part][name]) for name in names]
+        results[f"{phase} {part}"] = nearness(search(wanted, gradients[part], start[part], steps), victim)
+    return results
+
+
+def main() -> None:
+    """Prepare, attack, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--site", required=True, metavar="NAME=DIR")
+    parser.add_argument("--strangers", required=True, metavar="NAME=DIR")
+    parser.add_argument("--atlas", required=True, nargs=2, type=Path, metavar=("IMAGE", "LABELS"))
+    parser.add_argument("--preset", default="real-cpu")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--work", type=Path, required=True)
+    given = parser.parse_args()
+    experiment = load(given.preset, ["bf16_cpu=false", "federation.foreign_negatives=0"])
+    grid = experiment.grid
+    image, labels = given.atlas
+    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling)
+    (name, _, data), (other, _, far) = given.site.partition("="), given.strangers.partition("=")
+    own = [prepared(name, Path(data), atlas, given.work, split) for split in ("train", "val", "test")]
+    strangers = [*own[1], *own[2], *prepared(other, Path(far), atlas, given.work, "test")]
+    victim = Victim(torch.stack(own[0]), torch.stack(strangers), atlas.image[None])
+    print(f"{len(own[0])} training scans, {len(strangers)} strangers", flush=True)
+    results = run(victim, experiment, given.steps)
+    (given.work / "reconstruction.json").write_text(json.dumps(results, indent=1))
+    print("| what the hub sees | nearest training scan | nearest stranger | ... without the mean | ... stranger |")
+    for what, rows in results.items():
+        print(f"| {what} | " + " | ".join(f"{max(rows[key]):.3f}" for key in rows) + " |")
+
+
+if __name__ == "__main__":
+    main()
