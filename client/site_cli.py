@@ -29,9 +29,9 @@ def join(
     """Make this site's folder and key from a start-up kit."""
     from client import home
 
-    own, public, certificate = home.join(kit, folder, tuple(data))
-    typer.echo(f"SHA-256 of the kit's certificate: {certificate}")
-    typer.echo("compare it with the hub operator's, by telephone say")
+    own, public, digest = home.join(kit, folder, tuple(data))
+    typer.echo(f"digest of the kit: {digest}")
+    typer.echo("compare it with the one that the hub's operator reads to you, by telephone say; if they differ, stop")
     typer.echo(f"{own.folder} is made; send {public} to the hub's operator")
     typer.echo(f"then: sst site approve {own.folder}")
 
@@ -49,9 +49,9 @@ def approve(
     own = home.Home(site)
     _ = own.settings
     if kit is not None:
-        for name, text in home.read_kit(kit).items():
-            replace_file(own.folder / name, text)
+        home.take(own, kit)
     found = bundle.read_bundle(own.bundle)
+    typer.echo(f"digest of the kit, to compare with the hub's operator: {own.kit_digest}")
     _show(own, found)
     if not (yes or typer.confirm("Approve this app, and let the above leave?")):
         raise RunError("not approved; nothing runs here")

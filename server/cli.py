@@ -43,8 +43,7 @@ def invite(hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE 
 
     for one in site:
         kit = make(Office(hub), one)
-        typer.echo(f"{kit.path}: send it to {kit.site}")
-    typer.echo(f"SHA-256 of the certificate in the kits, to tell each site by another way: {kit.certificate}")
+        typer.echo(f"{kit.path}: send it to {kit.site}, and tell them its digest by another way: {kit.digest}")
 
 
 @app.command()
@@ -83,8 +82,9 @@ def renew(hub: Folder) -> None:
     office = Office(hub)
     _ = office.settings
     replace_file(office.bundle, build_bundle())
-    for kit in sorted((hub / "kits").glob("*.zip")):
-        typer.echo(f"{make(office, kit.stem).path}: send it to {kit.stem}, for sst site approve --kit")
+    for path in sorted((hub / "kits").glob("*.zip")):
+        kit = make(office, path.stem)
+        typer.echo(f"{kit.path}: send it to {kit.site}, for sst site approve --kit; its digest: {kit.digest}")
 
 
 @app.command()
