@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client import archive
 from configs import kits
 from configs.errors import DataError
-
-MOST = 50_000_000
-"""Bytes that a kit may unpack to: the app is held to 10 MB by Flower itself."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,8 @@ def read_kit(path: Path) -> Kit:
     digest, or the certificate that a site has already.
 
     Raises:
-        DataError: it is damaged, too large, no kit, not signed or changed since, or for a site with an odd name.
+        DataError: it is damaged, no kit, not signed or changed since, for a site with an odd name, or it or its app
+            holds more than it may (`client.archive`).
     """
     content = _content(path)
     try:
@@ -61,7 +59,7 @@ def read_kit(path: Path) -> Kit:
         named, site, address = (str(about[key]) for key in ("bundle", "site", "address"))
         kit = Kit(path, content, site, address)
         signed = kit.signed_by(content["ca.crt"])
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged or no start-up kit; ask the hub's operator for it again") from error
     if not signed:
         raise DataError(f"{path} is not as its hub signed it: do not use it, and tell the hub's operator")
@@ -69,19 +67,16 @@ def read_kit(path: Path) -> Kit:
         raise DataError(f"the app in {path} is not the one that the kit names; ask the hub's operator for it again")
     if not site.replace("-", "").replace("_", "").isalnum():
         raise DataError(f"{path} is for a site with an odd name; ask the hub's operator")
+    archive.check(io.BytesIO(content["app.fab"]), archive.APP, f"the app in {path}")
     return kit
 
 
 def _content(path: Path) -> dict[str, bytes]:
     try:
-        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
-            if sum(item.file_size for item in archive.infolist()) > MOST:
-                raise DataError(f"{path} unpacks to more than {MOST // 1_000_000} MB; it is no start-up kit")
-            content = {name: archive.read(name) for name in archive.namelist()}
+        with path.open("rb") as file:
+            content = {name: b"".join(pieces) for name, pieces in archive.read(file, archive.KIT, str(path))}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged or no start-up kit; ask the hub's operator for it again") from error
     if set(content) == set(kits.FILES):
         raise DataError(f"{path} is not signed: it is of an older version; ask the hub's operator for a new one")
     if odd := sorted(set(content) ^ {*kits.FILES, kits.SIGNATURE}):

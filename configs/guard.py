@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -55,16 +56,30 @@ def fault(content: bytes, approved: Path, home: Path, files: bool = True) -> str
         return "no app is approved"
     if hashlib.sha256(content).hexdigest() != digest:
         return "the app that was sent is not the approved one"
-    if not files:
-        return ""
-    target = home / "apps" / folder
-    # All files, compiled ones too: what lies in the app's folder can be imported before anything else of its name.
-    there = {path.relative_to(target).as_posix(): path for path in target.rglob("*") if not path.is_dir()}
-    for name in sorted({*expected, *there}):
-        path = there.get(name)
-        if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != expected.get(name):
-            return f"the unpacked app differs from what was approved: {name}"
-    return ""
+    odd = difference(home / "apps" / folder, expected) if files else ""
+    return f"the unpacked app differs from what was approved: {odd}" if odd else ""
+
+
+def difference(folder: Path, expected: Mapping[str, str]) -> str:
+    """Name a path at which an unpacked app differs from what was approved; "" where there is none.
+
+    All files count, compiled ones too: what lies in the app's folder can be imported before anything else of its name.
+    So does what is neither a file nor a folder, such as a link to a folder. Files are read in pieces.
+    """
+    left = dict(expected)
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not path.is_file() or left.pop(name, "") != digest_of(path):
+            return name
+    return min(left, default="")
+
+
+def digest_of(path: Path) -> str:
+    """Give the SHA-256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main(name: str) -> None:

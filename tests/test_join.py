@@ -1,6 +1,7 @@
 """From the hub's kit to an approved app at a site, and what is refused on the way."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -74,6 +75,15 @@ def zipped(content: Mapping[str, bytes], folder: Path) -> Path:
         for name, data in content.items():
             archive.writestr(name, data)
     return folder / "kit.zip"
+
+
+def longer(app: bytes) -> bytes:
+    """Give an app with another line in one of its files."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(app)) as old, zipfile.ZipFile(memory, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + (b"import os\n" if name == "client/learn.py" else b""))
+    return memory.getvalue()
 
 
 def forge(content: Mapping[str, bytes], folder: Path) -> Path:
@@ -206,7 +216,7 @@ def test_a_kit_that_was_changed_is_refused(office: Office, tmp_path: Path) -> No
         read_kit(zipped({**content, "evil.py": b""}, tmp_path))
     with pytest.raises(DataError, match="is not signed"):
         read_kit(zipped({name: content[name] for name in kits.FILES}, tmp_path))
-    for data in (kit.read_bytes()[:1000], b"no zip", b""):
+    for data in (kit.read_bytes()[:1000], kit.read_bytes() + b" ", b"no zip", b""):
         (tmp_path / "torn.zip").write_bytes(data)
         with pytest.raises(DataError, match="damaged or no start-up kit"):
             read_kit(tmp_path / "torn.zip")
@@ -216,13 +226,29 @@ def test_a_kit_with_another_app_is_refused_or_shows_another_digest(office: Offic
     """Whoever changes the app cannot sign; whoever signs it by an authority of their own cannot keep the digest."""
     kit = invite(office, "north")
     content = unzipped(kit.path)
-    content["app.fab"] += b" "
+    content["app.fab"] = longer(content["app.fab"])
     about = json.loads(content["kit.json"]) | {"bundle": hashlib.sha256(content["app.fab"]).hexdigest()}
     content["kit.json"] = json.dumps(about).encode()
     with pytest.raises(DataError, match="not as its hub signed it"):
         read_kit(zipped(content, tmp_path))
     forged = forge(content, tmp_path)
     assert home.join(forged, tmp_path / "forged", ())[2] != kit.digest
+
+
+def test_a_kit_whose_app_is_a_bomb_is_refused(
+    office: Office, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a folder is made, in one line, however well it is signed."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("client/zero.py", b"\0" * 60_000_000)
+    office.bundle.write_bytes(memory.getvalue())
+    kit, where = invite(office, "north").path, tmp_path / "north"
+    assert sst.run(["site", "join", str(kit), "--data", str(tmp_path), "--folder", str(where)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the app in {kit} unpacks to 60,000,000 bytes; its kind has 50,000,000 at most: do not use it\n"
+    )
+    assert not where.exists()
 
 
 def test_a_site_takes_new_kits_from_its_own_hub_alone(office: Office, site: home.Home, tmp_path: Path) -> None:
@@ -234,7 +260,7 @@ def test_a_site_takes_new_kits_from_its_own_hub_alone(office: Office, site: home
     with pytest.raises(DataError, match="is the kit of the site 'south', not of 'north'"):
         home.take(site, invite(office, "south").path)
     assert {path.name: path.read_bytes() for path in site.folder.iterdir() if path.is_file()} == before
-    office.bundle.write_bytes(office.bundle.read_bytes() + b"x")
+    office.bundle.write_bytes(longer(office.bundle.read_bytes()))
     kit = invite(office, "north")
     home.take(site, kit.path)
     assert site.bundle.read_bytes() == office.bundle.read_bytes()
@@ -273,7 +299,7 @@ def test_the_approved_app_runs_and_no_other(site: home.Home, app: bytes) -> None
     assert guard.fault(app, site.folder / "nothing.json", site.flower) == "no app is approved"
 
 
-@pytest.mark.parametrize("how", ["edited", "added", "compiled", "removed"])
+@pytest.mark.parametrize("how", ["edited", "added", "compiled", "linked", "folder", "pipe", "removed"])
 def test_an_unpacked_app_that_was_tampered_with_is_refused(how: str, site: home.Home, app: bytes) -> None:
     """Flower takes a folder that is there as it is, so each file is looked at, and none may be added."""
     folder = approved(site)
@@ -287,6 +313,14 @@ def test_an_unpacked_app_that_was_tampered_with_is_refused(how: str, site: home.
     elif how == "compiled":
         (folder / "client" / "__pycache__").mkdir()
         (folder / "client" / "__pycache__" / "app.cpython-311.pyc").write_bytes(b"")
+    elif how == "linked":
+        victim.rename(site.folder / "kept.py")
+        victim.symlink_to(site.folder / "kept.py")
+    elif how == "folder":
+        (site.folder / "evil").mkdir()
+        (folder / "torch").symlink_to(site.folder / "evil")
+    elif how == "pipe":
+        os.mkfifo(folder / "pipe")
     else:
         victim.unlink()
     assert "differs from what was approved" in guard.fault(app, site.approved, site.flower)
