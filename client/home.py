@@ -146,6 +146,8 @@ def join(kit: Path, folder: Path | None, data: tuple[Path, ...]) -> tuple[Home, 
     for place in data:
         if not place.exists():
             raise DataError(f"--data: there is no {place}; give the folder that holds the scans")
+    home.folder.mkdir(parents=True, exist_ok=True)
+    home.folder.chmod(0o700)  # it may have been there
     _unpack(found, home)
     public = _make_key(home, name)
     where = os.pathsep.join(str(place.resolve()) for place in data)

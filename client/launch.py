@@ -60,7 +60,9 @@ def printed(home: Home) -> str:
     """Give the command as a person, or a service manager, would type it."""
     own = {**variables(home), "PATH": _path(home)}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in own.items()]
-    return "\n".join([*lines, shlex.join([str(Path(sys.executable).parent / "flower-supernode"), *command(home)[1:]])])
+    return "\n".join(
+        ["umask 077", *lines, shlex.join([str(Path(sys.executable).parent / "flower-supernode"), *command(home)[1:]])]
+    )
 
 
 def start(home: Home, say: Callable[[str], None]) -> None:
@@ -96,7 +98,7 @@ def write_tools(home: Home) -> Path:
     started = f'#!/bin/sh\nexec {python} -P -c {shlex.quote(plain)} "$@"\n'
     for name, text in (("flwr-clientapp", checked), ("flower-superexec", started)):
         replace_file(tools / name, text)
-        (tools / name).chmod(0o755)
+        (tools / name).chmod(0o700)
     return tools
 
 

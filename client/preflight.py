@@ -1,8 +1,10 @@
 """What can be wrong at a site before anything runs, looked at line by line: `sst site check`."""
 
 import os
+import shlex
 import shutil
 import ssl
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ def check(home: Home) -> Iterator[Line]:
     yield from _versions(home)
     yield _approved(home)
     yield _policy(home)
+    yield _private(home)
     yield from _hub(home, settings.address)
     yield _disk(home)
     yield _memory()
@@ -86,6 +89,23 @@ def _policy(home: Home) -> Line:
     except SstError as error:
         return Line("release policy", False, str(error), "mend the file")
     return Line("release policy", bool(policy.phases), ", ".join(policy.phases) or "nothing may leave", "name phases")
+
+
+def _private(home: Home) -> Line:
+    """Look for what others on this machine can read; the approved app is no secret."""
+    code = {home.approved, home.flower / "apps"}
+    paths = (path for path in (home.folder, *home.folder.rglob("*")) if not code & {path, *path.parents})
+    found = [path for path in paths if _for_others(path)]
+    said = f"{len(found)} files and folders can be read by others, {found[0]} for one" if found else "nobody else's"
+    return Line("files", not found, said, f"chmod -R go= {shlex.quote(str(home.folder))}")
+
+
+def _for_others(path: Path) -> bool:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # gone meanwhile: the site may be running
+        return False
+    return not stat.S_ISLNK(mode) and bool(mode & 0o077)
 
 
 def _hub(home: Home, address: str) -> Iterator[Line]:

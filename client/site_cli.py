@@ -1,5 +1,6 @@
 """The commands of a hospital: `sst site join`, `approve`, `check`, `start`, `ledger`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,14 +9,22 @@ import typer
 from client.gate.policy import read_policy
 from configs.errors import RunError
 from configs.phases import NOTHING, asked, phase_of
+from configs.processes import PRIVATE
 
 if TYPE_CHECKING:
     from client.bundle import Bundle
     from client.home import Home
 
-app = typer.Typer(help="A hospital's side of a federation.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="SITE", help="The site's folder.")]
+
+
+@app.callback()
+def private(context: typer.Context) -> None:
+    """A hospital's side of a federation."""
+    before = os.umask(PRIVATE)
+    context.call_on_close(lambda: os.umask(before))
 
 
 @app.command()

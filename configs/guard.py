@@ -85,6 +85,7 @@ def digest_of(path: Path) -> str:
 def main(name: str) -> None:
     """Run Flower's own command with the check in front of its installation of the app."""
     _end_with_parent()
+    os.umask(0o077)  # what the app writes, scans that were prepared for one, is for its user alone
     tool = TOOLS[name]
     runner: Any = import_module(tool.runner)
     install = runner.install_from_fab

@@ -23,6 +23,9 @@ QUIET: Mapping[str, str] = MappingProxyType(
 )
 """Environment under which Flower leaves the network alone (docs/flower.md, finding 4)."""
 
+PRIVATE = 0o077
+"""The umask of a site's and a hub's commands, which all that they start inherits: nobody else reads what they write."""
+
 STOP = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 

@@ -1,15 +1,25 @@
 """The hub operator's commands: `sst hub init`, `invite`, `admit`, `dismiss`, `renew`, `start`, `resume`, `status`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The hub's side of a federation.", no_args_is_help=True)
+from configs.processes import PRIVATE
+
+app = typer.Typer(no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="HUB", help="The hub's folder.")]
 Printed = Annotated[bool, typer.Option("--print-command", help="Show what would be run, and end.")]
 Proxy = Annotated[bool, typer.Option("--proxy/--no-proxy", help="Start nginx, too, or leave that to a service.")]
+
+
+@app.callback()
+def private(context: typer.Context) -> None:
+    """The hub's side of a federation."""
+    before = os.umask(PRIVATE)
+    context.call_on_close(lambda: os.umask(before))
 
 
 @app.command()

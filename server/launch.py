@@ -88,7 +88,7 @@ def printed(office: Office) -> str:
     """Give the commands as a person, or a service manager, would type them."""
     own = {**variables(office), "PATH": _path(office)}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in own.items()]
-    return "\n".join([*lines, *(shlex.join(command) for command in commands(office).values())])
+    return "\n".join(["umask 077", *lines, *(shlex.join(command) for command in commands(office).values())])
 
 
 def serve(office: Office, say: Say, proxy: bool = True) -> None:
@@ -263,7 +263,7 @@ def _write_tools(office: Office) -> None:
     write_json({"digest": hashlib.sha256(office.bundle.read_bytes()).hexdigest()}, office.approved)
     tool = office.folder / "bin" / "flwr-serverapp"
     replace_file(tool, guard.wrapper(tool.name, sys.executable))
-    tool.chmod(0o755)
+    tool.chmod(0o700)
 
 
 def _path(office: Office) -> str:
