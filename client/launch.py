@@ -12,7 +12,7 @@ from client.bundle import fault
 from client.home import Home
 from configs import guard
 from configs.errors import RunError
-from configs.processes import QUIET, Processes
+from configs.processes import QUIET, Processes, guarded
 from sst_models.wire.files import replace_file
 
 PAUSE = 15.0
@@ -90,19 +90,18 @@ def start(home: Home, say: Callable[[str], None]) -> None:
 def write_tools(home: Home) -> Path:
     """Write the folder from which Flower's SuperNode takes the commands that it starts.
 
-    It comes first in PATH, and the folder of Flower's own commands is not in it: without the guard nothing runs.
+    It comes first in PATH, and no folder of Flower's own commands is in it: without the guard nothing runs.
     """
     tools, python = home.folder.resolve() / "bin", shlex.quote(sys.executable)
     checked = guard.wrapper("flwr-clientapp", sys.executable)
     plain = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
     started = f'#!/bin/sh\nexec {python} -P -c {shlex.quote(plain)} "$@"\n'
-    for name, text in (("flwr-clientapp", checked), ("flower-superexec", started)):
+    refused = ((name, guard.refusal(name)) for name in guard.OTHERS)
+    for name, text in (("flwr-clientapp", checked), ("flower-superexec", started), *refused):
         replace_file(tools / name, text)
         (tools / name).chmod(0o700)
     return tools
 
 
 def _path(home: Home) -> str:
-    own = Path(sys.executable).parent
-    others = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place and Path(place) != own]
-    return os.pathsep.join([str(home.folder.resolve() / "bin"), *others])
+    return guarded(home.folder.resolve() / "bin")

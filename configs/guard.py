@@ -46,6 +46,13 @@ TOOLS = {
 }
 
 
+CHECKED = "1.42"
+"""The minor version of Flower whose commands this stands for, as `tests/configs/test_guard.py` found them."""
+
+OTHERS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-simulation")
+"""By which Flower would run anything else, whoever asks for it: ours do nothing."""
+
+
 def fault(content: bytes, approved: Path, home: Path, files: bool = True) -> str:
     """Say why a bundle may not run, or ""."""
     try:
@@ -115,6 +122,12 @@ def wrapper(name: str, python: str) -> str:
     from shlex import quote
 
     return f'#!/bin/sh\nexec {quote(python)} -P {quote(str(Path(__file__).resolve()))} {name} "$@"\n'
+
+
+def refusal(name: str) -> str:
+    """Give the shell script that stands for a command by which nothing may run here."""
+    line = f"$(date -u +%Y-%m-%dT%H:%M:%SZ) refused {name}: nothing that is approved needs it"
+    return f'#!/bin/sh\necho "{line}" >> "$SST_REFUSED"\nexit 1\n'
 
 
 def _named(reference: str) -> Any:
