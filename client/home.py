@@ -75,8 +75,16 @@ class Home:
 
     @property
     def kit(self) -> dict[str, object]:
-        """What the kit said: federation, run, atlas, preset, bundle, versions."""
-        return dict(json.loads((self.folder / "kit.json").read_text(encoding="utf-8")))
+        """What the kit said: federation, run, atlas, preset, bundle, versions.
+
+        Raises:
+            DataError: `kit.json` is missing or damaged.
+        """
+        path = self.folder / "kit.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} cannot be read; put the kit back: sst site approve {self.folder} --kit") from error
 
     @property
     def kit_digest(self) -> str:
@@ -173,7 +181,7 @@ def take(home: Home, kit: Path) -> None:
         DataError: the kit cannot be used (see `read_kit`), the authority that the site knows did not sign it, or it is
             another site's.
     """
-    found, own = read_kit(kit), str(home.kit.get("site", ""))
+    found, own = read_kit(kit), home.settings.name
     if not found.signed_by(home.authority.read_bytes()):
         raise DataError(
             f"{kit} is not signed by the hub that {home.folder} joined ({home.authority}): it is somebody else's; do "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from client.bundle import fault
 from client.home import Home
+from client.preflight import TOLERATED, versions
 from configs import guard
 from configs.errors import RunError
 from configs.processes import QUIET, Processes, guarded
@@ -69,8 +70,13 @@ def start(home: Home, say: Callable[[str], None]) -> None:
     """Run the site until it is stopped.
 
     Raises:
-        RunError: the app is not approved, was changed since, or there is no policy.
+        RunError: the app is not approved, was changed since, there is no policy, or Flower or this project have
+            another version than the hub's.
     """
+    for line in (line for line in versions(home) if not line.fine):
+        if line.name not in TOLERATED:
+            raise RunError(f"{line.name}: {line.found}; {line.do}")
+        say(f"{line.name}: {line.found}; {line.do} if something does not work")
     if why := fault(home):
         raise RunError(why)
     if not home.policy.exists():

@@ -1,6 +1,7 @@
 """What can be wrong at a site before anything runs, looked at line by line: `sst site check`."""
 
 import os
+import platform
 import shlex
 import shutil
 import ssl
@@ -21,6 +22,12 @@ from configs.errors import SstError
 
 DISK_GB, MEMORY_GB = 5.0, 4.0
 """Least free disk and memory: prepared scans and weights of a small site; a training step at 64 x 80 x 80."""
+
+COMPARED = ("flwr", "python", "sst-federation", "torch")
+"""What a kit gives the hub's version of."""
+
+TOLERATED = ("version of python", "version of torch")
+"""Lines that a site says at its start; with another version of the rest, hub and site do not understand each other."""
 
 CLOCK = 30.0
 """Seconds by which the site's clock may differ from the hub's: each request carries a signed time."""
@@ -44,7 +51,7 @@ def check(home: Home) -> Iterator[Line]:
         ConfigError: site.toml is not as it should be.
     """
     settings = home.settings
-    yield from _versions(home)
+    yield from versions(home)
     yield _approved(home)
     yield _policy(home)
     yield _private(home)
@@ -55,23 +62,28 @@ def check(home: Home) -> Iterator[Line]:
     yield _data(settings.data)
 
 
-def _versions(home: Home) -> Iterator[Line]:
-    wanted = home.kit.get("versions", {})
-    assert isinstance(wanted, dict)
-    for name, number in sorted(wanted.items()):
-        if name == "python":
-            import platform
+def versions(home: Home) -> Iterator[Line]:
+    """Compare what is installed here with what the hub had when it made the kit; Flower itself says nothing.
 
-            here = platform.python_version()
-            same = here.split(".")[:2] == str(number).split(".")[:2]
-        else:
-            try:
-                here = version(name).split("+")[0]
-            except PackageNotFoundError:
-                here = "not installed"
-            # Flower's wire moves with every minor version; all else may differ in its last number.
-            same = here.split(".")[:2] == str(number).split(".")[:2]
+    The wire moves with every minor version of Flower, and this project goes with it; the last number may differ.
+    """
+    wanted = home.kit.get("versions")
+    if not isinstance(wanted, dict) or not wanted.keys() >= set(COMPARED):
+        yield Line("versions", False, "the kit does not say which the hub has", "ask the hub's operator for a new kit")
+        return
+    for name, number in sorted(wanted.items()):
+        here = _installed(name)
+        same = here.split(".")[:2] == str(number).split(".")[:2]
         yield Line(f"version of {name}", same, f"{here}, the hub has {number}", f"install {name} {number} here")
+
+
+def _installed(name: str) -> str:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return version(name).split("+")[0]
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _approved(home: Home) -> Line:
