@@ -4,9 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+LOCK ?= requirements-dev.lock
 DEMO ?= runs/demo
 
-.PHONY: help install demo test unit kills chaos intruders link check docs bench federation clean
+.PHONY: help install demo test unit kills chaos intruders link check docs bench federation lock sbom audit clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -46,13 +49,31 @@ bench: $(STAMP) ## compare the speed of the parts with straightforward versions
 federation: $(STAMP) ## measure what federating costs: the hub's memory, and time beside the same steps without it
 	$(BIN)/python benchmarks/federation.py
 
+lock: $(STAMP) ## write the lock files anew from constraints.txt; needs the network
+	scripts/lock
+
+sbom: $(STAMP) ## list what a hub or a site runs in build/sbom.json (CycloneDX)
+	$(BIN)/python scripts/sbom.py build/sbom.json
+
+audit: build/audit/bin/pip-audit ## look up known vulnerabilities of all pinned versions; needs the network
+	build/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps --requirement constraints.txt
+
 clean: ## remove the virtual environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
-# torch goes first and alone, so that nothing else can choose another build of it.
-$(STAMP): pyproject.toml constraints.txt
+# Of its own, so that what is looked at is not changed by the tool that looks.
+build/audit/bin/pip-audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
+
+# Every file is held against its SHA-256 in the lock file; `make install LOCK=` does without, for an index that has
+# other builds than the public one. torch is not in it: it goes alone, so that nothing else chooses its build, the
+# machine's index does (CPU or GPU).
+$(STAMP): pyproject.toml constraints.txt $(LOCK)
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"error: Python {v} is too old: 3.11 or newer is needed; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch==$(shell sed -n 's/^torch==//p' constraints.txt)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
+	$(if $(LOCK),$(PIP) --no-deps --require-hashes -r $(LOCK))
+	$(PIP) -c constraints.txt $(TORCH)
+	$(PIP) $(if $(LOCK),--no-deps --no-build-isolation -e .,-c constraints.txt -e '.[dev,docs]')
+	$(BIN)/python -m pip check
 	@touch $@

@@ -176,12 +176,16 @@ def _log() -> Path:
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         path = folder / "sst-error.log"
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8", opener=_private) as file:  # a trace may name a patient's file
                 file.write(entry)
         except OSError:
             continue
         return path
     return Path("(no folder for a log file can be written)")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The app bundle that a hub would run at a site: what it holds, what changed, and the approval that lets it run."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -11,12 +10,17 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from client import archive
 from client.home import Home
+from configs import guard
 from configs.errors import DataError
 from sst_models.wire.files import write_json
 
 INFO = ".info/"
 """Flower's own manifest inside a bundle; it is not unpacked."""
+
+MANIFEST = "pyproject.toml"
+"""Where a bundle says what it is."""
 
 
 @dataclass(frozen=True)
@@ -30,38 +34,39 @@ class Bundle:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a bundle without running or unpacking it.
+    """Read a bundle without running or unpacking it, in pieces.
 
     Raises:
-        DataError: it is no bundle, or has a path that leads out of its folder.
+        DataError: it is no bundle, has a path that leads out of its folder, or holds more than it may.
     """
+    files, lines, manifest = {}, 0, b""
     try:
-        data = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            content = {name: archive.read(name) for name in archive.namelist() if not name.startswith(INFO)}
-        manifest = content["pyproject.toml"].decode()
-    except (OSError, zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged or no app bundle; ask the hub's operator for a new kit") from error
-    for name in content:
-        if name.startswith(("/", "\\")) or ".." in Path(name).parts or "\\" in name:
-            raise DataError(
-                f"{path} holds the path '{name}', which leads out of its folder: do not use it, and ask why"
-            )
+        with path.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest()
+            for name, pieces in archive.read(file, archive.APP, str(path)):
+                digest = hashlib.sha256()
+                for piece in pieces:
+                    digest.update(piece)
+                    lines += piece.count(b"\n") if name.endswith(".py") else 0
+                    manifest += piece if name == MANIFEST and len(manifest) < archive.PIECE else b""
+                files[name] = digest.hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; ask the hub's operator for a new kit") from error
+    named = _named(manifest, path)
+    own = {name: digest for name, digest in sorted(files.items()) if not name.startswith(INFO)}
+    return Bundle(digest=whole, folder=f"{named}.{whole[:8]}", files=own, lines=lines)
+
+
+def _named(manifest: bytes, path: Path) -> str:
+    """Give what Flower calls a bundle: its publisher, project and version."""
     import tomllib
 
     try:
-        values = tomllib.loads(manifest)
-        project = values["project"]
-        publisher = values["tool"]["flwr"]["app"]["publisher"]
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        values = tomllib.loads(manifest.decode())
+        project, publisher = values["project"], values["tool"]["flwr"]["app"]["publisher"]
+        return f"{publisher}.{project['name']}.{project['version']}"
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} says not what it is; ask the hub's operator for a new kit") from error
-    digest = hashlib.sha256(data).hexdigest()
-    return Bundle(
-        digest=digest,
-        folder=f"{publisher}.{project['name']}.{project['version']}.{digest[:8]}",
-        files={name: hashlib.sha256(text).hexdigest() for name, text in sorted(content.items())},
-        lines=sum(text.count(b"\n") for name, text in content.items() if name.endswith(".py")),
-    )
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,11 @@ def approve(home: Home, bundle: Bundle) -> Path:
         _writable(apps)
         shutil.rmtree(apps)
     target = apps / bundle.folder
-    with zipfile.ZipFile(home.bundle) as archive:
+    with zipfile.ZipFile(home.bundle) as packed:
         for name in bundle.files:
             path = target / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.read(name))
+            path.write_bytes(packed.read(name))
             path.chmod(0o444)
     for folder in (*(path for path in apps.rglob("*") if path.is_dir()), apps):
         folder.chmod(0o555)
@@ -117,20 +122,14 @@ def fault(home: Home) -> str:
         about = json.loads(home.approved.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"no app is approved; look at it and approve it: sst site approve {home.folder}"
-    if hashlib.sha256(home.bundle.read_bytes()).hexdigest() != about["digest"]:
+    if guard.digest_of(home.bundle) != about["digest"]:
         return f"the app of the last kit is not approved yet: sst site approve {home.folder}"
     apps = home.flower / "apps"
     others = [path.name for path in apps.glob("*") if path.name != about["folder"]]
     if others:
         return f"{apps} holds another app, '{others[0]}': find out how it came there, then approve anew"
     target = apps / about["folder"]
-    found = {
-        path.relative_to(target).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in target.rglob("*")
-        if path.is_file()
-    }
-    if found != about["files"]:
-        odd = sorted(set(found.items()) ^ set(about["files"].items()))[0][0]
+    if odd := guard.difference(target, about["files"]):
         return f"the unpacked app differs from what was approved ({odd}): find out why, then approve anew"
     return ""
 

@@ -54,13 +54,12 @@ def approve(home: Home, found: bundle.Bundle) -> None:
         DataError, ConfigError: the kit cannot be used.
     """
     run = pending(home)
-    policy = read_policy(home.policy if home.policy.exists() else None)
-    try:
-        check_floors(run.preset, policy)
-    except RefusalError as error:
-        raise RunError(f"{error}. Not approved: ask the hub's operator, or change {home.policy}") from error
     if not home.policy.exists():
         replace_file(home.policy, policy_text())
+    try:
+        check_floors(run.preset, read_policy(home.policy))
+    except RefusalError as error:
+        raise RunError(f"{error}. Not approved: ask the hub's operator, or change {home.policy}") from error
     home.gate.mkdir(parents=True, exist_ok=True)
     _bring_old_ledger(home)
     read_salt(home.gate)

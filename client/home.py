@@ -1,24 +1,20 @@
 """The folder that a hospital keeps for its site: what lies where, and what `site.toml` says."""
 
-import hashlib
-import io
 import json
 import os
 import tomllib
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client.kit import Kit, read_kit
+from configs import kits
 from configs.errors import ConfigError, DataError, RunError
 from sst_models.wire.files import replace_file
 
-SETTINGS, KIT_FILES = "site.toml", ("README.txt", "app.fab", "ca.crt", "experiment.json", "kit.json")
-MOST = 50_000_000
-"""Bytes that a kit may unpack to: the app is held to 10 MB by Flower itself."""
+SETTINGS = "site.toml"
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,28 @@ class Home:
 
     @property
     def kit(self) -> dict[str, object]:
-        """What the kit said: federation, preset, bundle, versions."""
-        return dict(json.loads((self.folder / "kit.json").read_text(encoding="utf-8")))
+        """What the kit said: federation, run, atlas, preset, bundle, versions.
+
+        Raises:
+            DataError: `kit.json` is missing or damaged.
+        """
+        path = self.folder / "kit.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} cannot be read; put the kit back: sst site approve {self.folder} --kit") from error
+
+    @property
+    def kit_digest(self) -> str:
+        """The digest of the whole kit, as the hub's operator reads it out.
+
+        Raises:
+            DataError: a file of the kit is missing.
+        """
+        try:
+            return kits.digest({name: (self.folder / name).read_bytes() for name in kits.FILES})
+        except OSError as error:
+            raise DataError(f"{error.filename}: {error.strerror}; put the kit back: sst site approve --kit") from error
 
     @property
     def settings(self) -> Settings:
@@ -146,16 +162,14 @@ def join(kit: Path, folder: Path | None, data: tuple[Path, ...]) -> tuple[Home, 
         data: folders of scans.
 
     Returns:
-        The site's folder, the public key to send to the hub, and the SHA-256 of the certificate, to compare by
-        another way.
+        The site's folder, the public key to send to the hub, and the kit's digest, to compare by another way.
 
     Raises:
-        DataError: the kit is damaged or no kit, or there is no folder of scans.
+        DataError: the kit cannot be used (see `read_kit`), or there is no folder of scans.
         RunError: the folder holds something else.
     """
-    content = read_kit(kit)
-    about = json.loads(content["kit.json"])
-    name = str(about["site"])
+    found = read_kit(kit)
+    name = found.site
     home = Home(folder or Path(name))
     if home.folder.exists() and any(home.folder.iterdir()) and not (home.folder / "kit.json").exists():
         raise RunError(f"{home.folder} holds something else; give another folder by --folder")
@@ -166,13 +180,14 @@ def join(kit: Path, folder: Path | None, data: tuple[Path, ...]) -> tuple[Home, 
     for place in data:
         if not place.exists():
             raise DataError(f"--data: there is no {place}; give the folder that holds the scans")
-    for item, text in content.items():
-        replace_file(home.folder / item, text)
+    home.folder.mkdir(parents=True, exist_ok=True)
+    home.folder.chmod(0o700)  # it may have been there
+    _unpack(found, home)
     public = _make_key(home, name)
     where = os.pathsep.join(str(place.resolve()) for place in data)
     lines = (
         f"name = {json.dumps(name)}  # as the hub knows this site",
-        f"address = {json.dumps(str(about['address']))}  # of the hub",
+        f"address = {json.dumps(found.address)}  # of the hub",
         f"data = {json.dumps(where)}  # folders of scans",
         "port = 9094  # on loopback, for this site's own processes",
         'device = "auto"  # auto, cpu or cuda',
@@ -184,33 +199,32 @@ def join(kit: Path, folder: Path | None, data: tuple[Path, ...]) -> tuple[Home, 
         'tools = ""  # folders that the app may read and execute, as that of a stripper',
     )
     replace_file(home.folder / SETTINGS, "\n".join(lines) + "\n")
-    return home, public, hashlib.sha256(content["ca.crt"]).hexdigest()
+    return home, public, found.digest
 
 
-def read_kit(kit: Path) -> dict[str, bytes]:
-    """Read a kit's files.
+def take(home: Home, kit: Path) -> None:
+    """Put a new kit in the place of the one that a site has; nothing of it runs before it is approved.
 
     Raises:
-        DataError: it is damaged, too large, or no kit, or its bundle is not the one that it names.
+        DataError: the kit cannot be used (see `read_kit`), the authority that the site knows did not sign it, or it is
+            another site's.
     """
-    try:
-        data = kit.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(item.file_size for item in archive.infolist()) > MOST:
-                raise DataError(f"{kit} unpacks to more than {MOST // 1_000_000} MB; it is no start-up kit")
-            content = {name: archive.read(name) for name in KIT_FILES}
-        about = json.loads(content["kit.json"])
-        x509.load_pem_x509_certificate(content["ca.crt"])
-        named = str(about["bundle"])
-        if not str(about["site"]).replace("-", "").replace("_", "").isalnum():
-            raise DataError(f"{kit} is for a site with an odd name; ask the hub's operator")
-    except OSError as error:
-        raise DataError(f"{kit} cannot be read: {error.strerror}") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError) as error:
-        raise DataError(f"{kit} is damaged or no start-up kit; ask the hub's operator for it again") from error
-    if hashlib.sha256(content["app.fab"]).hexdigest() != named:
-        raise DataError(f"the app in {kit} is not the one that the kit names; ask the hub's operator for it again")
-    return content
+    found, own = read_kit(kit), home.settings.name
+    if not found.signed_by(home.authority.read_bytes()):
+        raise DataError(
+            f"{kit} is not signed by the hub that {home.folder} joined ({home.authority}): it is somebody else's; do "
+            "not use it, and ask the hub's operator by a way that you trust"
+        )
+    if found.site != own:
+        raise DataError(
+            f"{kit} is the kit of the site '{found.site}', not of '{own}'; ask the hub's operator for yours"
+        )
+    _unpack(found, home)
+
+
+def _unpack(kit: Kit, home: Home) -> None:
+    for name, data in kit.content.items():
+        replace_file(home.folder / name, data)
 
 
 def _make_key(home: Home, name: str) -> Path:

@@ -13,8 +13,10 @@ from client.consent import fault
 from client.gate.confine import missing
 from client.gate.gate import REFUSED
 from client.home import SETTINGS, Home
+from client.preflight import TOLERATED, versions
+from configs import guard
 from configs.errors import RunError
-from configs.processes import QUIET, Processes
+from configs.processes import QUIET, Processes, guarded
 from sst_models.wire.files import replace_file
 
 PAUSE = 15.0
@@ -52,6 +54,7 @@ def variables(home: Home) -> dict[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # seconds; a second otherwise, at each message
         "FLWR_HOME": str(home.flower.resolve()),
         "SST_SITE": str(home.folder.resolve()),
+        "SST_REFUSED": str(home.refused.resolve()),
         "PYTHONDONTWRITEBYTECODE": "1",  # the app's folder is read-only, and holds what was approved and nothing else
         "NO_PROXY": "127.0.0.1",
         "NO_COLOR": "1",
@@ -62,16 +65,22 @@ def printed(home: Home) -> str:
     """Give the command as a person, or a service manager, would type it."""
     own = {**variables(home), "PATH": _path(home)}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in own.items()]
-    return "\n".join([*lines, shlex.join([str(Path(sys.executable).parent / "flower-supernode"), *command(home)[1:]])])
+    return "\n".join(
+        ["umask 077", *lines, shlex.join([str(Path(sys.executable).parent / "flower-supernode"), *command(home)[1:]])]
+    )
 
 
 def start(home: Home, say: Callable[[str], None]) -> None:
     """Run the site until it is stopped.
 
     Raises:
-        RunError: app or run is not approved, the app was changed since, it cannot be confined, or there is no
-            policy.
+        RunError: app or run is not approved, the app was changed since, it cannot be confined, there is no policy, or
+            Flower or this project have another version than the hub's.
     """
+    for line in (line for line in versions(home) if not line.fine):
+        if line.name not in TOLERATED:
+            raise RunError(f"{line.name}: {line.found}; {line.do}")
+        say(f"{line.name}: {line.found}; {line.do} if something does not work")
     if why := fault(home):
         raise RunError(why)
     if home.settings.sandbox == "required" and (lack := missing()):
@@ -90,9 +99,10 @@ def start(home: Home, say: Callable[[str], None]) -> None:
         shown = _refusals(home)
         while True:
             time.sleep(2.0)
-            for line in (lines := _refusals(home))[len(shown) :]:
-                say(line)
-            shown = lines
+            refused = _refusals(home)
+            for text in refused[len(shown) :]:
+                say(text)
+            shown = refused
             if processes.mend(PAUSE):
                 say(f"the SuperNode had ended and was started again; why is in {processes.logs / 'supernode.log'}")
 
@@ -112,19 +122,18 @@ def _refusals(home: Home) -> list[str]:
 def write_tools(home: Home) -> Path:
     """Write the folder from which Flower's SuperNode takes the commands that it starts.
 
-    It comes first in PATH, and the folder of Flower's own commands is not in it: without the gate nothing runs.
+    It comes first in PATH, and no folder of Flower's own commands is in it: without the gate nothing runs.
     """
     tools, python = home.folder.resolve() / "bin", shlex.quote(sys.executable)
     gate = "from client.gate.clientapp import main; main()"  # this installation's: the app has its own `client`
     plain = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
-    for name, code in (("flwr-clientapp", gate), ("flower-superexec", plain)):
-        text = f'#!/bin/sh\nexec {python} -P -c {shlex.quote(code)} "$@"\n'
+    programs = {"flwr-clientapp": gate, "flower-superexec": plain}
+    scripts = {name: f'#!/bin/sh\nexec {python} -P -c {shlex.quote(code)} "$@"\n' for name, code in programs.items()}
+    for name, text in (scripts | {name: guard.refusal(name) for name in guard.OTHERS}).items():
         replace_file(tools / name, text)
-        (tools / name).chmod(0o755)
+        (tools / name).chmod(0o700)
     return tools
 
 
 def _path(home: Home) -> str:
-    own = Path(sys.executable).parent
-    others = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place and Path(place) != own]
-    return os.pathsep.join([str(home.folder.resolve() / "bin"), *others])
+    return guarded(home.folder.resolve() / "bin")

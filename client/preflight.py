@@ -2,8 +2,11 @@
 
 import json
 import os
+import platform
+import shlex
 import shutil
 import ssl
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +26,12 @@ from configs.errors import SstError
 
 DISK_GB, MEMORY_GB = 5.0, 4.0
 """Least free disk and memory: prepared scans and weights of a small site; a training step at 64 x 80 x 80."""
+
+COMPARED = ("flwr", "python", "sst-federation", "torch")
+"""What a kit gives the hub's version of."""
+
+TOLERATED = ("version of python", "version of torch")
+"""Lines that a site says at its start; with another version of the rest, hub and site do not understand each other."""
 
 CLOCK = 30.0
 """Seconds by which the site's clock may differ from the hub's: each request carries a signed time."""
@@ -46,11 +55,12 @@ def check(home: Home) -> Iterator[Line]:
         ConfigError: site.toml is not as it should be.
     """
     settings = home.settings
-    yield from _versions(home)
+    yield from versions(home)
     yield _approved(home)
     yield _sandbox(settings.sandbox)
     yield _policy(home)
     yield _refusals(home)
+    yield _private(home)
     yield from _hub(home, settings.address)
     yield _disk(home)
     yield _memory()
@@ -58,23 +68,28 @@ def check(home: Home) -> Iterator[Line]:
     yield _data(settings.data)
 
 
-def _versions(home: Home) -> Iterator[Line]:
-    wanted = home.kit.get("versions", {})
-    assert isinstance(wanted, dict)
-    for name, number in sorted(wanted.items()):
-        if name == "python":
-            import platform
+def versions(home: Home) -> Iterator[Line]:
+    """Compare what is installed here with what the hub had when it made the kit; Flower itself says nothing.
 
-            here = platform.python_version()
-            same = here.split(".")[:2] == str(number).split(".")[:2]
-        else:
-            try:
-                here = version(name).split("+")[0]
-            except PackageNotFoundError:
-                here = "not installed"
-            # Flower's wire moves with every minor version; all else may differ in its last number.
-            same = here.split(".")[:2] == str(number).split(".")[:2]
+    The wire moves with every minor version of Flower, and this project goes with it; the last number may differ.
+    """
+    wanted = home.kit.get("versions")
+    if not isinstance(wanted, dict) or not wanted.keys() >= set(COMPARED):
+        yield Line("versions", False, "the kit does not say which the hub has", "ask the hub's operator for a new kit")
+        return
+    for name, number in sorted(wanted.items()):
+        here = _installed(name)
+        same = here.split(".")[:2] == str(number).split(".")[:2]
         yield Line(f"version of {name}", same, f"{here}, the hub has {number}", f"install {name} {number} here")
+
+
+def _installed(name: str) -> str:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return version(name).split("+")[0]
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _approved(home: Home) -> Line:
@@ -110,6 +125,23 @@ def _policy(home: Home) -> Line:
     except SstError as error:
         return Line("release policy", False, str(error), "mend the file")
     return Line("release policy", bool(policy.phases), ", ".join(policy.phases) or "nothing may leave", "name phases")
+
+
+def _private(home: Home) -> Line:
+    """Look for what others on this machine can read; the approved app is no secret."""
+    code = {home.approved, home.flower / "apps"}
+    paths = (path for path in (home.folder, *home.folder.rglob("*")) if not code & {path, *path.parents})
+    found = [path for path in paths if _for_others(path)]
+    said = f"{len(found)} files and folders can be read by others, {found[0]} for one" if found else "nobody else's"
+    return Line("files", not found, said, f"chmod -R go= {shlex.quote(str(home.folder))}")
+
+
+def _for_others(path: Path) -> bool:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # gone meanwhile: the site may be running
+        return False
+    return not stat.S_ISLNK(mode) and bool(mode & 0o077)
 
 
 def _hub(home: Home, address: str) -> Iterator[Line]:

@@ -1,15 +1,24 @@
 """The commands of a hospital: `sst site join`, `approve`, `check`, `start`, `ledger`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from configs.errors import RunError
+from configs.processes import PRIVATE
 
-app = typer.Typer(help="A hospital's side of a federation.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="SITE", help="The site's folder.")]
+
+
+@app.callback()
+def private(context: typer.Context) -> None:
+    """A hospital's side of a federation."""
+    before = os.umask(PRIVATE)
+    context.call_on_close(lambda: os.umask(before))
 
 
 @app.command()
@@ -23,9 +32,9 @@ def join(
     """Make this site's folder and key from a start-up kit."""
     from client import home
 
-    own, public, certificate = home.join(kit, folder, tuple(data))
-    typer.echo(f"SHA-256 of the kit's certificate: {certificate}")
-    typer.echo("compare it with the hub operator's, by telephone say")
+    own, public, digest = home.join(kit, folder, tuple(data))
+    typer.echo(f"digest of the kit: {digest}")
+    typer.echo("compare it with the one that the hub's operator reads to you, by telephone say; if they differ, stop")
     typer.echo(f"{own.folder} is made; send {public} to the hub's operator")
     typer.echo(f"then: sst site approve {own.folder}")
 
@@ -38,14 +47,13 @@ def approve(
 ) -> None:
     """Show the hub's app, the run and what may leave, and approve all three; nothing else is answered afterwards."""
     from client import bundle, consent, home
-    from sst_models.wire.files import replace_file
 
     own = home.Home(site)
     _ = own.settings
     if kit is not None:
-        for name, text in home.read_kit(kit).items():
-            replace_file(own.folder / name, text)
+        home.take(own, kit)
     found = bundle.read_bundle(own.bundle)
+    typer.echo(f"digest of the kit, to compare with the hub's operator: {own.kit_digest}")
     for line in consent.lines(own, found):
         typer.echo(line)
     if not (yes or typer.confirm("Approve this app and this run, and let the above leave?")):

@@ -13,12 +13,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 RUNNER, COMMAND = "flwr.superlink.runtime.run_serverapp", "flwr.superlink.cli:flwr_serverapp"
+
+CHECKED = "1.42"
+"""The minor version of Flower whose commands this stands for, as `tests/configs/test_guard.py` found them."""
+
+GUARDED = ("flwr-clientapp", "flwr-serverapp")
+"""By which Flower would run an app: ours stand in their places, at a site and at the hub."""
+
+OTHERS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-simulation")
+"""By which Flower would run anything else, whoever asks for it: ours do nothing."""
 
 
 def fault(content: bytes, approved: Path, home: Path, files: bool = True) -> str:
@@ -31,20 +40,34 @@ def fault(content: bytes, approved: Path, home: Path, files: bool = True) -> str
         return "no app is approved"
     if hashlib.sha256(content).hexdigest() != digest:
         return "the app that was sent is not the approved one"
-    if not files:
-        return ""
-    target = home / "apps" / folder
-    # All files, compiled ones too: what lies in the app's folder can be imported before anything else of its name.
-    there = {path.relative_to(target).as_posix(): path for path in target.rglob("*") if not path.is_dir()}
-    for name in sorted({*expected, *there}):
-        path = there.get(name)
-        if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != expected.get(name):
-            return f"the unpacked app differs from what was approved: {name}"
-    return ""
+    odd = difference(home / "apps" / folder, expected) if files else ""
+    return f"the unpacked app differs from what was approved: {odd}" if odd else ""
+
+
+def difference(folder: Path, expected: Mapping[str, str]) -> str:
+    """Name a path at which an unpacked app differs from what was approved; "" where there is none.
+
+    All files count, compiled ones too: what lies in the app's folder can be imported before anything else of its name.
+    So does what is neither a file nor a folder, such as a link to a folder. Files are read in pieces.
+    """
+    left = dict(expected)
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not path.is_file() or left.pop(name, "") != digest_of(path):
+            return name
+    return min(left, default="")
+
+
+def digest_of(path: Path) -> str:
+    """Give the SHA-256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checked(
-    approved: Path, home: Path, refused: Path, install: Callable[..., Any] | None, refusal: str = ""
+    approved: Path, home: Path, refused: Path, install: Callable[..., Any] | None, error: str = ""
 ) -> Callable[..., Any]:
     """Give what stands for Flower's installation of an app: the check, and then the installation, if there is one.
 
@@ -53,7 +76,7 @@ def checked(
         home: Flower's folder.
         refused: log for what was refused.
         install: Flower's own; None: the app is unpacked already, and each of its files is looked at.
-        refusal: module:exception to raise.
+        error: module:exception to raise; Flower's own, by which it says "load" and nothing more, if not given.
     """
 
     def check(content: bytes, *more: Any, **options: Any) -> Any:
@@ -63,7 +86,7 @@ def checked(
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with refused.open("a", encoding="utf-8") as log:
             log.write(f"{when} refused {hashlib.sha256(bytes(content)).hexdigest()}: {why}\n")
-        raise named(refusal or "flwr.clientapp.client_app:LoadClientAppError")  # Flower says "load", and nothing more
+        raise named(error or "flwr.clientapp.client_app:LoadClientAppError")
 
     return check
 
@@ -71,6 +94,7 @@ def checked(
 def main() -> None:
     """Run the hub's command with the check in front of Flower's installation of the app."""
     end_with_parent()
+    os.umask(0o077)
     runner: Any = import_module(RUNNER)
     files = Path(os.environ["SST_APPROVED"]), Path(os.environ["FLWR_HOME"]), Path(os.environ["SST_REFUSED"])
     runner.install_from_fab = checked(*files, runner.install_from_fab, "builtins:PermissionError")
@@ -89,6 +113,12 @@ def wrapper(python: str) -> str:
     from shlex import quote
 
     return f'#!/bin/sh\nexec {quote(python)} -P {quote(str(Path(__file__).resolve()))} "$@"\n'
+
+
+def refusal(name: str) -> str:
+    """Give the shell script that stands for a command by which nothing may run here."""
+    line = f"$(date -u +%Y-%m-%dT%H:%M:%SZ) refused {name}: nothing that is approved needs it"
+    return f'#!/bin/sh\necho "{line}" >> "$SST_REFUSED"\nexit 1\n'
 
 
 def named(reference: str) -> Any:

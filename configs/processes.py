@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
+from configs import guard
 from configs.errors import FederationError
 
 QUIET: Mapping[str, str] = MappingProxyType(
@@ -23,8 +24,18 @@ QUIET: Mapping[str, str] = MappingProxyType(
 )
 """Environment under which Flower leaves the network alone (docs/flower.md, finding 4)."""
 
+PRIVATE = 0o077
+"""The umask of a site's and a hub's commands, which all that they start inherits: nobody else reads what they write."""
+
 STOP = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+
+
+def guarded(tools: Path) -> str:
+    """Give a PATH with a folder of guarded commands first, and without any other that has commands of Flower's."""
+    places = [Path(place) for place in os.environ.get("PATH", "").split(os.pathsep) if place]
+    others = [place for place in places if not any((place / name).exists() for name in (*guard.GUARDED, *guard.OTHERS))]
+    return os.pathsep.join(map(str, (tools, *others)))
 
 
 @dataclass

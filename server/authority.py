@@ -44,8 +44,7 @@ def issue_server(folder: Path, host: str) -> None:
         host: the name or IP address by which sites reach the hub.
     """
     authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-    signer = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    signer = _signer(folder)
     key = ec.generate_private_key(ec.SECP384R1())
     names = dict.fromkeys((host, "localhost", "127.0.0.1"))
     builder = _builder(_name(host), authority.subject, key.public_key(), SERVER_DAYS)
@@ -53,6 +52,16 @@ def issue_server(folder: Path, host: str) -> None:
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     _write(folder / "server.crt", builder.sign(signer, hashes.SHA384()), folder / "server.key", key)
+
+
+def sign(folder: Path, content: bytes) -> bytes:
+    """Sign by the authority's key, ECDSA with SHA-384; the same content gives the same signature (RFC 6979).
+
+    Args:
+        folder: has `ca.key`.
+        content: what the signature covers.
+    """
+    return _signer(folder).sign(content, ec.ECDSA(hashes.SHA384(), deterministic_signing=True))
 
 
 def make_secret(path: Path) -> None:
@@ -72,6 +81,12 @@ def write_private(path: Path, content: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _signer(folder: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
 
 
 def _builder(

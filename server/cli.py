@@ -1,15 +1,25 @@
 """The hub operator's commands: `sst hub init`, `invite`, `admit`, `dismiss`, `renew`, `start`, `resume`, `status`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The hub's side of a federation.", no_args_is_help=True)
+from configs.processes import PRIVATE
+
+app = typer.Typer(no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="HUB", help="The hub's folder.")]
 Printed = Annotated[bool, typer.Option("--print-command", help="Show what would be run, and end.")]
 Proxy = Annotated[bool, typer.Option("--proxy/--no-proxy", help="Start nginx, too, or leave that to a service.")]
+
+
+@app.callback()
+def private(context: typer.Context) -> None:
+    """The hub's side of a federation."""
+    before = os.umask(PRIVATE)
+    context.call_on_close(lambda: os.umask(before))
 
 
 @app.command()
@@ -43,8 +53,7 @@ def invite(hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE 
 
     for one in site:
         kit = make(Office(hub), one)
-        typer.echo(f"{kit.path}: send it to {kit.site}")
-    typer.echo(f"SHA-256 of the certificate in the kits, to tell each site by another way: {kit.certificate}")
+        typer.echo(f"{kit.path}: send it to {kit.site}, and tell them its digest by another way: {kit.digest}")
 
 
 @app.command()
@@ -83,8 +92,9 @@ def renew(hub: Folder) -> None:
     office = Office(hub)
     _ = office.settings
     replace_file(office.bundle, build_bundle())
-    for kit in sorted((hub / "kits").glob("*.zip")):
-        typer.echo(f"{make(office, kit.stem).path}: send it to {kit.stem}, for sst site approve --kit")
+    for path in sorted((hub / "kits").glob("*.zip")):
+        kit = make(office, path.stem)
+        typer.echo(f"{kit.path}: send it to {kit.site}, for sst site approve --kit; its digest: {kit.digest}")
 
 
 @app.command()

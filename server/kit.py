@@ -5,6 +5,7 @@ import io
 import json
 import platform
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,20 +14,20 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from configs.errors import DataError
+from configs import kits
+from configs.errors import DataError, RunError
 from configs.schema import from_json
 from server.atlas import published, read_atlas
+from server.authority import sign
 from server.office import LEFT, Office, check_name
-from sst_models.wire import payload
 from sst_models.wire.files import replace_file, write_json
+from sst_models.wire.payload import digest
 
 README = """\
 {federation}: start-up kit of the site "{site}"
 
 Nothing in this kit is secret. Take it over a way on which you can ask the hub's operator whether it arrived as it was
-sent; the first line that "sst site join" prints is for that:
-
-    SHA-256 of the kit's certificate: {certificate}
+sent: the first line that "sst site join" prints is a digest of all of it, and the operator has the same one.
 
 On the machine that holds the scans, with the same version of this software as the hub ({versions}):
 
@@ -47,7 +48,7 @@ class Kit:
 
     site: str
     path: Path
-    certificate: str  # SHA-256 of the authority's certificate file
+    digest: str  # of the whole kit, to read out by another way
 
 
 def versions() -> dict[str, str]:
@@ -65,47 +66,54 @@ def invite(office: Office, site: str) -> Kit:
 
     Raises:
         ConfigError: the name cannot be used, or hub.toml is not as it should be.
-        RunError: the folder is no hub's.
+        RunError: the folder is no hub's, or has no run or atlas.
     """
     check_name(site, "site")
     settings = office.settings
-    authority = (office.tls / "ca.crt").read_bytes()
     experiment = from_json((office.folder / "experiment.json").read_text(encoding="utf-8"))
     bundle = office.bundle.read_bytes()
-    certificate = hashlib.sha256(authority).hexdigest()
-    atlas = read_atlas(office.folder)
     about = {
         "federation": settings.name,
-        "run": json.loads((office.folder / "plan.json").read_text(encoding="utf-8"))["run"],
-        "atlas": {
-            "digest": atlas.digest,
-            "image": payload.digest(published(atlas)),
-            "labels": payload.digest({"labels": atlas.labels.packed()}),
-        },
         "site": site,
         "address": settings.address,
         "bundle": hashlib.sha256(bundle).hexdigest(),
         "preset": experiment.name,
         "experiment": hashlib.sha256(experiment.to_json().encode()).hexdigest(),
+        "seed": experiment.seed,
+        **_run(office),
         "versions": versions(),
     }
     listed = ", ".join(f"{name} {number}" for name, number in versions().items())
-    readme = README.format(
-        federation=settings.name, site=site, certificate=certificate, versions=listed, address=settings.address
-    )
+    readme = README.format(federation=settings.name, site=site, versions=listed, address=settings.address)
     content = {
         "README.txt": readme.encode(),
         "app.fab": bundle,
-        "ca.crt": authority,
+        "ca.crt": (office.tls / "ca.crt").read_bytes(),
         "experiment.json": experiment.to_json().encode(),
         "kit.json": json.dumps(about, indent=2, sort_keys=True).encode(),
     }
+    signed = {**content, kits.SIGNATURE: sign(office.tls, kits.listing(content))}
+    replace_file(office.kit(site), _packed(signed))
+    return Kit(site, office.kit(site), kits.digest(content))
+
+
+def _run(office: Office) -> dict[str, object]:
+    """Give what a site approves of a run beside its preset: its name, and the digests of the atlas and its parts."""
+    try:
+        run = json.loads((office.folder / "plan.json").read_text(encoding="utf-8"))["run"]
+        atlas = read_atlas(office.folder)
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise RunError(f"{office.folder} has no readable plan and atlas; make the hub anew by sst hub init") from error
+    parts = {"image": published(atlas), "labels": {"labels": atlas.labels.packed()}}
+    return {"run": str(run), "atlas": {"digest": atlas.digest} | {name: digest(part) for name, part in parts.items()}}
+
+
+def _packed(content: Mapping[str, bytes]) -> bytes:
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in content.items():
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # dated 1980: the same bytes each time
-    replace_file(office.kit(site), memory.getvalue())
-    return Kit(site, office.kit(site), certificate)
+    return memory.getvalue()
 
 
 def admit(office: Office, key: Path) -> str:

@@ -22,7 +22,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from configs import guard
 from configs.errors import FederationError, RunError
-from configs.processes import QUIET, Processes
+from configs.processes import QUIET, Processes, guarded
 from server import events
 from server.office import Office
 from server.setup import PROJECT, build_bundle
@@ -88,7 +88,12 @@ def printed(office: Office) -> str:
     """Give the commands as a person, or a service manager, would type them."""
     own = {**variables(office), "PATH": _path(office)}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in own.items()]
-    return "\n".join([*lines, *(shlex.join(command) for command in commands(office).values())])
+    return "\n".join(["umask 077", *lines, *map(_typed, commands(office).values())])
+
+
+def _typed(command: Sequence[str]) -> str:
+    own = Path(sys.executable).parent / command[0]
+    return shlex.join([str(own) if own.exists() else command[0], *command[1:]])
 
 
 def serve(office: Office, say: Say, proxy: bool = True) -> None:
@@ -261,14 +266,15 @@ def _write_tools(office: Office) -> None:
     Whoever reaches the SuperLink on loopback can submit a run, which would work in this hub's folder.
     """
     write_json({"digest": hashlib.sha256(office.bundle.read_bytes()).hexdigest()}, office.approved)
-    tool = office.folder / "bin" / "flwr-serverapp"
-    replace_file(tool, guard.wrapper(sys.executable))
-    tool.chmod(0o755)
+    checked = guard.wrapper(sys.executable)
+    for name, text in (("flwr-serverapp", checked), *((name, guard.refusal(name)) for name in guard.OTHERS)):
+        tool = office.folder / "bin" / name
+        replace_file(tool, text)
+        tool.chmod(0o700)
 
 
 def _path(office: Office) -> str:
-    tools = str(Path(sys.executable).parent)
-    return os.pathsep.join((str(office.folder.resolve() / "bin"), tools, os.environ.get("PATH", ""), "/usr/sbin"))
+    return os.pathsep.join((guarded(office.folder.resolve() / "bin"), "/usr/sbin"))
 
 
 def finished(office: Office) -> bool:

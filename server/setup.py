@@ -37,6 +37,7 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
     grid = experiment.grid
     atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling)
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # it may have been there
     save_atlas(atlas, folder)
     replace_file(folder / "experiment.json", experiment.to_json())
     write_json({"run": settings.name, "segment": None, "device": "auto"}, folder / "plan.json")

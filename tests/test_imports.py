@@ -26,6 +26,7 @@ ONLY: dict[str, set[str]] = {
 # Flower's edge: the only modules that may import it.
 FLOWER = (
     "client/app.py",
+    "client/gate/clientapp.py",
     "client/messages.py",
     "server/app.py",
     "server/messages.py",

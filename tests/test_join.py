@@ -1,26 +1,38 @@
 """From the hub's kit to an approved app at a site, and what is refused on the way."""
 
+import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import ssl
 import stat
+import subprocess
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from client import bundle, home
-from configs import guard
+import sst
+from approving import blank_atlas
+from client import bundle, consent, home
+from client.gate.approval import approved_runs
+from client.kit import read_kit
+from configs import guard, kits
 from configs.errors import ConfigError, DataError, RunError
 from configs.schema import load
-from server.authority import issue_server, make_authority
+from server.atlas import published, read_atlas, save_atlas
+from server.authority import issue_server, make_authority, sign
 from server.kit import admit, dismiss, invite
 from server.office import LEFT, Office, Settings, check_address, write_settings
 from server.setup import build_bundle, proxy
 from server.status import status
+from simulation.engines import OPEN
+from sst_models.wire.payload import digest
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +43,15 @@ def app() -> bytes:
 
 @pytest.fixture
 def office(tmp_path: Path, app: bytes, monkeypatch: pytest.MonkeyPatch) -> Office:
-    """A hub's folder without an atlas."""
+    """A hub's folder, as init makes it."""
     monkeypatch.setattr("server.kit.versions", lambda: {"flwr": "1.41.0"})
     made = Office(tmp_path / "hub")
     make_authority(made.tls, "trial")
     issue_server(made.tls, "hub.example.org")
     (made.folder / "hub.toml").write_text(write_settings(Settings("trial", "hub.example.org", 8443)))
     (made.folder / "experiment.json").write_text(load("tiny").to_json())
+    (made.folder / "plan.json").write_text(json.dumps({"run": "winter"}))
+    save_atlas(blank_atlas(load("tiny")), made.folder)
     made.bundle.write_bytes(app)
     return made
 
@@ -52,6 +66,36 @@ def site(office: Office, tmp_path: Path) -> home.Home:
 def approved(site: home.Home) -> Path:
     """Approve the site's bundle; give its unpacked folder."""
     return bundle.approve(site, bundle.read_bundle(site.bundle))
+
+
+def unzipped(path: Path) -> dict[str, bytes]:
+    """Give an archive's files."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(content: Mapping[str, bytes], folder: Path) -> Path:
+    """Write an archive."""
+    with zipfile.ZipFile(folder / "kit.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return folder / "kit.zip"
+
+
+def longer(app: bytes) -> bytes:
+    """Give an app with another line in one of its files."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(app)) as old, zipfile.ZipFile(memory, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + (b"import os\n" if name == "client/learn.py" else b""))
+    return memory.getvalue()
+
+
+def forge(content: Mapping[str, bytes], folder: Path) -> Path:
+    """Write a kit with the files of another one, signed by an authority of one's own that has the hub's name."""
+    make_authority(folder / "forger", "trial")
+    own = {**content, "ca.crt": (folder / "forger" / "ca.crt").read_bytes()}
+    return zipped({**own, kits.SIGNATURE: sign(folder / "forger", kits.listing(own))}, folder)
 
 
 def test_certificates_hold_for_the_public_name_and_loopback(office: Office) -> None:
@@ -77,9 +121,8 @@ def test_a_kit_holds_no_secret_and_is_the_same_each_time(office: Office) -> None
     kit = invite(office, "north")
     first = kit.path.read_bytes()
     with zipfile.ZipFile(kit.path) as archive:
-        assert sorted(archive.namelist()) == ["README.txt", "app.fab", "ca.crt", "experiment.json", "kit.json"]
+        assert sorted(archive.namelist()) == [*kits.FILES, kits.SIGNATURE]
         assert not any(b"PRIVATE KEY-----" in archive.read(name) for name in archive.namelist() if name != "app.fab")
-        assert kit.certificate.encode() in archive.read("README.txt")
     assert invite(office, "north").path.read_bytes() == first
 
 
@@ -136,20 +179,152 @@ def test_an_address_is_host_and_port(address: str) -> None:
         check_address(address)
 
 
+def test_a_kit_names_the_run_that_a_site_approves(office: Office) -> None:
+    """Its name, its atlas and its seed, beside preset and app."""
+    content = unzipped(invite(office, "north").path)
+    about = json.loads(content["kit.json"])
+    assert (about["run"], about["seed"]) == ("winter", load("tiny").seed)
+    assert about["atlas"]["digest"] == read_atlas(office.folder).digest
+    assert about["atlas"]["image"] == digest(published(read_atlas(office.folder)))
+    assert about["bundle"] == hashlib.sha256(content["app.fab"]).hexdigest()
+    (office.folder / "plan.json").unlink()
+    with pytest.raises(RunError, match="no readable plan and atlas"):
+        invite(office, "north")
+
+
+def test_what_is_approved_is_shown_and_pinned(office: Office, site: home.Home) -> None:
+    """App, run, schedule and what may leave in one text; afterwards the gate knows this run and no other."""
+    found = bundle.read_bundle(site.bundle)
+    text = "\n".join(consent.lines(site, found))
+    for words in ("run winter, and no other", "preset tiny, seed 1", "2 steps", "what may leave", "weights of"):
+        assert words in text, words
+    assert "NOT WITHIN THE POLICY" in text
+    with pytest.raises(RunError, match="the policy asks for 40 or more.*Not approved"):
+        consent.approve(site, found)
+    assert not site.approved.exists() and site.policy.read_text() == consent.policy_text()
+    site.policy.write_text(OPEN)
+    consent.approve(site, found)
+    (run,) = approved_runs(site.gate)
+    assert (run.run, run.preset) == ("winter", load("tiny"))
+    assert len((site.gate / "salt").read_bytes()) == 32
+    assert consent.fault(site) == ""
+
+
+def test_a_kit_for_another_run_has_to_be_approved(office: Office, site: home.Home) -> None:
+    """Until then nothing runs; and then the first run is answered no more."""
+    site.policy.write_text(OPEN)
+    consent.approve(site, bundle.read_bundle(site.bundle))
+    salt = (site.gate / "salt").read_bytes()
+    (office.folder / "plan.json").write_text(json.dumps({"run": "spring"}))
+    home.take(site, invite(office, "north").path)
+    assert "the run of the last kit is not approved yet" in consent.fault(site)
+    consent.approve(site, bundle.read_bundle(site.bundle))
+    assert [run.run for run in approved_runs(site.gate)] == ["spring"]
+    assert (site.gate / "salt").read_bytes() == salt
+
+
+def test_a_ledger_of_an_older_version_goes_on(office: Office, site: home.Home) -> None:
+    """It lay in the state folder; nothing of it is lost."""
+    site.state.mkdir()
+    (site.state / "ledger.jsonl").write_text("an entry\n")
+    site.policy.write_text(OPEN)
+    consent.approve(site, bundle.read_bundle(site.bundle))
+    assert (site.gate / "ledger.jsonl").read_text() == "an entry\n"
+
+
+@pytest.mark.parametrize("name", kits.FILES)
+def test_hub_and_site_print_one_digest_of_the_whole_kit(
+    name: str, office: Office, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At invite, join and approve; and with a byte more in any one file, signed or not, it is another one."""
+    assert sst.run(["hub", "invite", str(office.folder), "north"]) == 0
+    kit, where = office.kit("north"), str(tmp_path / "north")
+    assert sst.run(["site", "join", str(kit), "--data", str(tmp_path), "--folder", where]) == 0
+    (tmp_path / "north" / "policy.toml").write_text(OPEN)
+    assert sst.run(["site", "approve", where, "--yes"]) == 0
+    content = unzipped(kit)
+    digest = kits.digest(content)
+    assert re.fullmatch(r"([0-9a-f]{4} ){7}[0-9a-f]{4}", digest)
+    assert capsys.readouterr().out.count(digest) == 3
+    assert kits.digest({**content, name: content[name] + b"\n"}) != digest
+
+
 def test_a_kit_that_was_changed_is_refused(office: Office, tmp_path: Path) -> None:
-    """Another app than the one that it names; a torn file; a file that is no zip."""
+    """Any file of it, one more, one less; a torn file; a file that is no zip."""
     kit = invite(office, "north").path
-    with zipfile.ZipFile(kit) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
-        for name, data in content.items():
-            archive.writestr(name, data + b" " if name == "app.fab" else data)
-    with pytest.raises(DataError, match="is not the one that the kit names"):
-        home.read_kit(tmp_path / "bad.zip")
-    for data in (kit.read_bytes()[:1000], b"no zip", b""):
+    content = unzipped(kit)
+    for name in kits.FILES:
+        with pytest.raises(DataError, match="not as its hub signed it|damaged or no start-up kit"):
+            read_kit(zipped({**content, name: content[name] + b" "}, tmp_path))
+        with pytest.raises(DataError, match=f"damaged or no start-up kit \\({name}\\)"):
+            read_kit(zipped({other: data for other, data in content.items() if other != name}, tmp_path))
+    with pytest.raises(DataError, match="not as its hub signed it"):
+        read_kit(zipped({**content, kits.SIGNATURE: content[kits.SIGNATURE][:-1]}, tmp_path))
+    with pytest.raises(DataError, match="evil.py"):
+        read_kit(zipped({**content, "evil.py": b""}, tmp_path))
+    with pytest.raises(DataError, match="is not signed"):
+        read_kit(zipped({name: content[name] for name in kits.FILES}, tmp_path))
+    for data in (kit.read_bytes()[:1000], kit.read_bytes() + b" ", b"no zip", b""):
         (tmp_path / "torn.zip").write_bytes(data)
         with pytest.raises(DataError, match="damaged or no start-up kit"):
-            home.read_kit(tmp_path / "torn.zip")
+            read_kit(tmp_path / "torn.zip")
+
+
+def test_a_kit_with_another_app_is_refused_or_shows_another_digest(office: Office, tmp_path: Path) -> None:
+    """Whoever changes the app cannot sign; whoever signs it by an authority of their own cannot keep the digest."""
+    kit = invite(office, "north")
+    content = unzipped(kit.path)
+    content["app.fab"] = longer(content["app.fab"])
+    about = json.loads(content["kit.json"]) | {"bundle": hashlib.sha256(content["app.fab"]).hexdigest()}
+    content["kit.json"] = json.dumps(about).encode()
+    with pytest.raises(DataError, match="not as its hub signed it"):
+        read_kit(zipped(content, tmp_path))
+    forged = forge(content, tmp_path)
+    assert home.join(forged, tmp_path / "forged", ())[2] != kit.digest
+
+
+def test_a_kit_whose_app_is_a_bomb_is_refused(
+    office: Office, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a folder is made, in one line, however well it is signed."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("client/zero.py", b"\0" * 60_000_000)
+    office.bundle.write_bytes(memory.getvalue())
+    kit, where = invite(office, "north").path, tmp_path / "north"
+    assert sst.run(["site", "join", str(kit), "--data", str(tmp_path), "--folder", str(where)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the app in {kit} unpacks to 60,000,000 bytes; its kind has 50,000,000 at most: do not use it\n"
+    )
+    assert not where.exists()
+
+
+def test_a_site_takes_new_kits_from_its_own_hub_alone(office: Office, site: home.Home, tmp_path: Path) -> None:
+    """A kit of another authority, or for another site, leaves the folder as it was; its own hub's new app gets in."""
+    before = {path.name: path.read_bytes() for path in site.folder.iterdir() if path.is_file()}
+    content = unzipped(office.kit("north"))
+    with pytest.raises(DataError, match="somebody else's"):
+        home.take(site, forge(content, tmp_path))
+    with pytest.raises(DataError, match="is the kit of the site 'south', not of 'north'"):
+        home.take(site, invite(office, "south").path)
+    assert {path.name: path.read_bytes() for path in site.folder.iterdir() if path.is_file()} == before
+    office.bundle.write_bytes(longer(office.bundle.read_bytes()))
+    kit = invite(office, "north")
+    home.take(site, kit.path)
+    assert site.bundle.read_bytes() == office.bundle.read_bytes()
+    assert site.kit_digest == kit.digest
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_kit_can_be_checked_without_this_project(office: Office, tmp_path: Path) -> None:
+    """By sha256sum and openssl, as `configs.kits.listing` says."""
+    kit = invite(office, "north")
+    with zipfile.ZipFile(kit.path) as archive:
+        archive.extractall(tmp_path)
+    said = kits.listing.__doc__ or ""
+    commands = said[said.index("sha256sum README") : said.index("sha256sum list") + len("sha256sum list")]
+    done = subprocess.run(["sh", "-ec", commands], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"Verified OK\n{kit.digest.replace(' ', '')}")
 
 
 def test_a_join_does_not_write_over_a_site(site: home.Home, office: Office, tmp_path: Path) -> None:
@@ -172,7 +347,7 @@ def test_the_approved_app_runs_and_no_other(site: home.Home, app: bytes) -> None
     assert guard.fault(app, site.folder / "nothing.json", site.flower) == "no app is approved"
 
 
-@pytest.mark.parametrize("how", ["edited", "added", "compiled", "removed"])
+@pytest.mark.parametrize("how", ["edited", "added", "compiled", "linked", "folder", "pipe", "removed"])
 def test_an_unpacked_app_that_was_tampered_with_is_refused(how: str, site: home.Home, app: bytes) -> None:
     """Flower takes a folder that is there as it is, so each file is looked at, and none may be added."""
     folder = approved(site)
@@ -186,6 +361,14 @@ def test_an_unpacked_app_that_was_tampered_with_is_refused(how: str, site: home.
     elif how == "compiled":
         (folder / "client" / "__pycache__").mkdir()
         (folder / "client" / "__pycache__" / "app.cpython-311.pyc").write_bytes(b"")
+    elif how == "linked":
+        victim.rename(site.folder / "kept.py")
+        victim.symlink_to(site.folder / "kept.py")
+    elif how == "folder":
+        (site.folder / "evil").mkdir()
+        (folder / "torch").symlink_to(site.folder / "evil")
+    elif how == "pipe":
+        os.mkfifo(folder / "pipe")
     else:
         victim.unlink()
     assert "differs from what was approved" in guard.fault(app, site.approved, site.flower)

@@ -27,6 +27,7 @@ RUNNER, COMMAND = "flwr.supernode.runtime.run_clientapp", "flwr.supernode.cli:fl
 def main() -> None:
     """Run Flower's command with the gate in it."""
     guard.end_with_parent()
+    os.umask(0o077)  # what gate and app write, scans that were prepared for one, is for their user alone
     home = Home(Path(os.environ["SST_SITE"]))
     runner: Any = import_module(RUNNER)
     runner.install_from_fab = guard.checked(home.approved, home.flower, home.refused, install=None)

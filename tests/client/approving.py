@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 from client.gate.approval import Approval, first_folder, parts_of, write_approval
 from configs.schema import Experiment, from_dict
-from server.atlas import Atlas, published
+from server.atlas import Atlas, _digest, published
 from simulation.engines import OPEN
+from sst_models.volume.grid import Affine
+from sst_models.volume.labels import AtlasLabels
 from sst_models.wire.exchange import Arrays
 
 ATLAS = "0" * 64
@@ -56,6 +59,21 @@ def approve(
     (state / "gate" / "salt").write_bytes(b"")
     for part, arrays in (begins or {}).items():
         save_file(dict(arrays), first_folder(state / "gate", run) / f"{part}.safetensors")
+
+
+def blank_atlas(experiment: Experiment) -> Atlas:
+    """An atlas of a preset's grid with one structure in its middle."""
+    grid = experiment.grid
+    image, parts = torch.zeros(grid.shape), torch.zeros(grid.shape, dtype=torch.uint8)
+    middle = tuple(slice(side // 4, 3 * side // 4) for side in grid.shape)
+    image[middle], parts[middle] = 0.5, 1
+    oversampled = parts.repeat_interleave(grid.label_oversampling, 0)
+    for axis in (1, 2):
+        oversampled = oversampled.repeat_interleave(grid.label_oversampling, axis)
+    labels = AtlasLabels(oversampled, grid.label_oversampling)
+    side = grid.spacing
+    affine: Affine = ((side, 0.0, 0.0, 0.0), (0.0, side, 0.0, 0.0), (0.0, 0.0, side, 0.0), (0.0, 0.0, 0.0, 1.0))
+    return Atlas(image[None], labels, affine, side, _digest(image, labels, affine), "blank.nii.gz")
 
 
 def first(state: Path, part: str = "T", run: str = "run") -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ import torch
 from safetensors.numpy import load_file
 
 from client import bundle, consent, home
+from configs.processes import PRIVATE
 from configs.schema import from_dict
 from server.atlas import read_atlas, save_atlas
 from server.kit import admit, invite
@@ -93,7 +94,14 @@ class Live:
         quorum: float = 1.0,
         names: Sequence[str] = SITES,
     ) -> None:
-        """Set everything up: scans, authority, kits, keys, approval."""
+        """Set everything up, as the commands do: scans, authority, kits, keys, approval."""
+        before = os.umask(PRIVATE)
+        try:
+            self._set_up(root, preset, wait, quorum, names)
+        finally:
+            os.umask(before)
+
+    def _set_up(self, root: Path, preset: Mapping[str, Any], wait: int, quorum: float, names: Sequence[str]) -> None:
         self.root, self.proxied = root, shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is not None
         inner = free_port()
         port = free_port() if self.proxied else inner
@@ -173,6 +181,13 @@ class Live:
         """Give the processes of hub or site whose command has `what`, e.g. "flwr-serverapp"."""
         return [pid for pid in descendants(self.running[who].pid) if what in command(pid)]
 
+    def readable(self) -> list[Path]:
+        """Give what others on this machine could read of the hub and of honest sites, but the approved apps."""
+        own = [home for name, home in self.homes.items() if name in SITES]
+        roots, apps = [self.office.folder, *(home.folder for home in own)], {home.flower / "apps" for home in own}
+        paths = (path for root in roots for path in (root, *root.rglob("*")) if not apps & {path, *path.parents})
+        return [path for path in paths if not path.is_symlink() and path.stat().st_mode & 0o077]
+
     def learnt(self) -> dict[str, bytes]:
         """Give all weights at the hub, by file and name."""
         return learnt(self.office.folder)
@@ -188,6 +203,7 @@ class Live:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=0o022,  # as most machines have it
             )
 
     def _start(self, name: str, *words: str) -> None:

@@ -59,6 +59,7 @@ def test_killed_processes_change_nothing(tmp_path: Path) -> None:
             assert live.wait(MOST) == 0, (root / "hub.out").read_text()
             print(f"run {runs}: {time.monotonic() - began:.0f} s, {done} kills so far", flush=True)
             assert live.learnt() == expected
+            assert live.readable() == []
             for home in live.homes.values():
                 assert verify(home.gate / "ledger.jsonl") > 0
                 assert (home.state / "runs" / "tiny" / "model").is_dir()

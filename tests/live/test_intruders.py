@@ -265,6 +265,7 @@ def test_nobody_gets_in_and_nothing_stops(tmp_path: Path) -> None:
         assert all(killed), killed
         assert live.wait(1800) == 0, (tmp_path / "hub.out").read_text()
         assert live.learnt() == expected
+        assert live.readable() == []
         assert not mark.exists()
         told = [json.loads(line) for line in events.read_text().splitlines()]
         out = {event["site"]: event["why"] for event in told if event["event"] == "site.quarantined"}
