@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import sst_models.networks.appearance
 from client import scans
 from client.gate.policy import Policy
 from client.site import Site
@@ -29,7 +30,6 @@ from configs.schema import Experiment, load
 from server.atlas import Atlas, load_atlas, published
 from sst_models.losses.contrastive import info_nce
 from sst_models.networks.build import build
-from sst_models.phases.joint import restyle
 from sst_models.phases.material import Material, make_learner
 from sst_models.phases.moments import draw_prior_codes
 from sst_models.training.learner import Span, train
@@ -90,14 +90,34 @@ def contrastive(net: nn.Module, experiment: Experiment) -> Gradient:
 
 
 def appearance(net: nn.Module, encoder: nn.Module) -> Gradient:
-    """Give A's gradient of eq. 3 and 5."""
+    """Give A's gradient of eq. 3 and 5, with functions that can be differentiated twice."""
 
     def gradient(volumes: Tensor) -> list[Tensor]:
         codes = encoder(volumes).detach()
-        made = restyle(net, volumes, codes, codes.roll(1, 0))
-        return list(torch.autograd.grad(made.cycle + made.identity, list(net.parameters()), create_graph=True))
+        styled, same = net(torch.cat([volumes, volumes]), torch.cat([codes.roll(1, 0), codes])).chunk(2)
+        loss = _plain_distance(volumes, net(styled, codes)) + _plain_distance(volumes, same)
+        return list(torch.autograd.grad(loss, list(net.parameters()), create_graph=True))
 
     return gradient
+
+
+def _plain_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Give half of L1 and half of 1 - SSIM at one scale, as eq. 4 in PyTorch's own functions."""
+    one_mean, other_mean, squares, product = (
+        nn.functional.avg_pool3d(each, 7, stride=1) for each in (one, other, one**2 + other**2, one * other)
+    )
+    spread, cross = squares - one_mean**2 - other_mean**2 + 9e-4, 2 * (product - one_mean * other_mean) + 9e-4
+    bright = (2 * one_mean * other_mean + 1e-4) / (one_mean**2 + other_mean**2 + 1e-4)
+    return 0.5 * (one - other).abs().mean() + 0.5 * (1 - (cross / spread * bright).mean())
+
+
+def _plain_norm(x: Tensor, std: Tensor, mean: Tensor, mask: Tensor, slope: float, eps: float = 1e-5) -> Tensor:
+    """Give what `normalise_activate` gives, in PyTorch's own functions."""
+    count = mask.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1)
+    centre = (x * mask).sum(dim=(2, 3, 4), keepdim=True) / count
+    spread = ((x - centre) ** 2 * mask).sum(dim=(2, 3, 4), keepdim=True) / count
+    shaped = (x - centre) / (spread + eps).sqrt() * std[..., None, None, None] + mean[..., None, None, None]
+    return nn.functional.leaky_relu(shaped, slope)
 
 
 def search(wanted: Sequence[Tensor], gradient: Gradient, start: Tensor, steps: int) -> Tensor:
@@ -105,7 +125,7 @@ def search(wanted: Sequence[Tensor], gradient: Gradient, start: Tensor, steps: i
     inside = (start[:1] > 0).to(start)
     volumes = (start + 0.02 * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))) * inside
     volumes.requires_grad_(True)
-    optimiser = torch.optim.Adam([volumes], lr=0.02)
+    optimiser = torch.optim.Adam([volumes], lr=0.005)
     best, found = float("inf"), volumes.detach().clone()
     for step in range(steps):
         distance = _distance(gradient(volumes), wanted)
@@ -161,6 +181,12 @@ def run(victim: Victim, experiment: Experiment, steps: int) -> dict[str, dict[st
     nets = {part: build(part, experiment) for part in ("T", "E", "D_style", "A", "F")}
     first = {part: weights.parameters(net) for part, net in nets.items()}
     start = {"E": victim.atlas.repeat(4, 1, 1, 1, 1), "A": victim.atlas.repeat(2, 1, 1, 1, 1)}
+    rounds = (("style", "E"), ("joint", "A"))
+    after = {
+        phase: trained(phase, {name: build(name, experiment) for name in nets}, experiment, victim)
+        for phase, _ in rounds
+    }
+    sst_models.networks.appearance.normalise_activate = _plain_norm  # from here on nothing is trained
     fresh = {part: build(part, experiment) for part in ("E", "A")}
     gradients = {"E": contrastive(fresh["E"], experiment), "A": appearance(fresh["A"], fresh["E"])}
     for part, count in (("E", 4), ("A", 2)):
@@ -168,11 +194,10 @@ def run(victim: Victim, experiment: Experiment, steps: int) -> dict[str, dict[st
         exact = [g.detach() for g in gradients[part](victim.training[:count])]
         found = search(exact, gradients[part], start[part], steps)
         results[f"control {part}"] = nearness(found, Victim(victim.training[:count], victim.strangers, victim.atlas))
-    for phase, part in (("style", "E"), ("joint", "A")):
+    for phase, part in rounds:
         print(f"attack: {part} after a round of {phase}", flush=True)
-        after = trained(phase, {name: build(name, experiment) for name in nets}, experiment, victim)
         names = [name for name, _ in fresh[part].named_parameters()]
-        wanted = [torch.from_numpy(first[part][name] - after[part][name]) for name in names]
+        wanted = [torch.from_numpy(first[part][name] - after[phase][part][name]) for name in names]
         results[f"{phase} {part}"] = nearness(search(wanted, gradients[part], start[part], steps), victim)
     return results
 
