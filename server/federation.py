@@ -19,8 +19,10 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from configs.errors import FederationError
+from configs.phases import phase_of
 from server.holdings import Holdings
-from server.messages import TYPES, decode_reply, encode_request
+from server.messages import TYPES, Malformed, decode_reply, encode_request
+from sst_models.wire import grammar
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel, WrongDigest
 from sst_models.wire.records import decode_parcel
@@ -183,10 +185,12 @@ class GridFederation:
             for message in self._grid.pull_messages([message_id]):
                 if message.has_content():
                     reply = self._taken(message, one)
-                    if reply.error == "base" and not one.whole:
-                        self._send_whole(one)
-                        return None
-                    return reply
+                    if reply.error != "base":
+                        return reply
+                    if one.whole:  # which lacks nothing: without an end, it would be sent for ever
+                        return _failed(one.request, "malformed")
+                    self._send_whole(one)
+                    return None
                 one.messages.remove(message_id)
                 code = message.error.code
                 if one.messages:
@@ -299,9 +303,10 @@ class GridFederation:
 
 def _name_in(message: Message, greeting: PhaseRequest, node: NodeInfo) -> dict[int, str]:
     reply = _decoded(message, greeting) if message.has_content() else _failed(greeting, "silent")
+    found = grammar.fault(reply, phase_of("hello"))
     name = str(reply.settings.get("name", ""))
-    if not name:
-        log.warning("node=%d does not say its name: %s", node.node_id, reply.error)
+    if found or not name:
+        log.warning("node=%d does not say its name code=%s", node.node_id, found.code if found else reply.error)
         return {}
     log.info("hello node=%d site=%s versions=%s", node.node_id, name, dict(reply.settings))
     return {node.node_id: name}
@@ -310,11 +315,12 @@ def _name_in(message: Message, greeting: PhaseRequest, node: NodeInfo) -> dict[i
 def _decoded(message: Message, request: PhaseRequest, nonce: str = "") -> SiteReply:
     try:
         return decode_reply(message.content, request, nonce)
-    except WrongDigest as error:
-        log.warning("damaged reply site=%s phase=%s: %s", request.site, request.phase, error)
+    except WrongDigest:
+        log.warning("damaged reply site=%s phase=%s", request.site, request.phase)
         return _failed(request, "digest")
     except Exception as error:  # a peer chose these bytes; numpy alone has half a dozen ways to refuse them
-        log.warning("malformed reply site=%s phase=%s: %s", request.site, request.phase, error)
+        why = str(error) if isinstance(error, Malformed) else type(error).__name__  # whose text may quote the peer
+        log.warning("malformed reply site=%s phase=%s: %s", request.site, request.phase, why)
         return _failed(request, "malformed")
 
 

@@ -8,14 +8,15 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from configs.errors import FederationError, RunError
-from configs.phases import Phase
+from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
-from server import board, events, segmenters
+from server import board, events, segmenters, vet
 from server.atlas import Atlas, read_atlas
 from server.federation import Federation
 from server.fold import Fold
@@ -157,9 +158,10 @@ def join(hub: Hub, sites: Sequence[str]) -> dict[str, str]:
     requests = [hub.request("join", 1, site, {"atlas": arrays}) for site in sites]
     counts, failed, why = {}, {}, {}
     for reply in hub.federation.ask(requests):
-        if line := _cannot_join(reply, hub.atlas.digest):
+        code = reply.error or _fault(hub, reply)
+        if line := _cannot_join(reply, code, hub.atlas.digest):
             log.warning("%s", line)
-            failed[reply.site], why[reply.site] = reply.error or "mismatch", line
+            failed[reply.site], why[reply.site] = code or "mismatch", line
             continue
         counts[reply.site] = dict(reply.settings)
         hub.members.add(reply.site)
@@ -167,9 +169,9 @@ def join(hub: Hub, sites: Sequence[str]) -> dict[str, str]:
     return why
 
 
-def _cannot_join(reply: SiteReply, atlas: str) -> str:
-    if reply.error:
-        return f"site {reply.site} could not join ({reply.error}); its own site.log says why"
+def _cannot_join(reply: SiteReply, code: str, atlas: str) -> str:
+    if code:
+        return f"site {reply.site} could not join ({code}); its own site.log says why"
     if reply.settings.get("atlas") != atlas:
         return f"site {reply.site} holds another atlas; start it with a fresh state folder"
     return ""
@@ -287,8 +289,10 @@ def evaluate(hub: Hub, state: RunState) -> None:
         rows: dict[str, dict[str, object]] = {}
 
         def take(reply: SiteReply, rows: dict[str, dict[str, object]] = rows) -> str:
-            rows[reply.site] = {"scans": reply.count, "dice": dict(reply.metrics), "error": ""}
-            return ""
+            code = _fault(hub, reply)
+            if not code:
+                rows[reply.site] = {"scans": reply.count, "dice": dict(reply.metrics), "error": ""}
+            return code
 
         failed = hub.members.collect(requests, take, consent=True)
         rows |= {site: {"scans": 0, "dice": {}, "error": code} for site, code in failed.items()}
@@ -324,9 +328,15 @@ def deliver(hub: Hub, state: RunState) -> None:
         requests[site] = replace(request, settings={**request.settings, **about})
     if not requests:
         return
-    for site, code in hub.members.collect(requests, lambda _: "", consent=True, quorum=1.0).items():
+    for site, code in hub.members.collect(requests, partial(_fault, hub), consent=True, quorum=1.0).items():
         raise FederationError(f"site {site} could not keep its segmenter ({code}); see its site.log")
     hub.tell("round.finished", phase="deliver", round=1, traffic=_traffic(hub, "deliver", 1))
+
+
+def _fault(hub: Hub, reply: SiteReply) -> str:
+    """Give an error code for what is wrong with a reply that brings no weights; "" where nothing is."""
+    asked = PhaseRequest(hub.plan.run, reply.phase, reply.round, reply.site, "")
+    return vet.fault(reply, asked, phase_of(reply.phase), hub.experiment.style.code)
 
 
 def _figures(hub: Hub) -> dict[str, dict[str, object]]:

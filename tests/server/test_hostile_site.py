@@ -1,0 +1,310 @@
+"""What a hostile site can say, and what becomes of it: attacks that were carried out on earlier versions, and others.
+
+Replies go the way of real ones: from a site's own coding through Flower's records to the hub's decoding, its checks,
+its rounds and its files.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+import client.app
+from client.messages import decode_request, encode_reply, return_nonce
+from configs.errors import FederationError
+from configs.phases import PHASES, phase_of
+from configs.schema import load
+from configs.structures import GROUPS
+from server.federation import GridFederation
+from server.members import Members
+from server.messages import Malformed, decode_reply
+from server.vet import MOST, fault
+from simulation.engines.inprocess import InProcessGrid, identity
+from sst_models.wire import grammar
+from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.records import to_arrays
+
+TINY = load("tiny")
+SCRIPT = "<script>alert(1)</script>"
+WORDS = (
+    "[/boom]",
+    "\x1b[2J\x1b[31mhub compromised",
+    "all well",
+    "A" * 3_000_000,
+    "deadline",
+    "far",
+    "Base",
+    "",
+    "disk ",
+)
+
+Lie = Callable[[RecordDict], object]
+"""Changes a site's message before it leaves."""
+
+
+@pytest.fixture(autouse=True)
+def _identity() -> Iterator[None]:
+    with identity():
+        yield
+
+
+def parts_of(phase: str, value: float = 0.0) -> dict[str, Arrays]:
+    """The parts that a phase learns, each of six weights."""
+    return {part: {"w": np.full((2, 3), value, np.float32)} for part in phase_of(phase).learns}
+
+
+def asked(phase: str, site: str = "mallory") -> PhaseRequest:
+    """What a hub asks in a phase."""
+    return PhaseRequest("run", phase, 1, site, TINY.to_json(), parts_of(phase))
+
+
+def honest(phase: str, site: str = "mallory", **changes: Any) -> SiteReply:
+    """A reply that passes, but for `changes`."""
+    count = 9 if phase_of(phase).count else 0
+    return replace(SiteReply(site, phase, 1, count, parts_of(phase, 1e-4)), **changes)
+
+
+def word(reply: SiteReply) -> str:
+    """What the hub has to say of a reply."""
+    return fault(reply, asked(reply.phase), phase_of(reply.phase), TINY.style.code)
+
+
+def site(phase: str, lie: Lie, reply: Callable[[PhaseRequest], SiteReply]) -> ClientApp:
+    """A site whose owner has changed the app: it says whatever `lie` makes of its message."""
+    app = ClientApp()
+
+    def handle(message: Message, context: Context) -> Message:
+        content = encode_reply(reply(decode_request(message.content)))
+        return_nonce(message.content, content)
+        lie(content)
+        return Message(content, reply_to=message)
+
+    category, _, action = phase_of(phase).message.partition(".")
+    getattr(app, category)(action)(handle)
+    return app
+
+
+def said(phase: str, lie: Lie, reply: SiteReply | None = None) -> str:
+    """What the hub says of one reply that came over the grid."""
+    made = reply or honest(phase)
+    federation = GridFederation(InProcessGrid(site(phase, lie, lambda _: made), {"mallory": {}}), 60)
+    (found,) = federation.ask([asked(phase)])
+    return found.error or word(found)
+
+
+def put(record: str, **values: Any) -> Lie:
+    """Put values into a record of a message."""
+
+    def lie(content: RecordDict) -> None:
+        {**content.config_records, **content.metric_records}[record].update(values)
+
+    return lie
+
+
+ASKED = [phase.name for phase in PHASES if phase.message]
+
+
+@pytest.mark.parametrize("phase", ASKED)
+def test_an_honest_reply_of_each_phase_passes(phase: str) -> None:
+    """On the whole way."""
+    values = {
+        "name": "north", "atlas": "a" * 64, "code": "b" * 64, "scans": 9, "labelled": 0, "set_aside": 1,
+        "flwr": "1.41.0", "python": "3.11.2", "torch": "2.9.0",
+    }  # fmt: skip
+    row = phase_of(phase)
+    reply = honest(
+        phase,
+        metrics=dict.fromkeys((*row.losses, *row.figures), 0.5),
+        series={name: (0.5, -1.0) for name in row.losses},
+        settings={name: values[name] for name in row.values},
+    )
+    assert said(phase, lambda content: None, reply) == ""
+
+
+@pytest.mark.parametrize("phase", ASKED)
+@pytest.mark.parametrize("count", [-1, 1_000_001, 10**15, True, 1.5, "9"])
+def test_no_count_is_more_than_a_hospital_has(phase: str, count: Any) -> None:
+    """Nor below zero, nor anything but a whole number; it is said in every phase, declared or not."""
+    if type(count) is int:
+        assert said(phase, put("meta", count=count)) == "count"
+    else:
+        assert said(phase, put("meta", count=count)) == "malformed"
+        assert word(honest(phase, count=count)) == "count"
+
+
+def test_a_phase_that_learns_has_scans_and_one_that_brings_nothing_has_none() -> None:
+    """Nought would divide by itself; a delivery says nothing but that it was done."""
+    for phase in ("register", "style", "joint", "flow_codes", "adapt"):
+        assert said(phase, put("meta", count=0)) == "count"
+    for phase in ("hello", "deliver"):
+        assert said(phase, put("meta", count=1)) == "count"
+
+
+@pytest.mark.parametrize("phase", ASKED)
+def test_two_million_numbers_are_not_unpacked(phase: str) -> None:
+    """Neither as one curve, nor as many; the hub's own check holds where a reply was unpacked, too."""
+    many = [1.0] * 2_000_000
+    assert said(phase, put("series", total=many)) == "malformed"
+    assert said(phase, put("series", **{f"c{n}": many[:100] for n in range(60)})) == "malformed"
+    assert said(phase, put("metrics", **{f"m{n}": 1.0 for n in range(100)})) == "malformed"
+    assert word(honest(phase, series={"total": tuple(many)})) == "numbers"
+
+
+@pytest.mark.parametrize("phase", ASKED)
+@pytest.mark.parametrize("name", [SCRIPT, SCRIPT * 10, "x\x1b[2J", "[/boom]", "../../etc", "total "])
+def test_a_curve_or_value_with_another_name_does_not_count(phase: str, name: str) -> None:
+    """In metrics, series and settings alike."""
+    assert said(phase, put("series", **{name: [1.0]})) == "undeclared"
+    assert said(phase, put("metrics", **{name: 1.0})) == "undeclared"
+    assert said(phase, put("settings", **{name: "x"})) == "undeclared"
+
+
+@pytest.mark.parametrize(("phase", "name"), [("joint", "cycle"), ("flow_codes", "flow"), ("adapt", "total")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 7])
+def test_a_loss_is_a_finite_float(phase: str, name: str, value: float) -> None:
+    """As a metric and in a curve."""
+    assert said(phase, put("metrics", **{name: value})) == "not-finite"
+    curve = [value, value] if isinstance(value, int) else [0.5, value]
+    assert said(phase, put("series", **{name: curve})) == "not-finite"
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.0001, -0.1, 1e9])
+def test_a_dice_is_between_nought_and_one(value: float) -> None:
+    """The cross-site table holds no other."""
+    expected = "range" if value == value else "not-finite"
+    assert said("evaluate", put("metrics", **{GROUPS[0]: value})) == expected
+
+
+@pytest.mark.parametrize(
+    ("phase", "values"),
+    [
+        ("join", {"atlas": SCRIPT}),
+        ("join", {"scans": 10**15}),
+        ("join", {"scans": -1}),
+        ("join", {"labelled": "9"}),
+        ("join", {"set_aside": 1.5}),
+        ("hello", {"name": "../../north"}),
+        ("hello", {"name": "\x1b[2J"}),
+        ("hello", {"name": "n" * 33}),
+        ("hello", {"torch": SCRIPT}),
+        ("hello", {"python": "3.11 and all is well"}),
+    ],
+)
+def test_a_value_is_of_its_form(phase: str, values: dict[str, Any]) -> None:
+    """What a site says at join and hello is checked like all else."""
+    assert said(phase, put("settings", **values)) == "value"
+    assert said("register", put("settings", **values)) == "undeclared"
+
+
+def test_a_list_or_bytes_as_a_value_are_no_value() -> None:
+    """The hub would not have seen them otherwise."""
+    for value in ([1, 2], b"x", ["a"]):
+        assert said("join", put("settings", scans=value)) == "malformed"
+    assert said("join", put("settings", scans="x" * 1000)) == "malformed"
+
+
+@pytest.mark.parametrize("spoken", WORDS)
+def test_a_site_says_only_a_sites_words(spoken: str) -> None:
+    """Markup, escapes, megabytes, and the hub's own words become "malformed"."""
+    expected = "malformed" if spoken else ""
+    for phase in ("register", "join", "evaluate", "deliver"):
+        assert said(phase, put("meta", error=spoken)) == expected
+
+
+def test_the_words_of_a_site_are_those_of_its_app() -> None:
+    """Each is of the form, and there is none besides."""
+    assert {*client.app.CODES.values(), "disk", "internal"} == grammar.REASONS
+    assert all(grammar.CODE.fullmatch(each) for each in (*grammar.REASONS, "a", "not-finite"))
+    assert not any(grammar.CODE.fullmatch(each) for each in ("", "A", "-a", "a b", "a" * 33, "é", "a\n"))
+
+
+def test_arrays_are_as_large_as_they_say() -> None:
+    """A header of a few bytes that announces a terabyte makes no room for it; nor do real bytes by the megabyte."""
+    small = np.ones((2, 3), np.float32)
+    liar = Array(small)
+    liar.data = liar.data.replace(b"(2, 3), }" + b" " * 12, b"(9999999, 99999), }  ")
+    assert liar.data != Array(small).data
+
+    def arrays(record: str, **values: Array) -> Lie:
+        return lambda content: content.update({record: ArrayRecord(dict(values))})
+
+    assert said("register", arrays("arrays.T", w=liar)) == "malformed"
+    with pytest.raises(ValueError, match="not as large as it says"):
+        to_arrays(ArrayRecord({"w": liar}))
+    assert said("register", arrays("arrays.T", w=Array(np.ones(1 << 20, np.float32)))) == "malformed"
+    many = {f"w{n}": Array(small) for n in range(1000)}
+    assert said("register", arrays("arrays.T", **many)) == "malformed"
+    assert said("register", arrays(f"arrays.{SCRIPT}", w=Array(small))) == "undeclared"
+    assert said("join", arrays("arrays.scan", w=Array(small))) == "undeclared"
+
+
+def test_other_records_are_none_of_ours() -> None:
+    """By their names, and by their number."""
+    assert said("register", lambda content: content.update({SCRIPT: ConfigRecord({"a": 1})})) == "malformed"
+    assert said("register", lambda content: content.update({SCRIPT: MetricRecord({"a": 1})})) == "malformed"
+    lots = {f"arrays.{n}": ArrayRecord() for n in range(100)}
+    assert said("register", lambda content: content.update(lots)) == "malformed"
+
+
+def test_nothing_that_was_said_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says what was wrong, in words of the hub."""
+    for lie in (
+        put("meta", error=SCRIPT),
+        put("meta", phase=SCRIPT),
+        put("meta", nonce=SCRIPT),
+        put("settings", name=SCRIPT),
+        put("digests", **{SCRIPT: SCRIPT}),
+        lambda content: content.update({SCRIPT: ArrayRecord({SCRIPT: Array(np.ones(3, np.float32))})}),
+        lambda content: content.update({f"delta.{SCRIPT}": ArrayRecord({SCRIPT: Array(np.ones(3, np.float32))})}),
+    ):
+        assert said("register", lie)
+    assert "malformed reply site=mallory phase=register" in caplog.text and "script" not in caplog.text
+    with pytest.raises(Malformed, match="nonce"):
+        decode_reply(encode_reply(honest("register")), asked("register"), "another")
+
+
+@pytest.mark.parametrize("lie", [put("settings", name="../x"), put("settings", name=SCRIPT), put("meta", count=3)])
+def test_a_node_with_a_bad_hello_is_nobody(lie: Lie, caplog: pytest.LogCaptureFixture) -> None:
+    """Its name would become a file's."""
+    reply = honest("hello", site="", round=0, settings={"name": "north"})
+
+    def federation(lie: Lie) -> GridFederation:
+        return GridFederation(InProcessGrid(site("hello", lie, lambda _: reply), {"x": {}}, registered=False), 60)
+
+    assert federation(lambda content: None).sites() == ("north",)
+    assert federation(lie).sites() == ()
+    assert "does not say its name" in caplog.text and "script" not in caplog.text
+
+
+class Told:
+    """Members, and what the hub was told of them."""
+
+    def __init__(self, folder: Path, federation: GridFederation, patience: float = 600.0) -> None:
+        """Two sites take part."""
+        self.events: list[tuple[str, Mapping[str, Any]]] = []
+        self.members = Members(
+            federation, folder, 1.0, patience, lambda name, **values: self.events.append((name, values))
+        )
+
+
+def test_a_site_that_says_base_for_ever_is_put_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that gets all of a part lacks none; a word that it has reason to say is no strike, however often."""
+    now = [0.0]
+    monkeypatch.setattr("server.members.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("server.members.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    for spoken, strikes in (("base", MOST), ("disk", 0), ("memory", 0), ("boom", MOST)):
+        liar = site("register", put("meta", error=spoken), lambda _: honest("register", count=0, arrays={}))
+        told = Told(tmp_path / spoken, GridFederation(InProcessGrid(liar, {"mallory": {}}), 60))
+        with pytest.raises(FederationError, match="0 of 1 sites answered"):
+            told.members.collect({"mallory": asked("register")}, lambda _: "")
+        counts = tmp_path / spoken / "strikes.json"
+        assert (json.loads(counts.read_text())["mallory"] if counts.exists() else 0) == strikes, spoken
+        assert [values["why"] for name, values in told.events if name == "site.quarantined"] == ["malformed"] * (
+            strikes == MOST
+        )
