@@ -16,7 +16,7 @@ import numpy as np
 from configs.errors import FederationError, RunError
 from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
-from server import board, events, segmenters, vet
+from server import board, bounds, events, segmenters, vet
 from server.atlas import Atlas, read_atlas
 from server.federation import Federation
 from server.fold import Fold
@@ -96,13 +96,14 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
         least: sites that must have joined before the first round.
 
     Raises:
-        FederationError: no quorum, or sites that do not fit together.
+        FederationError: no quorum, sites that do not fit together, or too few for a trimmed mean.
         RunError: the folder is incomplete, or holds the state of another experiment.
     """
     hub = open_hub(folder, federation, patience)
     store = Store(folder / "state", hub.experiment)
     state = store.resume() or RunState()
     gather(hub, least)
+    bounds.average(hub.experiment, len(hub.members.joined))
     for phase, number in schedule(hub.experiment)[state.done :]:
         welcome(hub)
         state = run_round(hub, state, phase, number)
@@ -164,7 +165,7 @@ def join(hub: Hub, sites: Sequence[str]) -> dict[str, str]:
             failed[reply.site], why[reply.site] = code or "mismatch", line
             continue
         counts[reply.site] = dict(reply.settings)
-        hub.members.add(reply.site)
+        hub.members.add(reply.site, reply.count)
     hub.tell("round.finished", phase="join", round=1, sites=counts, failed=failed, traffic=_traffic(hub, "join", 1))
     return why
 
@@ -208,11 +209,16 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
     requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site), state) for site in sites}
-    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library)
-    failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional)
+    before = state.moved if number > 1 else {}
+    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library, hub.members.counts, before)
+    least = bounds.LEAST if fold.averages and hub.experiment.federation.aggregation == "trimmed" else 1
+    failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional, least=least)
+    parts = fold.close()
     brought = {"series": fold.series, "failed": failed, "traffic": _traffic(hub, phase.name, number)}
-    hub.tell("round.finished", phase=phase.name, round=number, **brought)
-    return state.with_parts(fold.close(), coded=hub.experiment.federation.payload == "half")
+    shortened = {"clipped": fold.clipped} if fold.clipped else {}
+    hub.tell("round.finished", phase=phase.name, round=number, **brought, **shortened)
+    moved = {part: (*before.get(part, ()), way) for part, way in fold.moved.items()}
+    return replace(state.with_parts(parts, coded=hub.experiment.federation.payload == "half"), moved=moved)
 
 
 def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:

@@ -21,11 +21,14 @@ from configs.errors import FederationError
 from configs.phases import PHASES, phase_of
 from configs.schema import load
 from configs.structures import GROUPS
+from server import bounds
 from server.federation import GridFederation
+from server.fold import Fold
 from server.members import Members
 from server.messages import Malformed, decode_reply
 from server.vet import MOST, fault
 from simulation.engines.inprocess import InProcessGrid, identity
+from simulation.simulate import Options, experiment_of
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.records import to_arrays
@@ -308,3 +311,167 @@ def test_a_site_that_says_base_for_ever_is_put_out(tmp_path: Path, monkeypatch: 
         assert [values["why"] for name, values in told.events if name == "site.quarantined"] == ["malformed"] * (
             strikes == MOST
         )
+
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+def moved(phase: str, scale: float, seed: int) -> dict[str, Arrays]:
+    """Weights of zero that went a way of their own, of length `scale` in each part."""
+    found = {}
+    for number, part in enumerate(phase_of(phase).learns):
+        way = np.random.default_rng([seed, number]).standard_normal((2, 3))
+        found[part] = {"w": (scale * way / np.linalg.norm(way)).astype(np.float32)}
+    return found
+
+
+def fold(
+    folder: Path,
+    replies: Mapping[str, SiteReply],
+    announced: Mapping[str, int] | None = None,
+    before: tuple[float, ...] = (),
+    aggregation: str = "mean",
+) -> tuple[Fold, dict[str, str], dict[str, Arrays]]:
+    """One round: the fold, the codes of what it left out, and what it brought."""
+    phase = next(iter(replies.values())).phase
+    federation = replace(TINY.federation, aggregation=aggregation)  # type: ignore[arg-type]
+    requests = {name: asked(phase, name) for name in replies}
+    ways = dict.fromkeys(phase_of(phase).learns, before)
+    experiment = replace(TINY, federation=federation)
+    made = Fold(
+        phase_of(phase),
+        experiment,
+        requests,
+        folder / "spool",
+        folder / "library",
+        announced or {},
+        ways if before else {},
+    )
+    codes = {name: made.add(reply) for name, reply in replies.items()} | made.drop_outliers()
+    return made, {name: code for name, code in codes.items() if code}, made.close()
+
+
+def round_of(phase: str, count: int, scales: tuple[float, ...], honest_count: int = 20) -> dict[str, SiteReply]:
+    """Replies that moved so far each; the last one's site says that it has `count` scans."""
+    names = NAMES[: len(scales)]
+    counts = [*[honest_count] * (len(scales) - 1), count]
+    return {
+        name: SiteReply(name, phase, 1, number, moved(phase, scale, seed))
+        for seed, (name, number, scale) in enumerate(zip(names, counts, scales, strict=True))
+    }
+
+
+STEP = 1e-4
+"""How far an honest site moves a part."""
+
+
+def length(arrays: Arrays) -> float:
+    """The Euclidean length of a part."""
+    return float(np.linalg.norm(arrays["w"]))
+
+
+@pytest.mark.parametrize("phase", ["register", "style", "joint", "flow_codes", "adapt"])
+def test_a_reply_with_another_count_than_at_join_is_left_out(phase: str, tmp_path: Path) -> None:
+    """A million scans for one round; more or fewer by one; nothing said at join lets the reply's own count pass."""
+    for count in (1_000_000, 21, 19):
+        _, codes, _ = fold(tmp_path, round_of(phase, count, (STEP, STEP, STEP)), {"a": 20, "b": 20, "c": 20})
+        assert codes == {"c": "count"}
+    _, codes, _ = fold(tmp_path, round_of(phase, 20, (STEP, STEP, STEP)), {"a": 20, "b": 20, "c": 20})
+    assert codes == {}
+    _, codes, _ = fold(tmp_path, round_of(phase, 21, (STEP, STEP, STEP)), {"a": 20, "b": 20})
+    assert codes == {}
+
+
+@pytest.mark.parametrize(("phase", "part"), [("register", "T"), ("joint", "F"), ("flow_codes", "decoder")])
+@pytest.mark.parametrize("sites", [2, 3, 4])
+def test_a_million_announced_scans_do_not_own_the_mean(phase: str, part: str, sites: int, tmp_path: Path) -> None:
+    """Said at join and in each reply: the liar weighs five times the middle site, no more."""
+    replies = round_of(phase, 1_000_000, (STEP,) * sites)
+    announced = {name: reply.count for name, reply in replies.items()}
+    _, codes, parts = fold(tmp_path, replies, announced)
+    weights = [20] * (sites - 1) + [20 * bounds.CAP]
+    expected = sum(w * replies[n].arrays[part]["w"] for n, w in zip(sorted(replies), weights, strict=True)) / sum(
+        weights
+    )
+    assert codes == {}
+    np.testing.assert_allclose(parts[part]["w"], expected, rtol=1e-5)
+
+
+def test_counts_of_honest_sites_weigh_as_they_are() -> None:
+    """Those of the paper, and of any sites that differ by less than five times."""
+    for counts in ({"oasis": 414, "candi": 103}, {"a": 9, "b": 9}, {"a": 1, "b": 3}, {"a": 100, "b": 20, "c": 30}):
+        assert bounds.weights_of(counts, tuple(counts)) == counts
+    assert bounds.weights_of({"a": 20, "b": 30, "gone": 10**6}, ("a", "b")) == {"a": 20, "b": 30}
+    assert bounds.weights_of({}, ()) == {}
+
+
+@pytest.mark.parametrize(
+    ("phase", "part"), [("register", "T"), ("style", "D_style"), ("joint", "E"), ("flow_codes", "encoder")]
+)
+def test_two_sites_a_liar_that_goes_1e8_times_as_far(phase: str, part: str, tmp_path: Path) -> None:
+    """In the first round as far as Adam could have gone; in later ones ten times as far as the phase has gone."""
+    first, _, parts = fold(tmp_path, round_of(phase, 20, (STEP, 1e8 * STEP)))
+    most = bounds.reach(TINY, phase, {"w": np.zeros((2, 3), np.float32)})
+    assert set(first.clipped) == {"b"} and length(parts[part]) <= (STEP + most) / 2 < 1e-4 * (1e8 * STEP)
+    later, _, parts = fold(tmp_path, round_of(phase, 20, (STEP, 1e8 * STEP)), before=(STEP, 0.9 * STEP, 50 * STEP))
+    assert set(later.clipped) == {"b"} and length(parts[part]) <= (STEP + bounds.ROOM * STEP) / 2 * 1.001
+    assert later.moved[part] == pytest.approx(length(parts[part]))
+
+
+@pytest.mark.parametrize("phase", ["register", "joint", "flow_codes"])
+def test_a_liar_among_more_sites_moves_no_more_than_four_times_the_usual(phase: str, tmp_path: Path) -> None:
+    """Nine times as far is not dropped, but shortened; eleven times is dropped; one part alone is found, too."""
+    made, codes, _ = fold(tmp_path, round_of(phase, 20, (STEP, STEP, STEP, 9 * STEP)))
+    assert codes == {} and made.clipped == {"d": pytest.approx(bounds.CLIP / 9)}
+    assert fold(tmp_path, round_of(phase, 20, (STEP, STEP, STEP, 11 * STEP)))[1] == {"d": "far"}
+    replies = round_of(phase, 20, (STEP, STEP, STEP, STEP))
+    part = "T" if phase == "register" else "E" if phase == "joint" else "encoder"
+    lie = {**replies["d"].arrays, part: moved(phase, 6 * STEP, 9)[part]}
+    made, codes, parts = fold(tmp_path, {**replies, "d": replace(replies["d"], arrays=lie)})
+    assert codes == {} and made.clipped == {"d": pytest.approx(bounds.CLIP / 6)}
+    assert length(parts[part]) <= (3 + bounds.CLIP) * STEP / 4
+
+
+def test_a_reply_within_the_bounds_counts_to_the_bit(tmp_path: Path) -> None:
+    """Four times as far, and one site alone however far; what is the site's own is not touched."""
+    made, _, parts = fold(tmp_path, round_of("joint", 20, (STEP, STEP, STEP, 3.9 * STEP)))
+    assert made.clipped == {}
+    _, _, alone = fold(tmp_path, round_of("joint", 20, (1e8 * STEP,)))
+    np.testing.assert_array_equal(alone["F"]["w"], moved("joint", 1e8 * STEP, 0)["F"]["w"])
+    made, _, parts = fold(tmp_path, round_of("joint", 20, (STEP, STEP, STEP, 9 * STEP)))
+    assert made.clipped
+    np.testing.assert_array_equal(parts["A.d"]["w"], moved("joint", 9 * STEP, 3)["A"]["w"])
+
+
+@pytest.mark.parametrize("sites", [1, 2, 3, 4])
+def test_a_trimmed_mean_of_too_few_is_refused(sites: int, tmp_path: Path) -> None:
+    """It would trim nothing, and be a mean in silence; a simulation of two sites refuses it before anything begins."""
+    with pytest.raises(FederationError, match=f'"trimmed" needs 5 sites that answer, but there are {sites}: invite'):
+        fold(tmp_path, round_of("register", 20, (STEP,) * sites), aggregation="trimmed")
+    options = Options("tiny", (("a", tmp_path), ("b", tmp_path)), tmp_path, "inprocess", (), {}, None, None, "cpu")
+    with pytest.raises(FederationError, match="needs 5 sites"):
+        experiment_of(replace(options, changes=("federation.aggregation=trimmed",)))
+    assert experiment_of(options).federation.aggregation == "auto"
+
+
+@pytest.mark.parametrize("phase", ["register", "style", "joint"])
+def test_from_five_sites_on_one_liar_is_trimmed_away(phase: str, tmp_path: Path) -> None:
+    """Whatever its count and its way, each weight stays within those of the honest sites; below five it does not."""
+    replies = round_of(phase, 1_000_000, (STEP, STEP, STEP, STEP, 9 * STEP))
+    _, codes, parts = fold(tmp_path, replies, aggregation="auto")
+    part = phase_of(phase).learns[0]
+    good = np.stack([replies[name].arrays[part]["w"] for name in NAMES[:4]])
+    assert codes == {}
+    assert (parts[part]["w"] <= good.max(axis=0)).all() and (parts[part]["w"] >= good.min(axis=0)).all()
+    np.testing.assert_array_equal(parts[part]["w"], fold(tmp_path, replies, aggregation="trimmed")[2][part]["w"])
+    four = {name: replies[name] for name in NAMES[1:]}
+    _, _, mean = fold(tmp_path, four, aggregation="auto")
+    np.testing.assert_array_equal(mean[part]["w"], fold(tmp_path, four, aggregation="mean")[2][part]["w"])
+
+
+def test_a_phase_that_averages_nothing_needs_no_number_of_sites(tmp_path: Path) -> None:
+    """Each site keeps its own segmenter, however few adapt theirs, and however far; none at all is no fault, either."""
+    made, codes, parts = fold(tmp_path, round_of("adapt", 20, (STEP, 1e8 * STEP)), aggregation="trimmed")
+    assert codes == {} and made.clipped == {} and set(parts) == {"segmenter.a", "segmenter.b"}
+    empty = Fold(phase_of("adapt"), TINY, {"a": asked("adapt", "a")}, tmp_path / "spool", tmp_path / "library")
+    assert empty.close() == {}

@@ -61,7 +61,7 @@ class Round:
             federation, folder, quorum, patience, lambda event, **values: self.told.append((event, values))
         )
         for site in SITES:
-            self.members.add(site)
+            self.members.add(site, 9)
 
     def collect(self, take: Callable[[SiteReply], str] | None = None, **options: Any) -> dict[str, str]:
         """Ask all four."""
@@ -173,6 +173,24 @@ def test_members_outlive_the_hub(tmp_path: Path) -> None:
     assert again.strangers() == ("e",)
     (tmp_path / members.LEFT).write_text(json.dumps(["e"]))
     assert again.strangers() == ()
+
+
+def test_what_a_site_said_of_its_scans_outlives_the_hub(tmp_path: Path) -> None:
+    """A list of names, as versions before 0.3 left it, is read, too: their counts come when the sites join again."""
+    (tmp_path / members.MEMBERS).write_text('["a", "b"]')
+    one = Round(tmp_path / "new", Script({})).members
+    old = Members(Script({}), tmp_path, 1.0, 0.0, lambda event, **values: None)
+    assert old.names == ("a", "b") and old.counts == {}
+    old.add("b", 7)
+    assert old.names == ("a", "b") and old.counts == {"b": 7}
+    one.add("a", 4)
+    assert Members(Script({}), tmp_path / "new", 1.0, 0.0, one.tell).counts == {"a": 4, "b": 9, "c": 9, "d": 9}
+
+
+def test_a_round_can_need_more_replies_than_its_quorum(tmp_path: Path, clock: list[float]) -> None:
+    """A trimmed mean needs five sites, whatever the quorum."""
+    with pytest.raises(FederationError, match="3 of 4 sites"):
+        Round(tmp_path, Script({"b": ["deadline"]}), quorum=0.5).collect(least=4)
 
 
 def test_a_run_goes_on_without_sites_that_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class Joining:
         for request in requests:
             self.asked.append(request)
             atlas = self.atlases[request.site]
-            settings = {} if atlas is None else {"atlas": atlas, "scans": 9}
+            settings: dict[str, int | float | str | bool] = {"atlas": atlas, "scans": 9} if atlas else {}
             error = "data" if atlas is None else ""
             yield SiteReply(request.site, request.phase, request.round, 9, settings=settings, error=error)
 
