@@ -1,18 +1,31 @@
 """Phase 0 at a site: store the atlas, prepare the scans, answer with the atlas's digest and counts."""
 
+import logging
+
+from client.app import LOG
 from client.progress import Progress
 from client.scans import keep_atlas, prepare_scans
 from client.site import Site
+from configs import logs
 from configs.schema import from_json
 from sst_models.wire.exchange import PhaseRequest, SiteReply
+
+TOO_LATE = (
+    "too late for this run: it has learnt the scanners' styles, and makes no model for this site; wait for the next"
+)
 
 
 def join(request: PhaseRequest, site: Site) -> SiteReply:
     """Join a run: counts of scans leave, names and reasons stay in the site's folder.
 
+    Where the hub says that the site comes too late for a model, that is noted, and nothing is prepared.
+
     Raises:
         DataError: no scan can be used.
     """
+    if request.settings.get("late"):
+        logs.note(site.state / LOG, TOO_LATE, logging.WARNING, run=request.run)
+        return SiteReply(site.name, request.phase, request.round, 0)
     experiment = from_json(request.experiment)
     digest = str(request.settings["atlas"])
     keep_atlas(request.arrays["atlas"], digest, site.folder(request.run))

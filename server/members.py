@@ -72,8 +72,16 @@ class Members:
         """Give the sites that are there, without those in quarantine and those that were dismissed; sorted."""
         return tuple(sorted(set(self.federation.sites()) - self._left() - self.strikes.out))
 
-    def add(self, site: str, count: int) -> None:
-        """Let a site take part from now on, with so many scans to train on: the weight of its replies."""
+    def traffic(self, phase: str, number: int) -> list[dict[str, object]]:
+        """Give the bytes to and from each site in one round."""
+        return [
+            {"site": item.site, "down": item.down, "up": item.up}
+            for item in self.federation.traffic
+            if item.phase == phase and item.round == number
+        ]
+
+    def add(self, site: str, count: int | None = None) -> None:
+        """Let a site take part from now on, with so many scans to train on, where that is known."""
         write_json(dict(sorted({**_read(self.folder / MEMBERS), site: count}.items())), self.folder / MEMBERS)
 
     def collect(
@@ -109,8 +117,7 @@ class Members:
                 failed.pop(reply.site, None)
                 if code := reply.error or take(reply):
                     failed[reply.site] = code
-                    if not reply.error or reply.error in BAD:
-                        self._strike(reply.site, reply.phase, code)
+                    self.judge(reply, code)
                 del reply  # else it would live while the next one is unpacked
             for site, code in drop_outliers().items():
                 failed[site] = code
@@ -139,6 +146,11 @@ class Members:
             now = time.monotonic()
             if away & there - gone or (back and now > again) or not missing or now > end:
                 return back
+
+    def judge(self, reply: SiteReply, code: str) -> None:
+        """Count a strike where the hub found a reply to be wrong; an error that a site may say is none."""
+        if code and (not reply.error or reply.error in BAD):
+            self._strike(reply.site, reply.phase, code)
 
     def _strike(self, site: str, phase: str, code: str) -> None:
         if self.strikes.add(site):

@@ -4,9 +4,7 @@ Read `run` first; everything else is one step of it.
 """
 
 import json
-import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +18,12 @@ from server import board, bounds, events, segmenters, vet
 from server.atlas import Atlas, read_atlas
 from server.federation import Federation
 from server.fold import Fold
-from server.members import FIRST, Members
+from server.joining import Joining
+from server.members import Members
 from server.state import LIBRARY, MOMENTS, SEGMENTER, RunState, Store, fresh_parts, schedule, store
 from sst_models.training.device import choose
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,13 @@ class Hub:
         """List the sites that get a segmenter: those of the plan, or all whose scanner's style the run learnt."""
         if self.plan.segment is not None:
             return self.plan.segment
-        own = {part.partition(".")[2] for part in state.parts if "." in part}
+        kept = [part.partition(".") for part in state.parts if "." in part]
+        own = {site for part, _, site in kept if part == "A"} or {site for _, _, site in kept}
         return tuple(site for site in self.sites if site in own or not own)
+
+    def late(self, state: RunState) -> bool:
+        """Say whether a site that joins now gets no segmenter: no round is left that learns its scanner's style."""
+        return not any("A" in phase.kept for phase, _ in schedule(self.experiment)[state.done :])
 
     def request(
         self, phase: str, number: int, site: str, arrays: Mapping[str, Arrays], state: RunState | None = None
@@ -102,12 +104,14 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
     hub = open_hub(folder, federation, patience)
     store = Store(folder / "state", hub.experiment)
     state = store.resume() or RunState()
-    gather(hub, least)
+    joining = joining_of(hub)
+    joining.gather(least, hub.late(state))
     bounds.average(hub.experiment, len(hub.members.joined))
     for phase, number in schedule(hub.experiment)[state.done :]:
-        welcome(hub)
+        joining.welcome(hub.late(state))
         state = run_round(hub, state, phase, number)
         store.save(state)
+    joining.welcome(hub.late(state))
     evaluate(hub, state)
     deliver(hub, state)
     hub.tell("run.finished")
@@ -130,57 +134,16 @@ def open_hub(folder: Path, federation: Federation, patience: float = 0.0) -> Hub
     return Hub(folder, plan, experiment, read_atlas(folder), federation, patience)
 
 
-def gather(hub: Hub, least: int) -> None:
-    """Wait until `least` sites have joined; those that joined before need not be there, or take part, any more.
-
-    Raises:
-        FederationError: a site that is there cannot join, and waiting for it to be mended took too long.
-    """
-    members, end = hub.members, time.monotonic() + hub.patience
-    failed = join(hub, members.here())
-    while len(members.joined) < least:
-        if time.monotonic() + FIRST > end:
-            raise FederationError("; ".join(failed.values()) or f"{len(members.joined)} of {least} sites joined")
-        hub.tell("round.waiting", phase="join", round=1, missing=failed)
-        time.sleep(FIRST)
-        failed = join(hub, members.strangers())
-
-
-def join(hub: Hub, sites: Sequence[str]) -> dict[str, str]:
-    """Phase 0: publish the atlas, and see that every site holds the same one.
-
-    Returns:
-        For each site that cannot join, why. It is asked again before the next round.
-    """
-    if not sites:
-        return {}
-    hub.tell("round.started", phase="join", round=1)
+def joining_of(hub: Hub) -> Joining:
+    """Phase 0: publish the atlas, and see that every site holds the same one."""
     arrays = {"image": hub.atlas.image.numpy(), "affine": np.array(hub.atlas.affine, dtype=np.float64)}
-    requests = [hub.request("join", 1, site, {"atlas": arrays}) for site in sites]
-    counts, failed, why = {}, {}, {}
-    for reply in hub.federation.ask(requests):
-        code = reply.error or _fault(hub, reply)
-        if line := _cannot_join(reply, code, hub.atlas.digest):
-            log.warning("%s", line)
-            failed[reply.site], why[reply.site] = code or "mismatch", line
-            continue
-        counts[reply.site] = dict(reply.settings)
-        hub.members.add(reply.site, reply.count)
-    hub.tell("round.finished", phase="join", round=1, sites=counts, failed=failed, traffic=_traffic(hub, "join", 1))
-    return why
 
+    def ask(site: str, late: bool) -> PhaseRequest:
+        request = hub.request("join", 1, site, {} if late else {"atlas": arrays})
+        return replace(request, settings={**request.settings, "late": True}) if late else request
 
-def _cannot_join(reply: SiteReply, code: str, atlas: str) -> str:
-    if code:
-        return f"site {reply.site} could not join ({code}); its own site.log says why"
-    if reply.settings.get("atlas") != atlas:
-        return f"site {reply.site} holds another atlas; start it with a fresh state folder"
-    return ""
-
-
-def welcome(hub: Hub) -> None:
-    """Let sites that came since the last round join."""
-    join(hub, hub.members.strangers())
+    own = hub.experiment.federation
+    return Joining(hub.members, ask, partial(_fault, hub), hub.atlas.digest, (own.deadline, own.join_deadline))
 
 
 def run_round(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
@@ -214,7 +177,7 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     least = bounds.LEAST if fold.averages and hub.experiment.federation.aggregation == "trimmed" else 1
     failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional, least=least)
     parts = fold.close()
-    brought = {"series": fold.series, "failed": failed, "traffic": _traffic(hub, phase.name, number)}
+    brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number)}
     shortened = {"clipped": fold.clipped} if fold.clipped else {}
     hub.tell("round.finished", phase=phase.name, round=number, **brought, **shortened)
     moved = {part: (*before.get(part, ()), way) for part, way in fold.moved.items()}
@@ -268,14 +231,6 @@ def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arr
     return arrays
 
 
-def _traffic(hub: Hub, phase: str, number: int) -> list[dict[str, object]]:
-    return [
-        {"site": item.site, "down": item.down, "up": item.up}
-        for item in hub.federation.traffic
-        if item.phase == phase and item.round == number
-    ]
-
-
 def style_source(experiment: Experiment, state: RunState, site: str) -> segmenters.StyleSource:
     """Give the style of a site's scanner, as far as the run learnt it."""
     appearance = state.of("A", site) if experiment.appearance.weight else None
@@ -303,7 +258,7 @@ def evaluate(hub: Hub, state: RunState) -> None:
         failed = hub.members.collect(requests, take, consent=True)
         rows |= {site: {"scans": 0, "dice": {}, "error": code} for site, code in failed.items()}
         table += [{"style": style, "site": site, **row} for site, row in sorted(rows.items())]
-        hub.tell("round.finished", phase="evaluate", round=number, traffic=_traffic(hub, "evaluate", number))
+        hub.tell("round.finished", phase="evaluate", round=number, traffic=hub.members.traffic("evaluate", number))
     write_json(table, hub.folder / "cross-site.json")
 
 
@@ -336,7 +291,7 @@ def deliver(hub: Hub, state: RunState) -> None:
         return
     for site, code in hub.members.collect(requests, partial(_fault, hub), consent=True, quorum=1.0).items():
         raise FederationError(f"site {site} could not keep its segmenter ({code}); see its site.log")
-    hub.tell("round.finished", phase="deliver", round=1, traffic=_traffic(hub, "deliver", 1))
+    hub.tell("round.finished", phase="deliver", round=1, traffic=hub.members.traffic("deliver", 1))
 
 
 def _fault(hub: Hub, reply: SiteReply) -> str:

@@ -266,3 +266,18 @@ def test_app_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_site_that_comes_too_late_says_so_in_its_log(tmp_path):
+    """It prepares nothing, and what leaves is an empty reply."""
+    late = PhaseRequest("run", "join", 1, "one", EXPERIMENT, {}, {"atlas": "a" * 64, "late": True})
+    assert send(client.app.answer, tmp_path, late) == SiteReply("one", "join", 1, 0)
+    state = tmp_path / "state"
+    told = [json.loads(line) for line in (state / "log.jsonl").read_text().splitlines()]
+    assert [(line["event"].split(":")[0], line["level"]) for line in told] == [
+        ("request started", "info"),
+        ("too late for this run", "warning"),
+        ("request finished", "info"),
+    ]
+    assert "wait for the next" in told[1]["event"] and told[1]["run"] == "run"
+    assert not (state / "prepared").exists() and not (state / "site.log").exists()

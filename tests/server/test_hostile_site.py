@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -22,13 +23,18 @@ from configs.phases import PHASES, phase_of
 from configs.schema import load
 from configs.structures import GROUPS
 from server import bounds
+from server.atlas import Atlas
+from server.events import read
 from server.federation import GridFederation
 from server.fold import Fold
 from server.members import Members
 from server.messages import Malformed, decode_reply
+from server.run import Hub, Plan, deliver, evaluate, joining_of
+from server.state import RunState
 from server.vet import MOST, fault
 from simulation.engines.inprocess import InProcessGrid, identity
 from simulation.simulate import Options, experiment_of
+from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.records import to_arrays
@@ -475,3 +481,90 @@ def test_a_phase_that_averages_nothing_needs_no_number_of_sites(tmp_path: Path) 
     assert codes == {} and made.clipped == {} and set(parts) == {"segmenter.a", "segmenter.b"}
     empty = Fold(phase_of("adapt"), TINY, {"a": asked("adapt", "a")}, tmp_path / "spool", tmp_path / "library")
     assert empty.close() == {}
+
+
+def hub_of(folder: Path, phase: str, lie: Lie, reply: SiteReply) -> Hub:
+    """A hub with one site, which lies in one phase."""
+    federation = GridFederation(InProcessGrid(site(phase, lie, lambda _: reply), {"mallory": {}}), 60)
+    image = torch.ones(1, 4, 4, 4)
+    affine = tuple(tuple(float(i == j) for j in range(4)) for i in range(4))
+    atlas = Atlas(image, AtlasLabels(image[0].long()), affine, 1.0, "a" * 64, "atlas.nii.gz")  # type: ignore[arg-type]
+    return Hub(folder, Plan("run"), TINY, atlas, federation)
+
+
+def written(folder: Path) -> str:
+    """All text that a hub wrote."""
+    return "".join(path.read_text() for path in folder.rglob("*.json*"))
+
+
+@pytest.mark.parametrize(
+    ("lie", "code", "strikes"),
+    [
+        (put("meta", count=10**9), "count", 1),
+        (put("settings", scans=10**9), "value", 1),
+        (put("settings", atlas=SCRIPT), "value", 1),
+        (put("settings", **{SCRIPT: 1}), "undeclared", 1),
+        (put("meta", error=SCRIPT), "malformed", 1),
+        (put("series", total=[1.0] * 5000), "malformed", 1),
+        (put("meta", error="data"), "data", 0),
+        (put("settings", atlas="b" * 64), "mismatch", 0),
+    ],
+)
+def test_a_bad_answer_to_join_lets_nobody_in(lie: Lie, code: str, strikes: int, tmp_path: Path) -> None:
+    """Its code is in the hub's events, and nothing that it said; what no honest site says is held against it."""
+    settings = {"atlas": "a" * 64, "scans": 9}
+    reply = honest("join", settings=settings)
+    hub = hub_of(tmp_path / "bad", "join", lie, reply)
+    hub.folder.mkdir()
+    with pytest.raises(FederationError, match="mallory"):
+        joining_of(hub).gather(1)
+    assert hub.sites == () and read(hub.folder)[-1]["failed"] == {"mallory": code}
+    assert "script" not in written(hub.folder)
+    counts = hub.folder / "strikes.json"
+    assert (json.loads(counts.read_text())["mallory"] if counts.exists() else 0) == strikes
+    good = hub_of(tmp_path, "join", lambda content: None, reply)
+    joining_of(good).gather(1)
+    assert good.members.counts == {"mallory": 9}
+
+
+def test_a_site_that_joins_badly_for_ever_is_put_out(tmp_path: Path) -> None:
+    """Three times, over the rounds; then it is not asked any more."""
+    hub = hub_of(tmp_path, "join", put("meta", error="boom"), honest("join"))
+    coming = joining_of(hub)
+    for _ in range(5):
+        coming.welcome()
+    assert hub.members.strikes.out == {"mallory"} and hub.members.strangers() == ()
+    told = [event["event"] for event in read(tmp_path)]
+    assert told.count("round.started") == MOST and told.count("site.quarantined") == 1
+
+
+@pytest.mark.parametrize(
+    ("lie", "code"),
+    [
+        (put("metrics", **{GROUPS[0]: 7.0}), "range"),
+        (put("metrics", **{GROUPS[0]: float("nan")}), "not-finite"),
+        (put("metrics", **{SCRIPT: 0.5}), "undeclared"),
+        (put("settings", note=SCRIPT), "undeclared"),
+        (put("meta", count=10**7), "count"),
+        (put("meta", error=SCRIPT), "malformed"),
+    ],
+)
+def test_the_cross_site_table_holds_what_passed(lie: Lie, code: str, tmp_path: Path) -> None:
+    """A reply that did not is a row with its code; the hub's events and the cards of models hold nothing of it."""
+    hub = hub_of(tmp_path, "evaluate", lie, honest("evaluate", arrays={}, metrics={GROUPS[1]: 0.5}))
+    hub.members.add("mallory", 9)
+    evaluate(hub, RunState(parts={"segmenter.mallory": {"w": np.zeros(2, np.float32)}}))
+    (row,) = json.loads((tmp_path / "cross-site.json").read_text())
+    assert row == {"style": "mallory", "site": "mallory", "scans": 0, "dice": {}, "error": code}
+    assert json.loads((tmp_path / "strikes.json").read_text()) == {"mallory": 1}
+    assert "script" not in written(tmp_path)
+
+
+def test_a_bad_answer_to_a_delivery_is_no_delivery(tmp_path: Path) -> None:
+    """It is named like any other reply that fails."""
+    hub = hub_of(tmp_path, "deliver", put("settings", note=SCRIPT), honest("deliver", arrays={}))
+    hub.members.add("mallory", 9)
+    (tmp_path / "cross-site.json").write_text("[]")
+    with pytest.raises(FederationError, match=r"mallory could not keep its segmenter \(undeclared\)"):
+        deliver(hub, RunState(parts={"segmenter.mallory": {"w": np.zeros(2, np.float32)}}))
+    assert "script" not in written(tmp_path)

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from configs.errors import FederationError
-from server import members, run
+from server import members
 from server.federation import Late, Traffic
 from server.members import Members
 from server.vet import MOST
@@ -191,15 +190,3 @@ def test_a_round_can_need_more_replies_than_its_quorum(tmp_path: Path, clock: li
     """A trimmed mean needs five sites, whatever the quorum."""
     with pytest.raises(FederationError, match="3 of 4 sites"):
         Round(tmp_path, Script({"b": ["deadline"]}), quorum=0.5).collect(least=4)
-
-
-def test_a_run_goes_on_without_sites_that_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All had joined: a hub that was killed does not wait for those in quarantine, or dismissed, to join again."""
-    one = Round(tmp_path, Script({}))
-    (tmp_path / "strikes.json").write_text(json.dumps({"b": MOST}))
-    (tmp_path / members.LEFT).write_text('["d"]')
-    monkeypatch.setattr(run, "join", lambda hub, sites: dict.fromkeys(sites, "mismatch"))
-    hub = SimpleNamespace(members=one.members, patience=0.0)
-    run.gather(hub, least=len(SITES))  # type: ignore[arg-type]
-    with pytest.raises(FederationError):
-        run.gather(hub, least=len(SITES) + 1)  # type: ignore[arg-type]
