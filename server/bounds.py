@@ -72,16 +72,32 @@ def reach(experiment: Experiment, phase: str, arrays: Arrays) -> float:
     return ROOM * own.steps * rate * math.sqrt(sum(array.size for array in arrays.values()))
 
 
-def average(experiment: Experiment, sites: int) -> str:
-    """Give how the replies of so many sites are averaged: "mean", "trimmed" or "median".
+def least(experiment: Experiment, sites: int) -> int:
+    """Give how many replies the preset's kind of mean needs.
+
+    Args:
+        experiment: the preset.
+        sites: how many there are.
 
     Raises:
-        FederationError: a trimmed mean of so few would leave out none, and be a mean.
+        FederationError: fewer than it needs: a trimmed mean of so few would leave out none, and be a mean.
     """
-    how = experiment.federation.aggregation
-    if how == "trimmed" and sites < LEAST:
+    if experiment.federation.aggregation != "trimmed":
+        return 1
+    if sites < LEAST:
         raise FederationError(
             f'federation.aggregation = "trimmed" needs {LEAST} sites that answer, but there are {sites}: '
             'invite more, or set it to "auto", "mean" or "median"'
         )
-    return how if how != "auto" else "trimmed" if sites >= LEAST else "mean"
+    return LEAST
+
+
+def average(experiment: Experiment, replies: int) -> str:
+    """Give how so many replies are averaged: "mean", "trimmed" or "median".
+
+    Raises:
+        FederationError: as `least`.
+    """
+    least(experiment, replies)
+    how = experiment.federation.aggregation
+    return how if how != "auto" else "trimmed" if replies >= LEAST else "mean"

@@ -19,7 +19,7 @@ from configs.phases import Phase
 from configs.schema import Experiment
 from server import bounds, vet
 from server.aggregate import RunningMean
-from server.state import MOMENTS, store
+from server.state import MOMENTS, Stored, store
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -159,11 +159,11 @@ class Fold:
     def _robust(self, how: str) -> dict[str, Arrays]:
         """Take each weight's median or trimmed mean over the sites, which count alike; one array in memory at once."""
         found: dict[str, dict[str, np.ndarray]] = {}
+        replies = [Stored(self._path(site)) for site in sorted(self._counts)]
         for part in filter(self._shared, self.phase.learns):
             asked = next(iter(self.requests.values())).arrays[part]
             for name in asked:
-                key = f"{part}/{name}"
-                stack = np.stack([weights.load(self._path(site))[key].numpy() for site in sorted(self._counts)])
+                stack = np.stack([reply[f"{part}/{name}"] for reply in replies])
                 middle = np.median(stack, axis=0) if how == "median" else trim_mean(stack, TRIM, axis=0)
                 found.setdefault(part, {})[name] = np.asarray(middle, dtype=np.float32)
         return dict(found)

@@ -106,7 +106,6 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
     state = store.resume() or RunState()
     joining = joining_of(hub)
     joining.gather(least, hub.late(state))
-    bounds.average(hub.experiment, len(hub.members.joined))
     for phase, number in schedule(hub.experiment)[state.done :]:
         joining.welcome(hub.late(state))
         state = run_round(hub, state, phase, number)
@@ -161,7 +160,7 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     A site without a segmenter of its own has nothing to adapt. A site may refuse a phase that is optional.
 
     Raises:
-        FederationError: no quorum.
+        FederationError: no quorum, or too few sites for the preset's kind of mean.
     """
     if not hub.sites:
         raise FederationError("no site takes part any more: look into strikes.json and left.json in the hub's folder")
@@ -174,7 +173,7 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site), state) for site in sites}
     before = state.moved if number > 1 else {}
     fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library, hub.members.counts, before)
-    least = bounds.LEAST if fold.averages and hub.experiment.federation.aggregation == "trimmed" else 1
+    least = bounds.least(hub.experiment, len(sites)) if fold.averages else 1
     failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional, least=least)
     parts = fold.close()
     brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number)}

@@ -115,7 +115,7 @@ def experiment_of(options: Options) -> Experiment:
     if options.style is not None:
         federation = replace(experiment.federation, style=options.style)  # type: ignore[arg-type]
         experiment = replace(experiment, federation=federation)
-    bounds.average(experiment, len(options.sites))
+    bounds.least(experiment, len(options.sites))
     return experiment
 
 

@@ -14,7 +14,7 @@ from configs.errors import FederationError
 from configs.phases import phase_of
 from configs.schema import load
 from server import events, joining, run, segmenters
-from server.atlas import Atlas
+from server.atlas import Atlas, _digest, read_atlas, save_atlas
 from server.federation import Late, Traffic
 from server.joining import cannot_join
 from server.office import LEFT
@@ -48,7 +48,8 @@ class Hospitals:
         for request in requests:
             self.asked.append(request)
             parts = {part: request.arrays[part] for part in phase_of(request.phase).learns}
-            yield SiteReply(request.site, request.phase, request.round, 9, parts)
+            error = "data" if self.atlases[request.site] is None else ""
+            yield SiteReply(request.site, request.phase, request.round, 9, parts, error=error)
 
     def begin(self, requests: Sequence[PhaseRequest], deadline: float) -> None:
         """Take requests to join."""
@@ -187,6 +188,27 @@ def test_a_run_goes_on_without_sites_that_are_out(tmp_path: Path) -> None:
     assert [request.site for request in federation.asked] == ["a", "c"]
     with pytest.raises(FederationError, match="4 of 5 sites joined"):
         joining_of(hub_of(tmp_path, federation)).gather(5)
+
+
+def test_a_run_does_not_begin_with_too_few_sites_for_its_mean(tmp_path: Path) -> None:
+    """Four sites joined, and a trimmed mean needs five: no round is asked for, and none goes on with four of five."""
+    federation = Hospitals(dict.fromkeys("abcd", DIGEST))
+    trimmed = load("tiny", ["federation.aggregation=trimmed", "federation.quorum=0.5"])
+    hub = replace(hub_of(tmp_path, federation), experiment=trimmed)
+    atlas = hub.atlas
+    save_atlas(replace(atlas, digest=_digest(atlas.image[0], atlas.labels, atlas.affine)), tmp_path)
+    (tmp_path / "experiment.json").write_text(trimmed.to_json())
+    (tmp_path / "plan.json").write_text('{"run": "run"}')
+    federation.atlases = dict.fromkeys("abcd", read_atlas(tmp_path).digest)
+    with pytest.raises(FederationError, match='"trimmed" needs 5 sites that answer, but there are 4: invite more'):
+        run.run(tmp_path, federation, least=4)
+    assert {request.phase for request in federation.asked} == {"join"}
+    with pytest.raises(FederationError, match="but there are 4: invite more"):
+        run.run_round(hub, RunState(), phase_of("register"), 1)
+    hub.members.add("e", 9)
+    federation.atlases["e"] = None
+    with pytest.raises(FederationError, match=r"4 of 5 sites answered \(e: data\)"):
+        run.run_round(hub, RunState(), phase_of("register"), 1)
 
 
 def after(name: str) -> RunState:
