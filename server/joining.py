@@ -44,8 +44,8 @@ class Joining:
     failed: dict[str, str] = field(default_factory=dict)  # why a site could not join, by its error code
     _joined: dict[str, dict[str, object]] = field(
         default_factory=dict
-    )  # counts of those that did, since the last event
-    _failed: set[str] = field(default_factory=set)  # those that did not, likewise
+    )  # since the last event: counts of those that did
+    _failed: set[str] = field(default_factory=set)  # since the last event: those that did not
 
     def gather(self, least: int, late: bool = False) -> None:
         """Wait until `least` sites have joined, and those that took part before have shown what they hold.
