@@ -72,6 +72,10 @@ OPTIONS = ("gate-dir", "policy", "splits", "device", "mask-pattern", "strip", "b
 LOG, STORY = "log.jsonl", "site.log"
 """In the gate's folder: start and end of each request; in full what went wrong."""
 
+TOO_LATE = (
+    "too late for this run: it has learnt the scanners' styles, and makes no model for this site; wait for the next"
+)
+
 MOST = 5_000_000
 """Bytes of `site.log`; the one before it is kept as `site.log.1`."""
 
@@ -96,6 +100,8 @@ def respond(message: Message, context: Context, answer: Answer) -> Message:
         _log(gate, "request started", request)
         reply, parcel = handle(request, lambda: decode_parcel(message.content), site, _with_hello(answer))
         content = encode_reply(reply, parcel)
+        if request.settings.get("late"):
+            logs.note(gate / LOG, TOO_LATE, logging.WARNING, run=request.run)
     except Exception as error:
         _record(gate, request, error)
         code = code_of(error)

@@ -10,9 +10,13 @@ from sst_models.wire.exchange import PhaseRequest, SiteReply
 def join(request: PhaseRequest, site: Site) -> SiteReply:
     """Join a run: counts of scans leave, names and reasons stay in the site's folder.
 
+    Where the hub says that the site comes too late for a model, nothing is prepared; the gate notes it.
+
     Raises:
         DataError: no scan can be used.
     """
+    if request.settings.get("late"):
+        return SiteReply(site.name, request.phase, request.round, 0)
     experiment = from_json(request.experiment)
     digest = str(request.settings["atlas"])
     keep_atlas(request.arrays["atlas"], digest, site.folder(request.run))

@@ -45,8 +45,9 @@ class Federation:
     style: Sharing = "weights"  # each site's own A in the hub's library, or one mean A
     foreign_negatives: Natural = 0  # style codes drawn from the other sites' moments, per step, as extra negatives
     deadline: Rate = 3600.0  # seconds that a site has for one request
+    join_deadline: Rate = 14_400.0  # seconds that a new site has to prepare its scans; no round waits for it
     quorum: Share = 1.0  # share of the sites whose reply a round needs
-    aggregation: Literal["mean", "trimmed", "median"] = "mean"  # weighted by scans; the others weigh all sites alike
+    aggregation: Literal["auto", "mean", "trimmed", "median"] = "auto"  # auto: mean by scans; trimmed from 5 sites on
     payload: Literal["half", "full"] = "half"  # changes as half-precision differences, or all weights as float32
 
 

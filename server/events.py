@@ -32,7 +32,7 @@ def tell(hub: Path, event: str, run: str, values: Mapping[str, object]) -> None:
     if event == "round.finished":
         took = [one["seconds"] for one in finished(read(hub)) if _same(one, values) and "seconds" in one]
         shown |= {"seconds": round(took[-1], 3)} if took else {}
-    odd = event in ("site.quarantined", "round.waiting", "reply.late") or values.get("failed")
+    odd = event in ("site.quarantined", "site.late", "round.waiting", "reply.late") or values.get("failed")
     log.log(logging.WARNING if odd else logging.INFO, event, extra={"fields": shown})
 
 

@@ -19,8 +19,10 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from configs.errors import FederationError
+from configs.phases import phase_of
 from server.holdings import Holdings
-from server.messages import TYPES, decode_reply, encode_request
+from server.messages import TYPES, Malformed, decode_reply, encode_request
+from sst_models.wire import grammar
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel, WrongDigest
 from sst_models.wire.records import decode_parcel
@@ -76,6 +78,14 @@ class Federation(Protocol):
         """
         ...
 
+    def begin(self, requests: Sequence[PhaseRequest], deadline: float) -> None:
+        """Ask, and wait for nothing: `answered` has the replies when they are there, within `deadline` seconds."""
+        ...
+
+    def answered(self) -> list[SiteReply]:
+        """Give the replies that have come to what was begun; where a site failed, with an error as `ask` gives it."""
+        ...
+
 
 @dataclass
 class _Open:
@@ -83,6 +93,7 @@ class _Open:
 
     request: PhaseRequest
     asked: float  # time.monotonic() of the last push
+    deadline: float  # seconds
     nonce: str = field(default_factory=lambda: token_hex(16))  # a reply must bring it: nobody else's, no older one does
     node: int = 0
     activated: str = ""  # the node's last_activated_at at the last push
@@ -117,6 +128,7 @@ class GridFederation:
         """
         self.traffic: list[Traffic] = []
         self.late: list[Late] = []
+        self._beside: list[_Open] = []  # what was begun and is not answered
         self._overdue: dict[str, PhaseRequest] = {}  # by message
         self._holdings = Holdings(kept)
         self._grid, self._deadline, self._retries, self._patience = grid, deadline_s, retries, patience_s
@@ -146,16 +158,36 @@ class GridFederation:
     def ask(self, requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
         """Ask all sites at once; give the replies one by one, in the order of the requests."""
         nodes = self._nodes({request.site for request in requests})
-        underway = [_Open(request, time.monotonic()) for request in requests]
+        underway = [_Open(request, time.monotonic(), self._deadline) for request in requests]
         self._push([one for one in underway if one.request.site in nodes], nodes)
         return self._replies(underway)
+
+    def begin(self, requests: Sequence[PhaseRequest], deadline: float) -> None:
+        """Ask beside the rounds: nothing waits for the replies."""
+        nodes = self._nodes({request.site for request in requests}) if requests else {}
+        begun = [_Open(request, time.monotonic(), deadline) for request in requests]
+        self._push([one for one in begun if one.request.site in nodes], nodes)
+        self._beside += begun
+
+    def answered(self) -> list[SiteReply]:
+        """Give the replies that have come to what was begun, with each site that failed or took too long."""
+        self._watch([])
+        replies = []
+        for one in list(self._beside):
+            reply = self._look(one)
+            if reply is not None:
+                self._beside.remove(one)
+                self._note(reply, one)
+                replies.append(reply)
+        if replies:
+            self._holdings.save()
+        return replies
 
     def _replies(self, underway: list[_Open]) -> Iterator[SiteReply]:
         while underway:
             one = underway[0]
             reply = self._wait_for(one, underway)
-            self.traffic.append(Traffic(reply.phase, reply.round, reply.site, one.down, one.up))
-            _log(reply, time.monotonic() - one.asked, one)
+            self._note(reply, one)
             underway.pop(0)
             if not underway:
                 self._holdings.save()
@@ -165,17 +197,28 @@ class GridFederation:
     def _wait_for(self, one: _Open, underway: list[_Open]) -> SiteReply:
         pause = 0.05
         while True:
-            reply = self._poll(one)
+            reply = self._look(one)
             if reply is not None:
                 return reply
-            if time.monotonic() - one.asked > self._deadline:
-                self._overdue |= dict.fromkeys(one.messages, _bare(one.request))
-                return _failed(one.request, "deadline")
-            if not one.messages and not self._ask_again(one):
-                return _failed(one.request, "unavailable")
             time.sleep(pause)
             pause = min(0.5, pause * 1.5)
             self._watch(underway)
+
+    def _look(self, one: _Open) -> SiteReply | None:
+        """Give the request's reply if it is there, or cannot be expected any more."""
+        reply = self._poll(one)
+        if reply is not None:
+            return reply
+        if time.monotonic() - one.asked > one.deadline:
+            self._overdue |= dict.fromkeys(one.messages, _bare(one.request))
+            return _failed(one.request, "deadline")
+        if not one.messages and not self._ask_again(one):
+            return _failed(one.request, "unavailable")
+        return None
+
+    def _note(self, reply: SiteReply, one: _Open) -> None:
+        self.traffic.append(Traffic(reply.phase, reply.round, reply.site, one.down, one.up))
+        _log(reply, time.monotonic() - one.asked, one)
 
     def _poll(self, one: _Open) -> SiteReply | None:
         """Give the request's reply if one is there; forget messages that came back as lost."""
@@ -183,10 +226,12 @@ class GridFederation:
             for message in self._grid.pull_messages([message_id]):
                 if message.has_content():
                     reply = self._taken(message, one)
-                    if reply.error == "base" and not one.whole:
-                        self._send_whole(one)
-                        return None
-                    return reply
+                    if reply.error != "base":
+                        return reply
+                    if one.whole:  # which lacks nothing: without an end, it would be sent for ever
+                        return _failed(one.request, "malformed")
+                    self._send_whole(one)
+                    return None
                 one.messages.remove(message_id)
                 code = message.error.code
                 if one.messages:
@@ -233,7 +278,7 @@ class GridFederation:
         self._watched = now
         self._discard_late()
         activated = {node.node_id: node for node in self._grid.get_nodes()}
-        for one in underway:
+        for one in (*underway, *self._beside):
             node = activated.get(one.node)
             if node and node.last_activated_at != one.activated and one.messages and one.pushes <= self._retries:
                 log.warning("ask again site=%s phase=%s: node restarted", one.request.site, one.request.phase)
@@ -266,7 +311,7 @@ class GridFederation:
 
     def _message(self, one: _Open, node: int, written: dict[int, ArrayRecord]) -> Message:
         request, content = one.request, encode_request(one.request, written, one.sent, one.nonce)
-        return Message(content, node, TYPES[request.phase], ttl=self._deadline + MARGIN, group_id=str(request.round))
+        return Message(content, node, TYPES[request.phase], ttl=one.deadline + MARGIN, group_id=str(request.round))
 
     def _nodes(self, wanted: set[str] | None = None) -> dict[str, NodeInfo]:
         """Map the name of each site that is there to its node; nodes without a registered name are asked."""
@@ -299,9 +344,10 @@ class GridFederation:
 
 def _name_in(message: Message, greeting: PhaseRequest, node: NodeInfo) -> dict[int, str]:
     reply = _decoded(message, greeting) if message.has_content() else _failed(greeting, "silent")
+    found = grammar.fault(reply, phase_of("hello"))
     name = str(reply.settings.get("name", ""))
-    if not name:
-        log.warning("node=%d does not say its name: %s", node.node_id, reply.error)
+    if found or not name:
+        log.warning("node=%d does not say its name code=%s", node.node_id, found.code if found else reply.error)
         return {}
     log.info("hello node=%d site=%s versions=%s", node.node_id, name, dict(reply.settings))
     return {node.node_id: name}
@@ -310,11 +356,12 @@ def _name_in(message: Message, greeting: PhaseRequest, node: NodeInfo) -> dict[i
 def _decoded(message: Message, request: PhaseRequest, nonce: str = "") -> SiteReply:
     try:
         return decode_reply(message.content, request, nonce)
-    except WrongDigest as error:
-        log.warning("damaged reply site=%s phase=%s: %s", request.site, request.phase, error)
+    except WrongDigest:
+        log.warning("damaged reply site=%s phase=%s", request.site, request.phase)
         return _failed(request, "digest")
     except Exception as error:  # a peer chose these bytes; numpy alone has half a dozen ways to refuse them
-        log.warning("malformed reply site=%s phase=%s: %s", request.site, request.phase, error)
+        why = str(error) if isinstance(error, Malformed) else type(error).__name__  # whose text may quote the peer
+        log.warning("malformed reply site=%s phase=%s: %s", request.site, request.phase, why)
         return _failed(request, "malformed")
 
 

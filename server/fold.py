@@ -1,6 +1,7 @@
 """The replies of one round: each checked as it comes, kept on disk, and folded into one when all are there.
 
-Memory holds one reply and one mean, whatever the number of sites. What fails a check is left out with an error code.
+Memory holds one reply and one mean, whatever the number of sites. What fails a check is left out with an error code;
+how much of the mean one site can be is in `server.bounds`.
 """
 
 import math
@@ -16,9 +17,9 @@ from scipy.stats import trim_mean
 
 from configs.phases import Phase
 from configs.schema import Experiment
-from server import vet
+from server import bounds, vet
 from server.aggregate import RunningMean
-from server.state import MOMENTS, store
+from server.state import MOMENTS, Stored, store
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -26,7 +27,7 @@ FAR = 10.0
 """How many times further than the other sites' median a reply may have moved the weights that it was sent.
 
 Far beyond what sites of different sizes differ by: it stands against a training that blew up, and against poison that
-does not hide. It needs two others to compare with."""
+does not hide. It needs two others to compare with. What is nearer, but further than is usual, is shortened."""
 
 TRIM = 0.2
 """Share of the sites that a trimmed mean leaves out at either end, for each weight (Yin et al. 2018)."""
@@ -41,47 +42,94 @@ class Fold:
     requests: Mapping[str, PhaseRequest]  # by site
     spool: Path  # folder for the replies of this round; emptied at both ends
     library: Path  # folder for each site's own A, where it stays
+    announced: Mapping[str, int] = field(default_factory=dict)  # scans that each site has said to train on, at join
+    before: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by part, as `RunState.moved`
+    clipped: dict[str, float] = field(default_factory=dict)  # by site, the least share of its change that counts
+    moved: dict[str, float] = field(default_factory=dict)  # by shared part, how far this round moved it
     series: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)  # by site, of replies that count
     _counts: dict[str, int] = field(default_factory=dict)
-    _moved: dict[str, float] = field(default_factory=dict)
+    _distances: dict[str, dict[str, float]] = field(default_factory=dict)  # by site and shared part
 
     def __post_init__(self) -> None:
         """Forget what an interrupted round left."""
         shutil.rmtree(self.spool, ignore_errors=True)
+
+    @property
+    def averages(self) -> bool:
+        """Whether anything is averaged; otherwise nobody's weights touch another's."""
+        return any(map(self._shared, self.phase.learns))
 
     def add(self, reply: SiteReply) -> str:
         """Take one reply in; give an error code where it must be left out."""
         request = self.requests[reply.site]
         if code := vet.fault(reply, request, self.phase, self.experiment.style.code):
             return code
+        if self.announced.get(reply.site, reply.count) != reply.count:
+            return "count"
         tensors = {f"{p}/{n}": torch.from_numpy(np.array(a)) for p, own in reply.arrays.items() for n, a in own.items()}
         weights.save(tensors, self._path(reply.site))
         self._counts[reply.site], self.series[reply.site] = reply.count, dict(reply.series)
-        self._moved[reply.site] = _distance(reply, request, self.phase)
+        self._distances[reply.site] = {
+            part: _distance(reply.arrays[part], request.arrays[part])
+            for part in filter(self._shared, self.phase.learns)
+            if part in reply.arrays
+        }
         return ""
 
     def drop_outliers(self) -> dict[str, str]:
         """Drop the replies that moved the weights much further than the others did; give an error code by site."""
         far = self._far()
         for site in far:
-            del self.series[site], self._counts[site], self._moved[site]
+            del self.series[site], self._counts[site], self._distances[site]
         return dict.fromkeys(far, "far")
 
     def close(self) -> dict[str, Arrays]:
-        """Fold the replies that count into what the round brought, by part; in the order of the sites' names."""
-        parts = self._own() | (self._mean() if self.experiment.federation.aggregation == "mean" else self._robust())
+        """Fold the replies that count into what the round brought, by part; in the order of the sites' names.
+
+        Raises:
+            FederationError: they are too few for the preset's kind of mean.
+        """
+        how = bounds.average(self.experiment, len(self._counts)) if self.averages else "mean"
+        self._clip()
+        shared = self._mean() if how == "mean" else self._robust(how)
+        sent = next(iter(self.requests.values())).arrays
+        self.moved = {part: _distance(arrays, sent[part]) for part, arrays in sorted(shared.items())}
+        parts = self._own() | shared
         shutil.rmtree(self.spool, ignore_errors=True)
         return parts
 
     def _far(self) -> list[str]:
         found: list[str] = []
-        if not any(map(self._shared, self.phase.learns)):
-            return found  # nothing is averaged, so nobody's weights touch another's
-        for site, moved in self._moved.items():
-            others = [value for name, value in self._moved.items() if name != site]
-            if len(others) > 1 and moved > FAR * median(others) > 0:
+        moved = {site: math.hypot(*parts.values()) for site, parts in self._distances.items()}
+        for site, own in moved.items():
+            others = [value for name, value in moved.items() if name != site]
+            if len(others) > 1 and own > FAR * median(others) > 0:
                 found.append(site)
         return found
+
+    def _clip(self) -> None:
+        """Shorten what a reply changes in a shared part where that is beyond the part's limit.
+
+        A site that is alone in a run can harm nobody, and its reply stays as it is.
+        """
+        if len(self.requests) < 2:
+            return
+        sent = next(iter(self.requests.values())).arrays
+        for part in filter(self._shared, self.phase.learns):
+            every = {site: own[part] for site, own in self._distances.items() if part in own}
+            most = bounds.reach(self.experiment, self.phase.name, sent[part])
+            limit = bounds.limit(every.values(), self.before.get(part, ()), most)
+            for site in sorted(site for site, own in every.items() if own > limit):
+                share = limit / every[site]
+                self.clipped[site] = min(share, self.clipped.get(site, 1.0))
+                self._shorten(site, part, share, sent[part])
+
+    def _shorten(self, site: str, part: str, share: float, sent: Arrays) -> None:
+        tensors = weights.load(self._path(site))
+        for name, start in sent.items():
+            change = tensors[f"{part}/{name}"].numpy().astype(np.float64) - start
+            tensors[f"{part}/{name}"] = torch.from_numpy((start + share * change).astype(np.float32))
+        weights.save(tensors, self._path(site))
 
     def _shared(self, part: str) -> bool:
         if part == "A" and self.experiment.federation.style == "statistics":
@@ -101,21 +149,23 @@ class Fold:
 
     def _mean(self) -> dict[str, Arrays]:
         means: dict[str, RunningMean] = {}
+        known = {site: self.announced[site] for site in self.requests if self.announced.get(site)} | self._counts
+        weigh = bounds.weights_of(known, self._counts)
         for site, parts in self._replies():
             for part, arrays in parts.items():
                 if self._shared(part):
-                    means.setdefault(part, RunningMean()).add(arrays, self._counts[site])
+                    means.setdefault(part, RunningMean()).add(arrays, weigh[site])
         return {part: mean.arrays() for part, mean in means.items()}
 
-    def _robust(self) -> dict[str, Arrays]:
+    def _robust(self, how: str) -> dict[str, Arrays]:
         """Take each weight's median or trimmed mean over the sites, which count alike; one array in memory at once."""
-        how = self.experiment.federation.aggregation
         found: dict[str, dict[str, np.ndarray]] = {}
+        replies = [Stored(self._path(site)) for site in sorted(self._counts)]
         for part in filter(self._shared, self.phase.learns):
             asked = next(iter(self.requests.values())).arrays[part]
-            for name in asked:
-                key = f"{part}/{name}"
-                stack = np.stack([weights.load(self._path(site))[key].numpy() for site in sorted(self._counts)])
+            given = [reply for reply in replies if any(key.startswith(f"{part}/") for key in reply)]
+            for name in asked if given else ():
+                stack = np.stack([reply[f"{part}/{name}"] for reply in given])
                 middle = np.median(stack, axis=0) if how == "median" else trim_mean(stack, TRIM, axis=0)
                 found.setdefault(part, {})[name] = np.asarray(middle, dtype=np.float32)
         return dict(found)
@@ -132,10 +182,8 @@ class Fold:
         return self.spool / f"{site}.safetensors"
 
 
-def _distance(reply: SiteReply, request: PhaseRequest, phase: Phase) -> float:
-    """Give how far a reply's weights are from those that the site was sent, Euclidean."""
-    total = 0.0
-    for part in phase.learns:
-        for name, array in reply.arrays[part].items():
-            total += float(np.square(array.astype(np.float64) - request.arrays[part][name]).sum())
-    return math.sqrt(total)
+def _distance(arrays: Arrays, sent: Arrays) -> float:
+    """Give how far a part's weights are from those that were sent, Euclidean."""
+    return math.sqrt(
+        sum(float(np.square(array.astype(np.float64) - sent[name]).sum()) for name, array in arrays.items())
+    )

@@ -23,6 +23,9 @@ AWAY = frozenset({"lost", "unavailable", "crashed", "deadline"})
 BAD = frozenset({"malformed", "digest"})
 """Codes of the hub's own for a reply that it could not read."""
 
+MEMBERS = "members.json"
+"""In the hub's folder: the sites that joined, each with its number of training scans."""
+
 FIRST, LAST = 5.0, 120.0
 """Seconds between two tries of sites that a phase waits for: doubled from the first to the last."""
 
@@ -48,7 +51,13 @@ class Members:
     @property
     def joined(self) -> tuple[str, ...]:
         """The sites that ever joined, those in quarantine and those that were dismissed, too; sorted."""
-        return tuple(sorted(_read(self.folder / "members.json")))
+        return tuple(sorted(_read(self.folder / MEMBERS)))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many scans each site has to train on, as it said when it joined; a version before 0.3 kept no counts."""
+        found = _read(self.folder / MEMBERS)
+        return {site: count for site, count in sorted(found.items()) if isinstance(count, int)}
 
     @property
     def strikes(self) -> Strikes:
@@ -63,9 +72,17 @@ class Members:
         """Give the sites that are there, without those in quarantine and those that were dismissed; sorted."""
         return tuple(sorted(set(self.federation.sites()) - self._left() - self.strikes.out))
 
-    def add(self, site: str) -> None:
-        """Let a site take part from now on."""
-        write_json(sorted({*self.joined, site}), self.folder / "members.json")
+    def traffic(self, phase: str, number: int) -> list[dict[str, object]]:
+        """Give the bytes to and from each site in one round."""
+        return [
+            {"site": item.site, "down": item.down, "up": item.up}
+            for item in self.federation.traffic
+            if item.phase == phase and item.round == number
+        ]
+
+    def add(self, site: str, count: int | None = None) -> None:
+        """Let a site take part from now on, with so many scans to train on, where that is known."""
+        write_json(dict(sorted({**_read(self.folder / MEMBERS), site: count}.items())), self.folder / MEMBERS)
 
     def collect(
         self,
@@ -74,6 +91,7 @@ class Members:
         drop_outliers: Callable[[], Mapping[str, str]] = dict,
         consent: bool = False,
         quorum: float | None = None,
+        least: int = 1,
     ) -> dict[str, str]:
         """Ask until the quorum's replies count; a request that is repeated is answered from the site's cache.
 
@@ -83,6 +101,7 @@ class Members:
             drop_outliers: called when all have answered; drops replies that are wrong beside the others'.
             consent: a site may say no to this round, and that counts as its answer.
             quorum: instead of the run's.
+            least: replies that must count in any case.
 
         Returns:
             For each site without a reply that counts, why: the site's error code, or the hub's.
@@ -98,15 +117,14 @@ class Members:
                 failed.pop(reply.site, None)
                 if code := reply.error or take(reply):
                     failed[reply.site] = code
-                    if not reply.error or reply.error in BAD:
-                        self._strike(reply.site, reply.phase, code)
+                    self.judge(reply, code)
                 del reply  # else it would live while the next one is unpacked
             for site, code in drop_outliers().items():
                 failed[site] = code
                 self._strike(site, some.phase, code)
             self._tell_late()
             gone = self.strikes.out | self._left()
-            needed = max(1.0, (self.quorum if quorum is None else quorum) * len(set(requests) - gone))
+            needed = max(least, (self.quorum if quorum is None else quorum) * len(set(requests) - gone))
             missing = {site: code for site, code in failed.items() if not consent or code in AWAY}
             if len(requests) - len(missing) >= needed or (consent and self.patience == 0):
                 return failed
@@ -129,6 +147,11 @@ class Members:
             if away & there - gone or (back and now > again) or not missing or now > end:
                 return back
 
+    def judge(self, reply: SiteReply, code: str) -> None:
+        """Count a strike where the hub found a reply to be wrong; an error that a site may say is none."""
+        if code and (not reply.error or reply.error in BAD):
+            self._strike(reply.site, reply.phase, code)
+
     def _strike(self, site: str, phase: str, code: str) -> None:
         if self.strikes.add(site):
             self.tell("site.quarantined", site=site, phase=phase, why=code)
@@ -142,11 +165,13 @@ class Members:
         return set(_read(self.folder / LEFT))
 
 
-def _read(path: Path) -> list[str]:
+def _read(path: Path) -> dict[str, int | None]:
+    """Read names, with a number each where the file has them."""
     try:
-        return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        return []
+        return {}
+    return found if isinstance(found, dict) else dict.fromkeys(map(str, found))
 
 
 def _no_quorum(phase: str, failed: Mapping[str, str], asked: int) -> FederationError:

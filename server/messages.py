@@ -5,13 +5,14 @@ Which record holds what: `sst_models.wire.records`.
 
 from collections.abc import Mapping, MutableMapping
 from hmac import compare_digest
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from configs.phases import PHASES
-from sst_models.wire import payload
+from sst_models.wire import grammar, payload
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
 from sst_models.wire.records import decode_parcel, scalars, to_record
@@ -47,30 +48,85 @@ def encode_request(
     return content
 
 
+ROOM = 1 << 20
+"""Bytes of arrays that a reply may have beside as many as its request: headers of `.npy`, moments."""
+
+RECORDS = frozenset({"meta", "settings", "digests", "bases", "metrics", "series"})
+"""The records of a reply that hold no arrays."""
+
+
+class Malformed(ValueError):
+    """A reply that is none of ours. Its text says nothing that came with the reply, so that it can be logged."""
+
+
 def decode_reply(content: RecordDict, request: PhaseRequest, nonce: str = "") -> SiteReply:
     """Read what a site answers to `request`; the site's name is the one that the hub asked.
 
+    Sizes are bounded first. What the reply says is its site's word, to be compared with the grammar (`server.vet`),
+    except for the error code: it is one that a site may give.
+
     Raises:
+        Malformed: it is larger than any reply, or says what no site says.
         KeyError, TypeError, ValueError: the message is not one of ours, or answers another request.
         FederationError: a part is not what the site sent (`payload.unpack`).
     """
+    _check_size(content, request)
     meta: Mapping[str, Any] = content.config_records["meta"]
     if (meta["phase"], meta["round"]) != (request.phase, request.round):
-        raise ValueError(f"{request.site} answers {meta['phase']} {meta['round']}")
+        raise Malformed("it answers another phase or round")
     if not compare_digest(str(meta.get("nonce", "")).encode(), nonce.encode()):
-        raise ValueError(f"{request.site} does not answer this request: its nonce is another one")
+        raise Malformed("it does not answer this request: its nonce is another one")
+    if type(meta["count"]) is not int or meta["error"] not in {"", *grammar.REASONS}:
+        raise Malformed("its count is no number, or its error code is none of a site's")
     return SiteReply(
         site=request.site,
         phase=request.phase,
         round=request.round,
-        count=int(meta["count"]),
+        count=meta["count"],
         arrays=payload.unpack(decode_parcel(content), lambda part, _: request.arrays.get(part)),
-        metrics={key: float(value) for key, value in sorted(_metrics(content, "metrics").items())},
-        series={key: tuple(map(float, values)) for key, values in sorted(_metrics(content, "series").items())},
+        metrics=dict(sorted(content.metric_records["metrics"].items())),  # type: ignore[arg-type]
+        series={key: _curve(values) for key, values in sorted(content.metric_records["series"].items())},
         settings=scalars(content.config_records.get("settings", {})),
-        error=str(meta["error"]),
+        error=meta["error"],
     )
 
 
-def _metrics(content: RecordDict, name: str) -> Mapping[str, Any]:
-    return content.metric_records[name]
+def _check_size(content: RecordDict, request: PhaseRequest) -> None:
+    """See that a reply is no larger than one can be, before anything of it is unpacked.
+
+    Raises:
+        Malformed: it is.
+    """
+    _check_words(content)
+    sent = [array for part in request.arrays.values() for array in part.values()]
+    records: list[ArrayRecord] = list(content.array_records.values())
+    sizes = [len(array.data) for record in records for array in record.values()]
+    numbers = [_length(each) for record in content.metric_records.values() for each in record.values()]
+    if sum(numbers) > grammar.MOST_VALUES:
+        raise Malformed("it holds more numbers than any reply")
+    if len(records) > grammar.MOST_RECORDS or len(sizes) > len(sent) + grammar.MOST_RECORDS:
+        raise Malformed("it holds more arrays than its request")
+    if sum(sizes) > sum(array.nbytes for array in sent) + ROOM:
+        raise Malformed("its arrays have more bytes than those of its request")
+
+
+def _check_words(content: RecordDict) -> None:
+    words, numbers = content.config_records, content.metric_records
+    entries = [*map(len, words.values()), *map(len, numbers.values())]
+    if not {*words, *numbers} <= RECORDS or max(entries, default=0) > grammar.MOST_RECORDS:
+        raise Malformed("it holds records or entries that no reply has")
+    for key, value in chain.from_iterable(record.items() for record in words.values()):
+        if not isinstance(value, str | int | float):
+            raise Malformed("it holds a value that is none")
+        if max(len(key), len(value) if isinstance(value, str) else 0) > grammar.MOST_LETTERS:
+            raise Malformed("it holds a longer text than any reply")
+
+
+def _length(numbers: object) -> int:
+    return len(numbers) if isinstance(numbers, list) else 1
+
+
+def _curve(values: object) -> tuple[float, ...]:
+    if not isinstance(values, list):
+        raise Malformed("a curve of it is none")
+    return tuple(values)

@@ -4,27 +4,25 @@ Read `run` first; everything else is one step of it.
 """
 
 import json
-import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from configs.errors import FederationError, RunError
-from configs.phases import Phase
+from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
-from server import board, events, segmenters
+from server import board, bounds, events, segmenters, vet
 from server.atlas import Atlas, published, read_atlas
 from server.federation import Federation
 from server.fold import Fold
-from server.members import FIRST, Members
+from server.joining import Joining
+from server.members import Members
 from server.state import LIBRARY, MOMENTS, SEGMENTER, RunState, Store, fresh_parts, schedule, store
 from sst_models.training.device import choose
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,13 @@ class Hub:
         """List the sites that take part, there or away."""
         return self.members.names
 
-    def segment(self, state: RunState) -> tuple[str, ...]:
-        """List the sites that get a segmenter: those of the plan, or all whose scanner's style the run learnt."""
-        if self.plan.segment is not None:
-            return self.plan.segment
-        own = {part.partition(".")[2] for part in state.parts if "." in part}
-        return tuple(site for site in self.sites if site in own or not own)
+    def segment(self) -> tuple[str, ...]:
+        """List the sites that get a segmenter: those of the plan, or all that take part."""
+        return self.plan.segment if self.plan.segment is not None else self.sites
+
+    def late(self, state: RunState) -> bool:
+        """Say whether a site that joins now gets no segmenter: no round is left that learns its scanner's style."""
+        return not any("A" in phase.kept for phase, _ in schedule(self.experiment)[state.done :])
 
     def request(
         self, phase: str, number: int, site: str, arrays: Mapping[str, Arrays], state: RunState | None = None
@@ -94,17 +93,19 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
         least: sites that must have joined before the first round.
 
     Raises:
-        FederationError: no quorum, or sites that do not fit together.
+        FederationError: no quorum, sites that do not fit together, or too few for a trimmed mean.
         RunError: the folder is incomplete, or holds the state of another experiment.
     """
     hub = open_hub(folder, federation, patience)
     store = Store(folder / "state", hub.experiment)
     state = store.resume() or RunState()
-    gather(hub, least)
+    joining = joining_of(hub)
+    joining.gather(least, hub.late(state))
     for phase, number in schedule(hub.experiment)[state.done :]:
-        welcome(hub)
+        joining.welcome(hub.late(state))
         state = run_round(hub, state, phase, number)
         store.save(state)
+    joining.welcome(hub.late(state))
     evaluate(hub, state)
     deliver(hub, state)
     hub.tell("run.finished")
@@ -127,56 +128,16 @@ def open_hub(folder: Path, federation: Federation, patience: float = 0.0) -> Hub
     return Hub(folder, plan, experiment, read_atlas(folder), federation, patience)
 
 
-def gather(hub: Hub, least: int) -> None:
-    """Wait until `least` sites have joined; those that joined before need not be there, or take part, any more.
-
-    Raises:
-        FederationError: a site that is there cannot join, and waiting for it to be mended took too long.
-    """
-    members, end = hub.members, time.monotonic() + hub.patience
-    failed = join(hub, members.here())
-    while len(members.joined) < least:
-        if time.monotonic() + FIRST > end:
-            raise FederationError("; ".join(failed.values()) or f"{len(members.joined)} of {least} sites joined")
-        hub.tell("round.waiting", phase="join", round=1, missing=failed)
-        time.sleep(FIRST)
-        failed = join(hub, members.strangers())
-
-
-def join(hub: Hub, sites: Sequence[str]) -> dict[str, str]:
-    """Phase 0: publish the atlas, and see that every site holds the same one.
-
-    Returns:
-        For each site that cannot join, why. It is asked again before the next round.
-    """
-    if not sites:
-        return {}
-    hub.tell("round.started", phase="join", round=1)
+def joining_of(hub: Hub) -> Joining:
+    """Phase 0: publish the atlas, and see that every site holds the same one."""
     arrays = published(hub.atlas)
-    requests = [hub.request("join", 1, site, {"atlas": arrays}) for site in sites]
-    counts, failed, why = {}, {}, {}
-    for reply in hub.federation.ask(requests):
-        if line := _cannot_join(reply, hub.atlas.digest):
-            log.warning("%s", line)
-            failed[reply.site], why[reply.site] = reply.error or "mismatch", line
-            continue
-        counts[reply.site] = dict(reply.settings)
-        hub.members.add(reply.site)
-    hub.tell("round.finished", phase="join", round=1, sites=counts, failed=failed, traffic=_traffic(hub, "join", 1))
-    return why
 
+    def ask(site: str, late: bool) -> PhaseRequest:
+        request = hub.request("join", 1, site, {} if late else {"atlas": arrays})
+        return replace(request, settings={**request.settings, "late": True}) if late else request
 
-def _cannot_join(reply: SiteReply, atlas: str) -> str:
-    if reply.error:
-        return f"site {reply.site} could not join ({reply.error}); its own site.log says why"
-    if reply.settings.get("atlas") != atlas:
-        return f"site {reply.site} holds another atlas; start it with a fresh state folder"
-    return ""
-
-
-def welcome(hub: Hub) -> None:
-    """Let sites that came since the last round join."""
-    join(hub, hub.members.strangers())
+    own = hub.experiment.federation
+    return Joining(hub.members, ask, partial(_fault, hub), hub.atlas.digest, (own.deadline, own.join_deadline))
 
 
 def run_round(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
@@ -194,7 +155,7 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     A site without a segmenter of its own has nothing to adapt. A site may refuse a phase that is optional.
 
     Raises:
-        FederationError: no quorum.
+        FederationError: no quorum, or too few sites for the preset's kind of mean.
     """
     if not hub.sites:
         raise FederationError("no site takes part any more: look into strikes.json and left.json in the hub's folder")
@@ -205,16 +166,24 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
     requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site), state) for site in sites}
-    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library)
-    failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional)
-    brought = {"series": fold.series, "failed": failed, "traffic": _traffic(hub, phase.name, number)}
-    hub.tell("round.finished", phase=phase.name, round=number, **brought)
-    return state.with_parts(fold.close(), coded=hub.experiment.federation.payload == "half")
+    before = state.moved if number > 1 else {}
+    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library, hub.members.counts, before)
+    least = bounds.least(hub.experiment, len(sites)) if fold.averages else 1
+    failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional, least=least)
+    parts = fold.close()
+    brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number)}
+    shortened = {"clipped": fold.clipped} if fold.clipped else {}
+    hub.tell("round.finished", phase=phase.name, round=number, **brought, **shortened)
+    moved = {part: (*before.get(part, ()), way) for part, way in fold.moved.items()}
+    return replace(state.with_parts(parts, coded=hub.experiment.federation.payload == "half"), moved=moved)
 
 
 def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
-    """Train each site's segmenter for a round on pairs that are generated in its style (eq. 12)."""
-    sites = hub.segment(state)
+    """Train each site's segmenter for a round on pairs that are generated in its style (eq. 12).
+
+    The first round decides who gets one.
+    """
+    sites = tuple(site for site in hub.segment() if number == 1 or site in state.memory)
     if not sites:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
@@ -259,22 +228,15 @@ def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arr
     return arrays
 
 
-def _traffic(hub: Hub, phase: str, number: int) -> list[dict[str, object]]:
-    return [
-        {"site": item.site, "down": item.down, "up": item.up}
-        for item in hub.federation.traffic
-        if item.phase == phase and item.round == number
-    ]
-
-
 def style_source(experiment: Experiment, state: RunState, site: str) -> segmenters.StyleSource:
-    """Give the style of a site's scanner, as far as the run learnt it."""
-    appearance = state.of("A", site) if experiment.appearance.weight else None
+    """Give the style of a site's scanner, as far as the run learnt it; a site may keep its A to itself."""
+    whose = f"A.{site}" if experiment.federation.style == "weights" else "A"
+    appearance = state.parts.get(whose) if experiment.appearance.weight else None
     return segmenters.StyleSource(site, appearance, state.parts.get(f"{MOMENTS}.{site}"))
 
 
 def _segmenters(hub: Hub, state: RunState) -> dict[str, Arrays]:
-    return {site: found for site in hub.segment(state) if (found := state.parts.get(f"{SEGMENTER}.{site}")) is not None}
+    return {site: found for site in hub.segment() if (found := state.parts.get(f"{SEGMENTER}.{site}")) is not None}
 
 
 def evaluate(hub: Hub, state: RunState) -> None:
@@ -290,13 +252,15 @@ def evaluate(hub: Hub, state: RunState) -> None:
         rows: dict[str, dict[str, object]] = {}
 
         def take(reply: SiteReply, rows: dict[str, dict[str, object]] = rows) -> str:
-            rows[reply.site] = {"scans": reply.count, "dice": dict(reply.metrics), "error": ""}
-            return ""
+            code = _fault(hub, reply)
+            if not code:
+                rows[reply.site] = {"scans": reply.count, "dice": dict(reply.metrics), "error": ""}
+            return code
 
         failed = hub.members.collect(requests, take, consent=True)
         rows |= {site: {"scans": 0, "dice": {}, "error": code} for site, code in failed.items()}
         table += [{"style": style, "site": site, **row} for site, row in sorted(rows.items())]
-        hub.tell("round.finished", phase="evaluate", round=number, traffic=_traffic(hub, "evaluate", number))
+        hub.tell("round.finished", phase="evaluate", round=number, traffic=hub.members.traffic("evaluate", number))
     write_json(table, hub.folder / "cross-site.json")
 
 
@@ -316,8 +280,11 @@ def deliver(hub: Hub, state: RunState) -> None:
             continue
         own = style_source(hub.experiment, state, site)
         parts: dict[str, Arrays] = {"segmenter": arrays, "atlas": labels}
+        if hub.experiment.appearance.weight:
+            # Also where a site kept its A to itself: it has one to make a generator of.
+            parts |= {part: state.parts[part] for part in ("decoder",) if part in state.parts}
         if own.appearance is not None:
-            parts |= {"A": own.appearance, "decoder": state.parts["decoder"]}
+            parts |= {"A": own.appearance}
         if own.moments is not None:
             parts["moments"] = own.moments
         if hub.experiment.segmenter.fuse_registration:
@@ -327,9 +294,15 @@ def deliver(hub: Hub, state: RunState) -> None:
         requests[site] = replace(request, settings={**request.settings, **about})
     if not requests:
         return
-    for site, code in hub.members.collect(requests, lambda _: "", consent=True, quorum=1.0).items():
+    for site, code in hub.members.collect(requests, partial(_fault, hub), consent=True, quorum=1.0).items():
         raise FederationError(f"site {site} could not keep its segmenter ({code}); see its site.log")
-    hub.tell("round.finished", phase="deliver", round=1, traffic=_traffic(hub, "deliver", 1))
+    hub.tell("round.finished", phase="deliver", round=1, traffic=hub.members.traffic("deliver", 1))
+
+
+def _fault(hub: Hub, reply: SiteReply) -> str:
+    """Give an error code for what is wrong with a reply that brings no weights; "" where nothing is."""
+    asked = PhaseRequest(hub.plan.run, reply.phase, reply.round, reply.site, "")
+    return vet.fault(reply, asked, phase_of(reply.phase), hub.experiment.style.code)
 
 
 def _figures(hub: Hub) -> dict[str, dict[str, object]]:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from configs.errors import RunError
 from configs.phases import Phase, learning
-from configs.schema import Experiment
+from configs.schema import Experiment, from_json
 from sst_models.networks.build import build
 from sst_models.wire import payload, weights
 from sst_models.wire.exchange import Arrays, Delta
@@ -83,6 +83,7 @@ class RunState:
     deltas: Mapping[str, Delta] = field(default_factory=dict)  # by shared part, its last coded difference
     memory: Mapping[str, Arrays] = field(default_factory=dict)  # by site, what the hub's next round of training needs
     trained: Mapping[str, tuple[Arrays, ...]] = field(default_factory=dict)  # by site, its segmenter after each round
+    moved: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by part, its way in each round of this phase
 
     def with_parts(self, parts: Mapping[str, Arrays], coded: bool = False) -> "RunState":
         """Give the state after one more round that brought these parts.
@@ -165,6 +166,7 @@ class Store:
         named = {"parts": parts, "memory": memory, "trained": trained}
         deltas = {part: [delta.base, delta.digest] for part, delta in state.deltas.items()}
         content = {"done": state.done, "experiment": self.experiment.to_json(), "library": named, "deltas": deltas}
+        content["moved"] = {part: list(ways) for part, ways in state.moved.items()}
         write_json(content, self.folder / "state.json")
         names = {*parts.values(), *memory.values(), *chain(*trained.values())}
         wanted = {self._weights(state.done), *map(self._file, names)}
@@ -183,7 +185,7 @@ class Store:
         kept = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         if "library" not in kept:
             raise RunError(f"{self.folder} holds a run of a version before 0.2; start it again in another folder")
-        if kept["experiment"] != self.experiment.to_json():
+        if from_json(kept["experiment"]) != self.experiment:  # not as text: a later version has more keys
             raise RunError(f"{self.folder} holds a run with other settings; choose another folder or the same preset")
         parts: dict[str, dict[str, np.ndarray]] = {}
         for key, tensor in weights.load(self._weights(kept["done"])).items():
@@ -197,7 +199,8 @@ class Store:
         trained = {
             site: tuple(Stored(self._file(n)) for n in names) for site, names in kept["library"]["trained"].items()
         }
-        return RunState(kept["done"], {**parts, **own}, deltas, memory, trained)
+        moved = {part: tuple(ways) for part, ways in kept.get("moved", {}).items()}  # none before version 0.3
+        return RunState(kept["done"], {**parts, **own}, deltas, memory, trained, moved)
 
     def _name(self, arrays: Arrays) -> str:
         if isinstance(arrays, Stored) and arrays.path.parent == self.library:

@@ -20,7 +20,7 @@ class SiteStatus:
     """What is known of one site."""
 
     name: str
-    state: str  # invited, admitted, taking part, quarantined, dismissed
+    state: str  # invited, admitted, taking part, too late, quarantined, dismissed
     seen: float | None  # time.time() of its last reply
     rounds: int  # in which its reply counted
     last: str  # error code of its last failure, or ""
@@ -86,6 +86,8 @@ def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus
     for event in events:
         if event["event"] == "site.quarantined" and event["site"] == name:
             state = "quarantined"
+        if event["event"] == "site.late" and event["site"] == name:
+            state = "too late"
         if event["event"] != "round.finished" or event.get("phase") == "segment":  # the hub's own
             continue
         if name in event.get("series", {}) or name in event.get("sites", {}):

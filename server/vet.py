@@ -1,16 +1,17 @@
 """What a reply must be before it counts: the hub folds in what was asked for, whole and finite, and nothing else.
 
 A site checks its own reply before it leaves (`client.gate.release`); the hub checks again, as a site may be broken,
-old or hostile. What fails is left out with an error code, and the round goes on with the others.
+old or hostile. What fails is left out with an error code, and the round goes on with the others. What the hub shows or
+keeps of a reply has passed here, or is its error code, which `server.messages` has compared with those of a site.
 """
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 
 from configs.phases import Phase
+from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
@@ -49,24 +50,22 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: in
     Args:
         reply: what a site answered, without an error.
         request: what it was asked; a part comes back with the names and shapes that it was sent with.
-        phase: which parts it trains, and whether moments may come along.
+        phase: what it may hold.
         code_length: of a style code.
 
     Returns:
-        "count", "undeclared", "missing", "names", "shape", "type" or "not-finite".
+        A code of `sst_models.wire.grammar`, or "count", "missing", "names", "shape", "type" or "not-finite".
     """
-    if reply.count < 1:
+    if found := grammar.fault(reply, phase):
+        return found.code
+    if phase.learns and reply.count < 1:
         return "count"
-    if not set(reply.arrays) <= phase.parts:
-        return "undeclared"
-    if not set(phase.learns) <= set(reply.arrays):
+    if not set(phase.learns) - set(phase.kept) <= set(reply.arrays):  # what is kept by site, a site may withhold
         return "missing"
     for part, arrays in sorted(reply.arrays.items()):
         asked = _moments(code_length) if part == "moments" else {n: a.shape for n, a in request.arrays[part].items()}
         if code := _fault(arrays, asked):
             return code
-    if not all(math.isfinite(value) for values in reply.series.values() for value in values):
-        return "not-finite"
     return ""
 
 

@@ -23,6 +23,7 @@ import torch
 from configs.errors import RunError
 from configs.phases import phase_of
 from configs.schema import Experiment, from_dict, load
+from server import bounds
 from server.atlas import Atlas
 from simulation import pictures, schemes
 from simulation.arms import ARMS, Arm
@@ -100,7 +101,12 @@ At 128 x 160 x 160 a joint step would take more than the 3 GB that a laptop is t
 
 
 def experiment_of(options: Options) -> Experiment:
-    """Read the preset and apply what the command line overrides."""
+    """Read the preset and apply what the command line overrides.
+
+    Raises:
+        ConfigError: the preset cannot be read.
+        FederationError: it wants a trimmed mean, for which two sites are too few.
+    """
     experiment = load(options.preset, options.changes)
     if options.seed is not None:
         experiment = replace(experiment, seed=options.seed)
@@ -109,6 +115,7 @@ def experiment_of(options: Options) -> Experiment:
     if options.style is not None:
         federation = replace(experiment.federation, style=options.style)  # type: ignore[arg-type]
         experiment = replace(experiment, federation=federation)
+    bounds.least(experiment, len(options.sites))
     return experiment
 
 

@@ -460,6 +460,9 @@ def test_the_status_is_read_from_what_the_hub_wrote(office: Office, site: home.H
     waiting = {"time": 6.0, "event": "round.waiting", "phase": "register", "round": 2, "missing": {"north": "lost"}}
     (office.folder / "events.jsonl").write_text(lines + "\n" + json.dumps(waiting) + "\n")
     assert (status(office).state, status(office).message) == ("waiting", "north (lost)")
+    late = {"time": 6.5, "event": "site.late", "site": "north"}
+    (office.folder / "events.jsonl").write_text(json.dumps(late) + "\n")
+    assert [(one.name, one.state) for one in status(office).sites] == [("north", "too late")]
     (office.folder / "failed.json").write_text(json.dumps({"code": "x", "message": "no quorum"}))
     os.utime(office.folder / "failed.json")
     assert (status(office).state, status(office).message) == ("failed", "no quorum")

@@ -118,4 +118,4 @@ def _times(path: Path) -> Sequence[float]:
 
 
 def _name(request: PhaseRequest) -> str:
-    return f"{request.phase} {request.round}"
+    return f"{request.phase} {request.round}" + (" too late" if request.settings.get("late") else "")

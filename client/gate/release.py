@@ -1,47 +1,26 @@
 """The last gate before a reply leaves a site: it may hold what its phase declares and the site's policy allows.
 
-`configs.phases` declares everything that can travel from a site to the hub, and is what the site's IT reads. This
-module enforces it: anything else raises `ReleaseError`, and the hub gets an error code in its place.
+`configs.phases` declares everything that can travel from a site to the hub, and is what the site's IT reads.
+`sst_models.wire.grammar` has what each of these looks like. This module enforces both, and the policy: anything else
+raises `ReleaseError`, and the hub gets an error code in its place.
 """
 
 import json
 import re
-from collections.abc import Mapping
-from math import isfinite
-from types import MappingProxyType
 
 import numpy as np
 
 from client.gate.policy import Policy
 from configs.errors import ReleaseError, TooFewError
 from configs.phases import PHASES, Phase
+from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
 STATE = re.compile(r"(^|[._])(queue\w*|running_mean|running_var|num_batches_tracked)($|[._])")
 """Names of buffers. They hold statistics or codes of patients and come along with `state_dict()`."""
 
-MOST_VALUES = 4096
-"""Most numbers in all metrics and series of a reply, far below a volume: loss curves, not scans."""
-
 DIGITS = 3
 """Digits after the point of a figure that leaves: a tenth of a Dice point."""
-
-_HEX = re.compile(r"[0-9a-f]{8,64}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}([.+-]?[a-z]{1,5}[0-9]{0,4})?")
-
-FORMS: Mapping[str, re.Pattern[str] | None] = MappingProxyType(
-    {
-        "name": _NAME,
-        "code": _HEX,
-        "flwr": _VERSION,
-        "torch": _VERSION,
-        "python": _VERSION,
-        "atlas": _HEX,
-        **dict.fromkeys(("scans", "labelled", "set_aside"), None),
-    }
-)
-"""What each single value that a phase declares must look like: the pattern of a text, or None for a count."""
 
 
 def _declared(name: str) -> Phase:
@@ -73,13 +52,12 @@ def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
         raise ReleaseError(f"reply to {request.phase} {request.round} says that it answers {reply.phase} {reply.round}")
     if reply.bytes > policy.most_bytes:
         raise ReleaseError(f"reply to {request.phase} has {reply.bytes} bytes; the policy allows {policy.most_bytes}")
-    if reply.count and not _declared(reply.phase).count:
-        raise ReleaseError(f"phase {reply.phase} declares no count, but its reply has {reply.count}")
+    if found := grammar.fault(reply, _declared(reply.phase)):
+        raise ReleaseError(found.text)
     for part, arrays in reply.arrays.items():
         _check_part(part, arrays, reply, request, policy)
-    _check_numbers(reply)
-    _check_values(reply)
-    _check_enough(reply, policy)
+    if not request.settings.get("late"):
+        _check_enough(reply, policy)
 
 
 def _check_enough(reply: SiteReply, policy: Policy) -> None:
@@ -93,8 +71,6 @@ def _check_enough(reply: SiteReply, policy: Policy) -> None:
 
 
 def _check_part(part: str, arrays: Arrays, reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
-    if part not in _declared(request.phase).parts:
-        raise ReleaseError(f"phase {request.phase} does not declare the part '{part}'")
     if policy.withholds(part):
         raise ReleaseError(f"the policy keeps the weights of {part} at the site")
     shape, code = _geometry(request)
@@ -149,25 +125,3 @@ def _check_array(name: str, array: np.ndarray, grid: tuple[int, ...]) -> None:
         raise ReleaseError(f"'{name}' has the shape of the grid: images, label maps and flows stay at the site")
     if not np.isfinite(array).all():
         raise ReleaseError(f"'{name}' holds a value that is not finite: training diverged")
-
-
-def _check_numbers(reply: SiteReply) -> None:
-    numbers = {**{key: (value,) for key, value in reply.metrics.items()}, **reply.series}
-    if sum(len(values) for values in numbers.values()) > MOST_VALUES:
-        raise ReleaseError(f"more than {MOST_VALUES} numbers in the metrics and series of one reply")
-    phase = _declared(reply.phase)
-    for key, values in numbers.items():
-        if key not in (*phase.losses, *phase.figures):
-            raise ReleaseError(f"phase {reply.phase} does not declare a figure '{key}': see configs/phases.py")
-        if not all(type(value) is float and isfinite(value) for value in values):
-            raise ReleaseError(f"metric '{key}' is not a finite float")
-
-
-def _check_values(reply: SiteReply) -> None:
-    declared = _declared(reply.phase).values
-    for key, value in reply.settings.items():
-        if key not in declared:
-            raise ReleaseError(f"phase {reply.phase} does not declare the value '{key}': see configs/phases.py")
-        form = FORMS.get(key, _HEX)  # a value without a form of its own can only be a digest
-        if not (type(value) is int if form is None else isinstance(value, str) and form.fullmatch(value)):
-            raise ReleaseError(f"value '{key}' is not of its declared form")

@@ -6,10 +6,13 @@ never pickled. `client.messages` reads requests and writes replies, `server.mess
 """
 
 from collections.abc import Mapping
+from io import BytesIO
+from math import prod
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
+from numpy.lib import format as npy
 
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays
@@ -46,11 +49,27 @@ def to_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
 
     Raises:
         TypeError: an array of a type that does not travel.
+        ValueError: an array that is not as large as it says.
     """
+    for array in record.values():
+        _check_size(array.data)
     arrays = {name: array.numpy() for name, array in sorted(record.items())}
     if any(str(array.dtype) not in DTYPES for array in arrays.values()):
         raise TypeError(f"the message holds an array that is none of {', '.join(DTYPES)}")
     return arrays
+
+
+def _check_size(data: bytes) -> None:
+    """See that `.npy` bytes hold what their header says: NumPy makes room for an array before it reads it.
+
+    Raises:
+        ValueError: they do not.
+    """
+    file = BytesIO(data)
+    version = npy.read_magic(file)
+    shape, _, kind = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+    if prod(shape) * kind.itemsize != len(data) - file.tell():
+        raise ValueError("the message holds an array that is not as large as it says")
 
 
 def words(content: RecordDict, name: str) -> dict[str, str]:

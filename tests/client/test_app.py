@@ -272,3 +272,18 @@ def test_app_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_site_that_comes_too_late_says_so_in_its_log(tmp_path):
+    """It prepares nothing, and what leaves is an empty reply."""
+    late = PhaseRequest("run", "join", 1, "one", FULL.to_json(), {}, {"atlas": ATLAS, "late": True})
+    assert send(client.app.answer, tmp_path, late) == SiteReply("one", "join", 1, 0)
+    state, gate = tmp_path / "state", tmp_path / "state" / "gate"
+    told = [json.loads(line) for line in (gate / "log.jsonl").read_text().splitlines()]
+    assert [(line["event"].split(":")[0], line["level"]) for line in told] == [
+        ("request started", "info"),
+        ("too late for this run", "warning"),
+        ("request finished", "info"),
+    ]
+    assert "wait for the next" in told[1]["event"] and told[1]["run"] == "run"
+    assert not (state / "prepared").exists() and not (gate / "site.log").exists()

@@ -85,7 +85,7 @@ def test_a_difference_arrives_as_sent():
 def test_reply_to_another_request_is_refused():
     """A late answer to an earlier round is not taken for this one."""
     content = client.messages.encode_reply(SiteReply("one", "joint", 1, 5))
-    with pytest.raises(ValueError, match="answers joint 1"):
+    with pytest.raises(ValueError, match="answers another phase or round"):
         server.messages.decode_reply(content, PhaseRequest("run", "joint", 2, "one", "{}"))
 
 

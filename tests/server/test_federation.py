@@ -280,3 +280,66 @@ def test_order_of_the_sites_changes_nothing(tmp_path):
         return {reply.site: reply.arrays["T"]["w"].tolist() for reply in replies}
 
     assert ask(NAMES) == ask(NAMES[::-1])
+
+
+def test_what_is_begun_holds_up_no_round(tmp_path):
+    """Rounds go on while a site prepares its scans; its answer is there when somebody looks, within its own time."""
+
+    class Slow(InProcessGrid):
+        """A grid on which the first message pushed takes its time."""
+
+        ready = False
+
+        def pull_messages(self, message_ids):
+            return super().pull_messages([one for one in message_ids if self.ready or one != "message-1"])
+
+    def answer(request, site):
+        if request.phase == "join":
+            return SiteReply(site.name, "join", 1, 3, settings={"scans": 3, "atlas": ATLAS})
+        return half_way(request, site)
+
+    configs = {site.name: node_config(site) for site in folders(tmp_path)}
+    grid = Slow(client.app.register(ClientApp(), answer), configs)
+    federation = GridFederation(grid, 60)
+    federation.begin([PhaseRequest("run", "join", 1, "three", EXPERIMENT.to_json(), {}, {"atlas": ATLAS})], 7200)
+    assert federation.answered() == []
+    others = ("one", "two")
+    assert [reply.error for reply in federation.ask(requests(others))] == ["", ""]
+    assert federation.answered() == []
+    grid.ready = True
+    (reply,) = federation.answered()
+    assert (reply.site, reply.phase, reply.count, reply.error) == ("three", "join", 3, "")
+    assert federation.answered() == []
+    assert [item.phase for item in federation.traffic] == ["register", "register", "join"]
+
+
+def test_what_is_begun_ends_at_its_deadline(tmp_path):
+    """Or when the site is gone for good; the message outlives the deadline, so that the hub's clock decides."""
+
+    class Silent(InProcessGrid):
+        """A grid on which nobody answers."""
+
+        pushed = ()
+
+        def push_messages(self, messages):
+            self.pushed = list(messages)
+            return super().push_messages(self.pushed)
+
+        def pull_messages(self, message_ids):
+            return []
+
+    configs = {site.name: node_config(site) for site in folders(tmp_path)}
+    grid = Silent(client.app.register(ClientApp(), half_way), configs)
+    federation = GridFederation(grid, 60, patience_s=0.0)
+    joins = [
+        PhaseRequest("run", "join", 1, site, EXPERIMENT.to_json(), {}, {"atlas": ATLAS}) for site in ("one", "four")
+    ]
+    federation.begin(joins[:1], 7200)
+    assert grid.pushed[0].metadata.ttl > 7200
+    assert federation.answered() == []
+    federation.begin(joins, 0.0)
+    time.sleep(0.01)
+    found = [(reply.site, reply.error) for reply in federation.answered()]
+    assert found == [("one", "deadline"), ("four", "deadline")]
+    federation.begin(joins[1:], 7200)
+    assert [reply.error for reply in federation.answered()] == ["unavailable"]

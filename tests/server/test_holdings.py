@@ -273,7 +273,7 @@ def test_a_hostile_reply_is_one_word_and_the_others_go_on(
 
 
 def test_a_site_that_always_says_base_is_given_up(tmp_path: Path) -> None:
-    """All of a part is sent once; the second time it is an error like any other."""
+    """All of a part is sent once. Who lacks what it starts from then, too, lies: that ends after three strikes."""
     stubborn = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
@@ -284,7 +284,7 @@ def test_a_site_that_always_says_base_is_given_up(tmp_path: Path) -> None:
     stubborn.train("register")(handle)
     asked = PhaseRequest("run", "register", 1, "a", HALF.to_json(), start().parts, ABOUT, "half")
     federation = GridFederation(grid(tmp_path, ("a",), stubborn), 60)
-    assert [reply.error for reply in federation.ask([asked])] == ["base"]
+    assert [reply.error for reply in federation.ask([asked])] == ["malformed"]
     assert down(federation, 1) == {"a": 2 * WHOLE}
 
 

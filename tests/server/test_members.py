@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from configs.errors import FederationError
-from server import members, run
+from server import members
 from server.federation import Late, Traffic
 from server.members import Members
 from server.vet import MOST
@@ -61,7 +60,7 @@ class Round:
             federation, folder, quorum, patience, lambda event, **values: self.told.append((event, values))
         )
         for site in SITES:
-            self.members.add(site)
+            self.members.add(site, 9)
 
     def collect(self, take: Callable[[SiteReply], str] | None = None, **options: Any) -> dict[str, str]:
         """Ask all four."""
@@ -175,13 +174,19 @@ def test_members_outlive_the_hub(tmp_path: Path) -> None:
     assert again.strangers() == ()
 
 
-def test_a_run_goes_on_without_sites_that_are_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All had joined: a hub that was killed does not wait for those in quarantine, or dismissed, to join again."""
-    one = Round(tmp_path, Script({}))
-    (tmp_path / "strikes.json").write_text(json.dumps({"b": MOST}))
-    (tmp_path / members.LEFT).write_text('["d"]')
-    monkeypatch.setattr(run, "join", lambda hub, sites: dict.fromkeys(sites, "mismatch"))
-    hub = SimpleNamespace(members=one.members, patience=0.0)
-    run.gather(hub, least=len(SITES))  # type: ignore[arg-type]
-    with pytest.raises(FederationError):
-        run.gather(hub, least=len(SITES) + 1)  # type: ignore[arg-type]
+def test_what_a_site_said_of_its_scans_outlives_the_hub(tmp_path: Path) -> None:
+    """A list of names, as versions before 0.3 left it, is read, too: their counts come when the sites join again."""
+    (tmp_path / members.MEMBERS).write_text('["a", "b"]')
+    one = Round(tmp_path / "new", Script({})).members
+    old = Members(Script({}), tmp_path, 1.0, 0.0, lambda event, **values: None)
+    assert old.names == ("a", "b") and old.counts == {}
+    old.add("b", 7)
+    assert old.names == ("a", "b") and old.counts == {"b": 7}
+    one.add("a", 4)
+    assert Members(Script({}), tmp_path / "new", 1.0, 0.0, one.tell).counts == {"a": 4, "b": 9, "c": 9, "d": 9}
+
+
+def test_a_round_can_need_more_replies_than_its_quorum(tmp_path: Path, clock: list[float]) -> None:
+    """A trimmed mean needs five sites, whatever the quorum."""
+    with pytest.raises(FederationError, match="3 of 4 sites"):
+        Round(tmp_path, Script({"b": ["deadline"]}), quorum=0.5).collect(least=4)

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,82 +13,235 @@ import torch
 from configs.errors import FederationError
 from configs.phases import phase_of
 from configs.schema import load
-from server import run, segmenters
-from server.atlas import Atlas
+from server import events, joining, run, segmenters
+from server.atlas import Atlas, _digest, read_atlas, save_atlas
 from server.federation import Late, Traffic
-from server.run import Hub, Plan, gather, join
-from server.state import RunState
+from server.joining import cannot_join
+from server.office import LEFT
+from server.run import Hub, Plan, joining_of, style_source
+from server.state import RunState, schedule
+from server.vet import MOST
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 
 
-class Joining:
-    """A federation whose sites say which atlas they hold, None for a site that fails."""
+class Hospitals:
+    """A federation whose sites say which atlas they hold, None for a site that fails; some take their time to join."""
 
-    def __init__(self, atlases: dict[str, str | None]) -> None:
-        """Take the digest by site."""
-        self.atlases = atlases
+    def __init__(self, atlases: dict[str, str | None], slow: dict[str, int] | None = None) -> None:
+        """Take the digest by site, and for how many looks the answer of a slow one is not there."""
+        self.atlases, self.slow = atlases, slow or {}
         self.traffic: list[Traffic] = []
         self.late: list[Late] = []
         self.asked: list[PhaseRequest] = []
+        self.deadlines: dict[str, float] = {}
+        self.begun: list[PhaseRequest] = []
 
     def sites(self) -> tuple[str, ...]:
         """Who is there."""
         return tuple(sorted(self.atlases))
 
     def ask(self, requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
-        """Answer with counts and the digest, or with a code."""
+        """Bring back what a round sent."""
         for request in requests:
             self.asked.append(request)
-            atlas = self.atlases[request.site]
-            settings = {} if atlas is None else {"atlas": atlas, "scans": 9}
-            error = "data" if atlas is None else ""
-            yield SiteReply(request.site, request.phase, request.round, 9, settings=settings, error=error)
+            parts = {part: request.arrays[part] for part in phase_of(request.phase).learns}
+            error = "data" if self.atlases[request.site] is None else ""
+            yield SiteReply(request.site, request.phase, request.round, 9, parts, error=error)
+
+    def begin(self, requests: Sequence[PhaseRequest], deadline: float) -> None:
+        """Take requests to join."""
+        self.begun += requests
+        self.asked += requests
+        self.deadlines |= {request.site: deadline for request in requests}
+
+    def answered(self) -> list[SiteReply]:
+        """Answer with counts and the digest, or with a code."""
+        self.slow = {site: looks - 1 for site, looks in self.slow.items()}
+        ready = [request for request in self.begun if self.slow.get(request.site, 0) <= 0]
+        self.begun = [request for request in self.begun if request not in ready]
+        return [self._join(request) for request in ready]
+
+    def _join(self, request: PhaseRequest) -> SiteReply:
+        atlas = self.atlases[request.site]
+        settings: dict[str, int | float | str | bool] = {"atlas": atlas, "scans": 9} if atlas else {}
+        error = "data" if atlas is None else ""
+        return SiteReply(request.site, request.phase, request.round, 9, settings=settings, error=error)
 
 
-def hub_of(folder: Path, federation: Joining) -> Hub:
+def hub_of(folder: Path, federation: Hospitals, patience: float = 0.0) -> Hub:
     """A hub with an atlas of one cube."""
     image = torch.ones(1, 4, 4, 4)
     affine = tuple(tuple(float(i == j) for j in range(4)) for i in range(4))
     atlas = Atlas(image, AtlasLabels(image[0].long()), affine, 1.0, DIGEST, "atlas.nii.gz")  # type: ignore[arg-type]
-    return Hub(folder, Plan("run"), load("tiny"), atlas, federation)
+    return Hub(folder, Plan("run"), load("tiny"), atlas, federation, patience)
+
+
+def told(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The hub's events of one kind."""
+    return [event for event in events.read(folder) if event["event"] == name]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time that goes on only where somebody sleeps."""
+    now = [0.0]
+    monkeypatch.setattr(joining.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(joining.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
 
 
 def test_a_site_that_holds_another_atlas_does_not_take_part(tmp_path: Path) -> None:
     """Nor one that holds none or fails; each is named, with the reason, and the others join."""
-    hub = hub_of(tmp_path, Joining({"good": DIGEST, "other": OTHER, "none": "", "broken": None}))
-    why = join(hub, hub.federation.sites())
-    assert hub.sites == ("good",)
-    assert set(why) == {"other", "none", "broken"}
-    assert "another atlas" in why["other"] and "another atlas" in why["none"] and "(data)" in why["broken"]
-    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert events[-1]["failed"] == {"other": "mismatch", "none": "mismatch", "broken": "data"}
-    assert set(events[-1]["sites"]) == {"good"}
+    hub = hub_of(tmp_path, Hospitals({"good": DIGEST, "other": OTHER, "none": "", "broken": None}))
+    came = joining_of(hub)
+    came.gather(1)
+    assert hub.sites == ("good",) and hub.members.counts == {"good": 9}
+    assert came.failed == {"other": "mismatch", "none": "mismatch", "broken": "data"}
+    assert "another atlas" in cannot_join("other", "mismatch") and "(data)" in cannot_join("broken", "data")
+    (event,) = told(tmp_path, "round.finished")
+    assert event["failed"] == came.failed and set(event["sites"]) == {"good"}
 
 
 def test_every_site_is_sent_the_atlas_and_its_digest(tmp_path: Path) -> None:
     """The image and where it lies; its labels stay at the hub until a phase needs them."""
-    federation = Joining({"one": DIGEST, "two": DIGEST})
-    join(hub_of(tmp_path, federation), ("one", "two"))
+    federation = Hospitals({"one": DIGEST, "two": DIGEST})
+    joining_of(hub_of(tmp_path, federation)).gather(2)
     assert [request.site for request in federation.asked] == ["one", "two"]
     for request in federation.asked:
-        assert request.settings["atlas"] == DIGEST
+        assert request.settings == {"atlas": DIGEST}
         assert set(request.arrays) == {"atlas"} and set(request.arrays["atlas"]) == {"image", "affine"}
 
 
 def test_a_run_does_not_begin_with_sites_of_another_atlas(tmp_path: Path) -> None:
     """Two are wanted and one fits: the line names the other and says what to do."""
-    with pytest.raises(FederationError, match="site other holds another atlas; start it with a fresh state folder"):
-        gather(hub_of(tmp_path, Joining({"good": DIGEST, "other": OTHER})), least=2)
+    with pytest.raises(FederationError, match="site other holds another atlas.*start it with a fresh state folder"):
+        joining_of(hub_of(tmp_path, Hospitals({"good": DIGEST, "other": OTHER}))).gather(2)
+
+
+def test_a_site_that_cannot_join_is_asked_again_until_it_is_mended(tmp_path: Path, clock: list[float]) -> None:
+    """The first round waits, and says for whom and why; while another still prepares its scans, too."""
+    federation = Hospitals({"good": DIGEST, "broken": None, "slow": DIGEST}, {"slow": 100})
+    hub = hub_of(tmp_path, federation, patience=600.0)
+    waited = hub.tell
+
+    def mend(event: str, **values: object) -> None:
+        waited(event, **values)
+        if event == "round.waiting":
+            federation.atlases["broken"] = DIGEST
+
+    came = joining_of(hub)
+    came.members = replace(came.members, tell=mend)
+    came.gather(2)
+    assert hub.sites == ("broken", "good") and came.under_way == {"slow"} and clock[0] < 60
+    assert [event["missing"] for event in told(tmp_path, "round.waiting")] == [{"broken": "data"}]
+
+
+def test_no_round_waits_for_a_newcomer(tmp_path: Path, clock: list[float]) -> None:
+    """It is asked once, has its own deadline, and takes part from the first round after its answer."""
+    federation = Hospitals({"early": DIGEST}, {"slow": 6})
+    hub = hub_of(tmp_path, federation)
+    came = joining_of(hub)
+    came.gather(1)
+    federation.atlases["slow"] = DIGEST
+    took_part = []
+    state = RunState()
+    for number in range(1, 6):
+        came.welcome(hub.late(state))
+        state = run.run_round(hub, state, phase_of("register"), number)
+        took_part.append(hub.sites)
+    assert took_part == [("early",)] * 3 + [("early", "slow")] * 2
+    assert clock[0] == 0.0
+    own = hub.experiment.federation
+    assert federation.deadlines == {"early": own.join_deadline, "slow": own.join_deadline}
+    assert [request.site for request in federation.asked if request.phase == "join"] == ["early", "slow"]
+    assert [list(event["sites"]) for event in told(tmp_path, "round.finished") if event["phase"] == "join"] == [
+        ["early"],
+        ["slow"],
+    ]
+
+
+def test_a_hub_that_is_started_again_waits_for_its_members_and_for_nobody_new(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    """They have their scans prepared, so a round's deadline is enough."""
+    joining_of(hub_of(tmp_path, Hospitals({"north": DIGEST}))).gather(1)
+    federation = Hospitals({"north": DIGEST, "new": DIGEST}, {"north": 4, "new": 9})
+    hub = hub_of(tmp_path, federation)
+    came = joining_of(hub)
+    came.gather(1)
+    own = hub.experiment.federation
+    assert 0 < clock[0] < 5 and came.under_way == {"new"}
+    assert federation.deadlines == {"north": own.deadline, "new": own.join_deadline}
+
+
+def test_a_run_goes_on_without_sites_that_are_out(tmp_path: Path) -> None:
+    """All had joined: a hub that was killed does not wait for those in quarantine, or dismissed, to join again."""
+    federation = Hospitals(dict.fromkeys("abcd", DIGEST))
+    joining_of(hub_of(tmp_path, federation)).gather(4)
+    (tmp_path / "strikes.json").write_text(json.dumps({"b": MOST}))
+    (tmp_path / LEFT).write_text('["d"]')
+    federation.asked.clear()
+    joining_of(hub_of(tmp_path, federation)).gather(4)
+    assert [request.site for request in federation.asked] == ["a", "c"]
+    with pytest.raises(FederationError, match="4 of 5 sites joined"):
+        joining_of(hub_of(tmp_path, federation)).gather(5)
+
+
+def test_a_run_does_not_begin_with_too_few_sites_for_its_mean(tmp_path: Path) -> None:
+    """Four sites joined, and a trimmed mean needs five: no round is asked for, and none goes on with four of five."""
+    federation = Hospitals(dict.fromkeys("abcd", DIGEST))
+    trimmed = load("tiny", ["federation.aggregation=trimmed", "federation.quorum=0.5"])
+    hub = replace(hub_of(tmp_path, federation), experiment=trimmed)
+    atlas = hub.atlas
+    save_atlas(replace(atlas, digest=_digest(atlas.image[0], atlas.labels, atlas.affine)), tmp_path)
+    (tmp_path / "experiment.json").write_text(trimmed.to_json())
+    (tmp_path / "plan.json").write_text('{"run": "run"}')
+    federation.atlases = dict.fromkeys("abcd", read_atlas(tmp_path).digest)
+    with pytest.raises(FederationError, match='"trimmed" needs 5 sites that answer, but there are 4: invite more'):
+        run.run(tmp_path, federation, least=4)
+    assert {request.phase for request in federation.asked} == {"join"}
+    with pytest.raises(FederationError, match="but there are 4: invite more"):
+        run.run_round(hub, RunState(), phase_of("register"), 1)
+    hub.members.add("e", 9)
+    federation.atlases["e"] = None
+    with pytest.raises(FederationError, match=r"4 of 5 sites answered \(e: data\)"):
+        run.run_round(hub, RunState(), phase_of("register"), 1)
+
+
+def after(name: str) -> RunState:
+    """A state in which all rounds up to the last of a phase are done."""
+    rounds = [phase.name for phase, _ in schedule(load("tiny"))]
+    return RunState(done=len(rounds) - rounds[::-1].index(name))
+
+
+def test_a_site_that_comes_too_late_is_told_and_does_not_take_part(tmp_path: Path) -> None:
+    """Once, at both sides, after the last round of `joint`; whoever began in time and answers then is late, too."""
+    federation = Hospitals({"early": DIGEST, "slow": DIGEST}, {"slow": 3})
+    hub = hub_of(tmp_path, federation)
+    assert [hub.late(after(name)) for name in ("style", "joint", "adapt")] == [False, True, True]
+    assert not hub.late(replace(after("joint"), done=after("joint").done - 1))
+    came = joining_of(hub)
+    came.gather(1)
+    federation.atlases["new"] = DIGEST
+    for _ in range(3):
+        came.welcome(hub.late(after("joint")))
+    assert hub.sites == ("early",)
+    assert sorted(event["site"] for event in told(tmp_path, "site.late")) == ["new", "slow"]
+    asked = [(request.site, request.settings.get("late", False)) for request in federation.asked]
+    assert asked == [("early", False), ("slow", False), ("new", True), ("slow", True)]
+    assert not any(request.arrays for request in federation.asked if request.settings.get("late"))
+    joining_of(hub).gather(1, late=True)  # a hub that was started again: the member is welcome
+    assert hub.sites == ("early",) and told(tmp_path, "site.late")[-1]["site"] == "slow"
 
 
 def test_a_site_that_joins_while_segmenters_are_trained_gets_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first round decides who gets one: a training that lacks its first round would be no fair one."""
-    hub = hub_of(tmp_path, Joining({"early": DIGEST, "late": DIGEST}))
+    hub = hub_of(tmp_path, Hospitals({"early": DIGEST, "late": DIGEST}))
     asked: list[tuple[str, tuple[int, int]]] = []
 
     def train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int]) -> segmenters.Trained:
@@ -94,11 +249,26 @@ def test_a_site_that_joins_while_segmenters_are_trained_gets_none(
         return segmenters.Trained({"w": np.full(2, number, np.float32)}, {"m": np.zeros(1, np.float32)}, {})
 
     monkeypatch.setattr(run, "_train", train)
-    join(hub, ("early",))
+    hub.members.add("early", 9)
     first = run.run_round(hub, RunState(), phase_of("segment"), 1)
-    join(hub, ("late",))
+    hub.members.add("late", 9)
     second = run.run_round(hub, first, phase_of("segment"), 2)
     assert asked == [("early", (0, 1)), ("early", (0, 1))]
     assert second.done == 2 and set(second.parts) == {"segmenter.early"}
     assert [float(arrays["w"][0]) for arrays in second.trained["early"]] == [1.0, 2.0]
     assert second.memory == {}  # tiny has two rounds: nothing goes on from here
+
+
+def test_a_site_without_a_style_of_its_own_has_the_atlass(tmp_path: Path) -> None:
+    """Not that of an untrained A, for a site that keeps its own; where A is averaged, all have the same."""
+    hub = hub_of(tmp_path, Hospitals({}))
+    for site in ("gives", "keeps"):
+        hub.members.add(site, 9)
+    part = {"w": np.zeros(2, np.float32)}
+    state = RunState(parts={"A": part, "A.gives": part, "moments.keeps": part})
+    assert hub.segment() == ("gives", "keeps")
+    assert style_source(hub.experiment, state, "gives").appearance is part
+    kept = style_source(hub.experiment, state, "keeps")
+    assert (kept.appearance, kept.moments) == (None, part)
+    averaged = replace(hub.experiment, federation=replace(hub.experiment.federation, style="statistics"))
+    assert style_source(averaged, state, "keeps").appearance is part

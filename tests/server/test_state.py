@@ -1,5 +1,6 @@
 """What the hub keeps between rounds."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,20 @@ def test_a_state_comes_back_whole(tmp_path: Path) -> None:
     again = store.resume()
     assert again is not None and again.done == 2 and values(again) == values(second)
     assert len(list((tmp_path / "library").iterdir())) == 2
+
+
+def test_how_far_rounds_went_comes_back_to_the_bit(tmp_path: Path) -> None:
+    """A resumed run shortens a reply as one that was not stopped; a state of an earlier version knows no way yet."""
+    store = Store(tmp_path, load("tiny"))
+    store.save(RunState(2, {"T": part(1)}, moved={"T": (0.1, 1 / 3)}))
+    kept = store.resume()
+    assert kept is not None and kept.moved == {"T": (0.1, 1 / 3)}
+    document = json.loads((tmp_path / "state.json").read_text())
+    experiment = json.loads(document.pop("experiment"))
+    del document["moved"], experiment["federation"]["quorum"]  # a key that this version did not have, say
+    (tmp_path / "state.json").write_text(json.dumps({**document, "experiment": json.dumps(experiment)}))
+    old = store.resume()
+    assert old is not None and old.moved == {} and old.done == 2
 
 
 def test_the_parts_of_sites_stay_on_disk(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from configs.phases import PARTS, PHASES, VALUES, phase_of
 from configs.processes import Processes
 from configs.schema import from_dict
 from configs.structures import GROUPS
+from server import bounds
 from server.atlas import load_atlas, save_atlas
 from server.state import RunState, Store
 from simulation.engines import SiteFolder, failure, run_federation
@@ -361,6 +362,18 @@ def test_a_run_can_be_watched(reference):
         assert [line["up"] for line in seen] == [line["up"] for line in own if "up" in line]
     runs = {path.parent.relative_to(hub / "tensorboard").as_posix() for path in hub.rglob("*tfevents*")}
     assert runs == {"hub", "sites/left", "sites/right"}
+
+
+def test_honest_sites_meet_no_bound(reference, tmp_path, monkeypatch):
+    """The bounds that hold a liar change no bit of what honest sites learn together."""
+    _, hub, _ = reference
+    assert "clipped" not in (hub / "events.jsonl").read_text()
+    monkeypatch.setattr(bounds, "CAP", 10**9)
+    monkeypatch.setattr(bounds, "CLIP", 1e9)
+    monkeypatch.setattr(bounds, "ROOM", 1e9)
+    free, _ = tiny_run(tmp_path, "inprocess")
+    one, other = learnt(hub), learnt(free)
+    assert set(one) == set(other) and all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 @pytest.mark.parametrize("engine", [RAY, "superlink"])
