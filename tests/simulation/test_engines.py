@@ -270,9 +270,10 @@ def atlas_of(folder, experiment):
     return load_atlas(image, labels, grid.shape, grid.spacing)
 
 
-def tiny_run(root, engine):
+def tiny_run(root, engine, policies=(None, None)):
     """Run all phases over two tiny sites on one engine; give the hub's folder and the sites."""
-    sites = [SiteFolder(name, (root / name,), root / engine / name, device="cpu") for name in ("left", "right")]
+    named = zip(("left", "right"), policies, strict=True)
+    sites = [SiteFolder(name, (root / name,), root / engine / name, policy, device="cpu") for name, policy in named]
     for seed, site in enumerate(sites):
         if not site.data[0].exists():
             write_brains(site.data[0], seed)
@@ -316,6 +317,27 @@ def test_tiny_federation_runs_all_phases(reference):
         assert model.card["figures"]["left"]["scans"] == 1
         pair = model.generator(torch.device("cpu")).pair(Recipe(1, 1, 1, site.name))
         assert pair.image.shape == (1, *TINY.grid.shape)
+
+
+def test_what_a_policy_withholds_is_learnt_and_delivered_all_the_same(tmp_path):
+    """A site that keeps A and its segmenter: neither reaches the hub, both are in its model, and the run ends."""
+    kept = open_policy(tmp_path / "left-policy", "segmenter = false")
+    kept.write_text(kept.read_text() + "appearance = false\n")
+    hub, (left, right) = tiny_run(tmp_path, "inprocess", (kept, None))
+    library = json.loads((hub / "state" / "state.json").read_text())["library"]
+    assert {"A.right", "segmenter.left", "segmenter.right"} <= set(library["parts"])
+    assert "A.left" not in library["parts"]
+    assert (len(library["trained"]["left"]), len(library["trained"]["right"])) == (1, 2)  # the hub's; and the adapted
+    own = left.state / "runs" / "tiny" / "own"
+    model = open_model(left.state / "runs" / "tiny" / "model")
+    device = torch.device("cpu")
+    for part, phase in (("segmenter", "adapt"), ("A", "joint")):
+        there = load_file(own / f"{part}-{phase}-1.safetensors")
+        net = model.segmenter(device) if part == "segmenter" else model.generator(device).appearance
+        assert all(np.array_equal(value.detach().numpy(), there[name]) for name, value in net.named_parameters())
+    entries = [json.loads(line) for line in (left.state / "gate" / "ledger.jsonl").read_text().splitlines()]
+    assert not {"A", "segmenter"} & {part for entry in entries for part in entry["parts"]}
+    assert not (right.state / "gate" / "refused.jsonl").exists()
 
 
 def test_the_text_that_it_approves_names_all_that_left(reference):
