@@ -8,6 +8,7 @@ import typer
 from client.gate.policy import read_policy
 from configs.errors import RunError
 from configs.phases import NOTHING, asked, phase_of
+from configs.shown import LINE, shown
 
 if TYPE_CHECKING:
     from client.bundle import Bundle
@@ -32,8 +33,8 @@ def join(
     own, public, certificate = home.join(kit, folder, tuple(data))
     typer.echo(f"SHA-256 of the kit's certificate: {certificate}")
     typer.echo("compare it with the hub operator's, by telephone say")
-    typer.echo(f"{own.folder} is made; send {public} to the hub's operator")
-    typer.echo(f"then: sst site approve {own.folder}")
+    typer.echo(shown(f"{own.folder} is made; send {public} to the hub's operator", LINE))
+    typer.echo(shown(f"then: sst site approve {own.folder}", LINE))
 
 
 @app.command()
@@ -104,15 +105,16 @@ def _policy() -> str:
 def check(site: Folder) -> None:
     """Look at everything that has to be right before the site starts; exit code 2 if something is not."""
     from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
     from client.home import Home
     from client.preflight import check as look
 
     console, wrong = Console(highlight=False), 0
     for line in look(Home(site)):
-        mark = "[green]  ok[/]" if line.fine else "[red]STOP[/]"
-        console.print(f"{mark}  {line.name}: {escape(line.found)}" + ("" if line.fine else f" -> {escape(line.do)}"))
+        mark = ("  ok", "green") if line.fine else ("STOP", "red")
+        told = f"  {line.name}: {line.found}" + ("" if line.fine else f" -> {line.do}")
+        console.print(Text.assemble(mark, shown(told, LINE)))
         wrong += not line.fine
     if wrong:
         raise RunError(f"{wrong} of the lines above are red; mend them, then check again")
@@ -129,9 +131,9 @@ def start(
 
     own = Home(site)
     if print_command:
-        typer.echo(launch.printed(own))
+        typer.echo("\n".join(shown(line, 10 * LINE) for line in launch.printed(own).splitlines()))
         return
-    launch.start(own, typer.echo)
+    launch.start(own, lambda line: typer.echo(shown(line, LINE)))
 
 
 @app.command()
@@ -153,15 +155,7 @@ def ledger(site: Folder) -> None:
     table = Table("time", "run", "phase", "round", "parts", "bytes", "error")
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        parts = ", ".join(entry["parts"])
-        table.add_row(
-            entry["time"],
-            entry["run"],
-            entry["phase"],
-            str(entry["round"]),
-            parts,
-            f"{entry['bytes']:,}",
-            entry["error"],
-        )
-    Console().print(table)
+        words = (entry["time"], entry["run"], entry["phase"], entry["round"], ", ".join(entry["parts"]))
+        table.add_row(*map(shown, (*words, f"{entry['bytes']:,}", entry["error"])))
+    Console(markup=False, emoji=False, highlight=False).print(table)
     typer.echo(f"{count} entries, each following from the one before it")

@@ -90,13 +90,14 @@ def renew(hub: Folder) -> None:
 @app.command()
 def start(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> None:
     """Run the hub until its run is finished; what ends is started again, and a run that was stopped goes on."""
+    from configs.shown import LINE, shown
     from server import launch
     from server.office import Office
 
     if print_command:
         typer.echo(launch.printed(Office(hub)))
         return
-    launch.serve(Office(hub), typer.echo, proxy)
+    launch.serve(Office(hub), lambda line: typer.echo(shown(line, LINE)), proxy)
 
 
 @app.command()
@@ -126,6 +127,6 @@ def status_command(
         table = Table("site", "state", "last seen", "rounds", "last failure")
         for site in found.sites:
             table.add_row(site.name, site.state, ago(site.seen), str(site.rounds), site.last)
-        Console().print(table)
+        Console(markup=False, emoji=False, highlight=False).print(table)
     if found.state == "failed":
         raise typer.Exit(1)

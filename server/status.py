@@ -8,6 +8,7 @@ from statistics import fmean, median_low
 from typing import Any
 
 from configs.phases import learning
+from configs.shown import LINE, shown
 from server.events import read
 from server.kit import dismissed
 from server.office import Office
@@ -44,7 +45,7 @@ class Status:
 
 
 def status(office: Office) -> Status:
-    """Read the hub's folder.
+    """Read the hub's folder; words that came from a site are as `configs.shown` leaves them.
 
     Raises:
         RunError: the folder is no hub's.
@@ -57,12 +58,12 @@ def status(office: Office) -> Status:
     names = sorted({*office.admitted, *(path.stem for path in (office.folder / "kits").glob("*.zip"))})
     return Status(
         state=state,
-        phase=str(last["phase"]) if last else "",
+        phase=shown(last["phase"]) if last else "",
         round=int(last["round"]) if last else 0,
         since=float(last["time"]) if last else None,
         left=_left(office, events) if state == "running" else None,
         sites=tuple(_site(name, office, events) for name in names),
-        message=message,
+        message=shown(message, LINE),
     )
 
 
@@ -76,7 +77,7 @@ def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
     if not events:
         return "not begun", ""
     if events[-1]["event"] == "round.waiting":
-        return "waiting", ", ".join(f"{site} ({code})" for site, code in events[-1]["missing"].items())
+        return "waiting", ", ".join(f"{shown(site)} ({shown(code)})" for site, code in events[-1]["missing"].items())
     return "running", ""
 
 
@@ -91,7 +92,7 @@ def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus
         if name in event.get("series", {}) or name in event.get("sites", {}):
             seen, rounds, code = float(event["time"]), rounds + 1, ""
             state = "taking part" if state == "admitted" else state
-        code = str(event.get("failed", {}).get(name, code))
+        code = shown(event.get("failed", {}).get(name, code))
     return SiteStatus(name, "dismissed" if name in gone else state, seen, rounds, code)
 
 
