@@ -1,4 +1,4 @@
-"""The commands of a hospital: `sst site join`, `approve`, `check`, `start`, `ledger`."""
+"""The commands of a hospital: `sst site join`, `new-key`, `approve`, `check`, `start`, `ledger`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,12 +29,33 @@ def join(
 ) -> None:
     """Make this site's folder and key from a start-up kit."""
     from client import home
+    from sst_models.wire.credentials import fingerprint
 
     own, public, certificate = home.join(kit, folder, tuple(data))
     typer.echo(f"SHA-256 of the kit's certificate: {certificate}")
     typer.echo("compare it with the hub operator's, by telephone say")
     typer.echo(shown(f"{own.folder} is made; send {public} to the hub's operator", LINE))
+    typer.echo(f"fingerprint of this site's key, which the operator sees, too: {fingerprint(public.read_bytes())}")
     typer.echo(shown(f"then: sst site approve {own.folder}", LINE))
+
+
+@app.command("new-key")
+def new_key(
+    site: Folder,
+    use: Annotated[bool, typer.Option("--use", help="Take it in use: once the hub's operator has let it in.")] = False,
+) -> None:
+    """Make a new key beside this site's, and later take it in use; the old one stays where it is until then."""
+    from client import home
+    from sst_models.wire.credentials import fingerprint
+
+    own = home.Home(site)
+    public = home.use_new_key(own) if use else home.new_key(own)
+    typer.echo(f"fingerprint of the new key, which the hub's operator sees, too: {fingerprint(public.read_bytes())}")
+    if use:
+        typer.echo(f"it is in use from the next sst site start {site} on; the old one is {site}/private/old.key")
+    else:
+        typer.echo(f"send {public} to the hub's operator, who lets it in by sst hub admit HUB {public.name} --replace")
+        typer.echo(f"then: sst site new-key {site} --use")
 
 
 @app.command()

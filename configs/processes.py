@@ -97,6 +97,14 @@ class Processes:
                 started.append(name)
         return started
 
+    def reload(self, name: str) -> bool:
+        """Tell a process, not what it started, to read its files anew (SIGHUP); False where it does not run."""
+        kept = self.running.get(name)
+        if kept is None or kept.process.poll() is not None:
+            return False
+        kept.process.send_signal(signal.SIGHUP)
+        return True
+
     def _open(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         own = Path(sys.executable).parent / command[0]
         with (self.logs / f"{name}.log").open("ab") as log:

@@ -1,9 +1,14 @@
-"""The hub operator's commands: `sst hub init`, `invite`, `admit`, `dismiss`, `renew`, `start`, `resume`, `status`."""
+"""The hub operator's commands, `sst hub ...`: making a hub, letting sites in and out, running it, watching it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from configs.shown import LINE, shown
+
+if TYPE_CHECKING:
+    from server.office import Office
 
 app = typer.Typer(help="The hub's side of a federation.", no_args_is_help=True)
 
@@ -49,14 +54,22 @@ def invite(hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE 
 
 @app.command()
 def admit(
-    hub: Folder, key: Annotated[list[Path], typer.Argument(metavar="SITE.pub ...", help="Keys that sites sent back.")]
+    hub: Folder,
+    key: Annotated[list[Path], typer.Argument(metavar="SITE.pub ...", help="Keys that sites sent back.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take a new key of a site that had another; ask the site first.")
+    ] = False,
 ) -> None:
-    """Let sites in, by the public keys that they sent back."""
+    """Let sites in, by the public keys that they sent back; the fingerprint shown is the one that the site sees."""
     from server.kit import admit as take
     from server.office import Office
+    from sst_models.wire.credentials import fingerprint
 
+    office = Office(hub)
     for one in key:
-        typer.echo(f"{take(Office(hub), one)} is admitted; a hub that is running lets it in by itself")
+        site = take(office, one, replace)
+        typer.echo(f"{site} is admitted; a hub that is running lets it in by itself")
+        typer.echo(f"fingerprint of its key, to compare by telephone: {fingerprint(office.key(site).read_bytes())}")
 
 
 @app.command()
@@ -87,17 +100,38 @@ def renew(hub: Folder) -> None:
         typer.echo(f"{make(office, kit.stem).path}: send it to {kit.stem}, for sst site approve --kit")
 
 
+@app.command("renew-certificates")
+def renew_certificates(hub: Folder) -> None:
+    """Issue the server's certificate anew, for the host in hub.toml; kits and keys stay as they are."""
+    from server.certificates import renew as issue
+    from server.office import Office
+
+    typer.echo(issue(Office(hub)).told)
+    typer.echo(
+        "an nginx that sst hub start runs shows it within seconds; one of your own needs nginx -s reload. "
+        f"The SuperLink, on loopback, takes it when the hub is started again: stop it, then sst hub start {hub}"
+    )
+
+
 @app.command()
 def start(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> None:
     """Run the hub until its run is finished; what ends is started again, and a run that was stopped goes on."""
-    from configs.shown import LINE, shown
     from server import launch
     from server.office import Office
 
     if print_command:
         typer.echo(launch.printed(Office(hub)))
         return
+    _warn(Office(hub))
     launch.serve(Office(hub), lambda line: typer.echo(shown(line, LINE)), proxy)
+
+
+def _warn(office: "Office") -> None:
+    """Say what ends soon, or has ended, on standard error."""
+    from server.certificates import warnings
+
+    for one in warnings(office):
+        typer.secho(f"warning: {one.text}", fg=typer.colors.RED if one.severe else typer.colors.YELLOW, err=True)
 
 
 @app.command()
@@ -128,5 +162,8 @@ def status_command(
         for site in found.sites:
             table.add_row(site.name, site.state, ago(site.seen), str(site.rounds), site.last)
         Console(markup=False, emoji=False, highlight=False).print(table)
+        for one in found.certificates:
+            typer.echo(one.told)
+        _warn(Office(hub))
     if found.state == "failed":
         raise typer.Exit(1)

@@ -158,18 +158,15 @@ class Flower:
         """
         path = self._office.flower / "registered.json"  # Flower lists nodes without their names
         known: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for site in sorted(set(known) - set(self._office.admitted)):
-            if node := known[site]["node"]:
-                done = self._call("supernode", "unregister", node, CONNECTION)
-                told = done.stdout + done.stderr
-                if done.returncode and "not found" not in told:
-                    raise Unanswered(f"the key of the site '{site}' cannot be unregistered: {_last(told)}")
-            del known[site]
-            write_json(known, path)
-            say(f"site {site} is out")
-        for site in self._office.admitted:
-            key = self._office.key(site).read_text(encoding="ascii")
-            if known.get(site, {}).get("key") == key:
+        keys = {site: self._office.key(site).read_text(encoding="ascii") for site in self._office.admitted}
+        for site in sorted(known):
+            if keys.get(site) != known[site]["key"]:  # dismissed, or with another key: the old one must not come in
+                self._unregister(site, known[site]["node"])
+                del known[site]
+                write_json(known, path)
+                say(f"the old key of site {site} is out" if site in keys else f"site {site} is out")
+        for site, key in keys.items():
+            if site in known:
                 continue
             where = str(self._office.key(site).resolve())
             done = self._call("supernode", "register", where, CONNECTION, "--name", site, "--format", "json")
@@ -179,6 +176,13 @@ class Flower:
             known[site] = {"key": key, "node": str(_parsed(done.stdout).get("node-id", ""))}
             write_json(known, path)
             say(f"site {site} may come in")
+
+    def _unregister(self, site: str, node: str) -> None:
+        if node:
+            done = self._call("supernode", "unregister", node, CONNECTION)
+            told = done.stdout + done.stderr
+            if done.returncode and "not found" not in told:
+                raise Unanswered(f"the key of the site '{site}' cannot be unregistered: {_last(told)}")
 
     def submit(self) -> None:
         """Submit the run.
@@ -219,7 +223,11 @@ class Flower:
 
 def _watch(office: Office, processes: Processes, flower: Flower, say: Say) -> None:
     looked, answered = -LOOK, time.monotonic()
+    shown = _changed(office)
     while not finished(office):
+        if _changed(office) != shown:
+            shown = _changed(office)
+            _show_certificate(office, processes, say)
         for name in processes.mend(PAUSE):
             say(f"{name} had ended and was started again; why is in {processes.logs / name}.log")
         if time.monotonic() - looked >= LOOK:
@@ -237,6 +245,19 @@ def _watch(office: Office, processes: Processes, flower: Flower, say: Say) -> No
         while flower.status() == "running" and time.monotonic() < end:
             time.sleep(1.0)
     say(f"the run is finished: {office.folder / 'cross-site.json'} has what each site's model reaches")
+
+
+def _changed(office: Office) -> int:
+    path = office.tls / "server.crt"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _show_certificate(office: Office, processes: Processes, say: Say) -> None:
+    """Let the proxy show a new certificate to the sites; a run goes on meanwhile."""
+    if processes.reload("proxy"):
+        say("nginx shows the new certificate; the SuperLink, on loopback, takes it at the next sst hub start")
+    else:
+        say(f"the server's certificate is a new one: let your nginx read it (nginx -s reload), {office.tls}")
 
 
 def _brief(error: Exception) -> str:

@@ -73,6 +73,10 @@ class Office:
         """The public key of an admitted site."""
         return self.folder / "sites" / f"{site}.pub"
 
+    def old_key(self, site: str) -> Path:
+        """The public key that a dismissed site had: by it alone it may come back without being asked."""
+        return self.folder / "sites" / "dismissed" / f"{site}.pub"
+
     def kit(self, site: str) -> Path:
         """The start-up kit of an invited site."""
         return self.folder / "kits" / f"{site}.zip"

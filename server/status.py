@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.phases import learning
 from configs.shown import LINE, shown
+from server.certificates import Certificate, certificates
 from server.events import read
 from server.kit import dismissed
 from server.office import Office
@@ -29,7 +30,7 @@ class SiteStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run is."""
+    """Where a run is, and how long the hub's certificates hold."""
 
     state: str  # not begun, running, waiting, finished, failed
     phase: str
@@ -38,6 +39,7 @@ class Status:
     left: float | None  # seconds to the end, as far as can be told
     sites: tuple[SiteStatus, ...]
     message: str = ""  # why it failed, or whom it waits for
+    certificates: tuple[Certificate, ...] = ()
 
     def json(self) -> str:
         """Give it as one line of JSON."""
@@ -64,6 +66,7 @@ def status(office: Office) -> Status:
         left=_left(office, events) if state == "running" else None,
         sites=tuple(_site(name, office, events) for name in names),
         message=shown(message, LINE),
+        certificates=certificates(office),
     )
 
 

@@ -4,11 +4,13 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from configs.errors import FederationError
+from configs.processes import Processes
 from server import launch
 from server.launch import Flower, Unanswered
 from server.office import Office
@@ -30,6 +32,14 @@ class Script:
             return subprocess.CompletedProcess(words, 1, json.dumps({"success": False}), "connection refused")
         told = {"success": True, "runs": self.runs, "node-id": "7"}
         return subprocess.CompletedProcess(words, 0, json.dumps(told), "")
+
+
+def wait_for(path: Path) -> None:
+    """Wait until another process has written a file."""
+    end = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -80,6 +90,34 @@ def test_a_dismissed_site_is_out_only_once_its_key_is(flower: Flower, office: Of
     flower.register(said.append)
     assert said == ["site left may come in", "site left is out"]
     assert [words[:2] for words in script.called].count(("supernode", "unregister")) == 2
+
+
+def test_a_new_key_of_a_site_puts_the_old_one_out(flower: Flower, office: Office, script: Script) -> None:
+    """Before it is let in: else the old one, which may be stolen, still could come."""
+    said: list[str] = []
+    flower.register(said.append)
+    office.key("left").write_text("new key of left")
+    script.called.clear()
+    flower.register(said.append)
+    assert [words[1] for words in script.called] == ["unregister", "register"]
+    assert said[1:] == ["the old key of site left is out", "site left may come in"]
+    script.called.clear()
+    flower.register(said.append)
+    assert script.called == []
+
+
+def test_the_proxy_is_told_of_a_new_certificate(office: Office, tmp_path: Path) -> None:
+    """By the signal at which nginx reads its files again; without a proxy of the hub's own, the operator is told."""
+    script = "trap 'echo told > told; exit 0' HUP; echo up > up; while :; do sleep 0.05; done"
+    with Processes(dict(os.environ), tmp_path / "logs", tmp_path / "work") as processes:
+        said: list[str] = []
+        launch._show_certificate(office, processes, said.append)
+        assert "nginx -s reload" in said[0]
+        process = processes.start("proxy", ["sh", "-c", script])
+        wait_for(tmp_path / "work" / "up")
+        launch._show_certificate(office, processes, said.append)
+        process.wait(20)
+        assert (tmp_path / "work" / "told").exists() and "nginx shows the new certificate" in said[1]
 
 
 def test_a_run_that_is_not_taken_is_told(flower: Flower, script: Script) -> None:
