@@ -26,6 +26,7 @@ from configs.processes import QUIET, Processes
 from server import events
 from server.office import Office
 from server.setup import PROJECT, build_bundle
+from server.setup import proxy as proxy_of
 from sst_models.wire.files import replace_file, write_json
 
 CONNECTION = "hub"
@@ -63,7 +64,7 @@ def commands(office: Office) -> dict[str, list[str]]:
             "flower-superexec", "--runtime-api-address", inner, "--root-certificates", str(tls / "ca.crt"),
             "--superexec-auth-secret-file", secret,
         ],
-        "proxy": ["nginx", "-c", str(office.folder.resolve() / "nginx" / "nginx.conf")],
+        "proxy": ["nginx", "-c", str(office.proxy.resolve())],
     }  # fmt: skip
 
 
@@ -108,9 +109,7 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
     if proxy and shutil.which("nginx", path=_path(office)) is None:
         raise FederationError("nginx, which faces the sites, is not installed: install it, or start with --no-proxy")
     settings = office.settings
-    office.flower.mkdir(parents=True, exist_ok=True)
-    _write_connection(office)
-    _write_tools(office)
+    write_configuration(office)
     environment = {**os.environ, **variables(office), "PATH": _path(office)}
     with Processes(environment, office.logs, office.folder / "empty") as processes:
         wanted = commands(office)
@@ -122,6 +121,19 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
         flower = Flower(office, environment)
         say(f"the hub of {settings.name} is up; sites reach it at {settings.address}")
         _watch(office, processes, flower, say)
+
+
+def write_configuration(office: Office) -> None:
+    """Write what the hub's processes read, from `hub.toml` as it is now.
+
+    Raises:
+        RunError: the folder is no hub's.
+        ConfigError: hub.toml is not as it should be, or the folder's path cannot stand in nginx's configuration.
+    """
+    office.flower.mkdir(parents=True, exist_ok=True)
+    replace_file(office.proxy, proxy_of(office, office.settings))
+    _write_connection(office)
+    _write_tools(office)
 
 
 def check_bundle(office: Office) -> None:

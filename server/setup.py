@@ -1,5 +1,6 @@
 """Making a hub: its folder, authority, certificate, the app that sites will approve, and the proxy's configuration."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
     issue_server(office.tls, settings.host)
     make_secret(office.secret)
     replace_file(office.bundle, build_bundle())
-    replace_file(folder / "nginx" / "nginx.conf", proxy(office, settings))
+    replace_file(office.proxy, proxy(office, settings))
     replace_file(folder / SETTINGS, write_settings(settings))
     return office
 
@@ -81,6 +82,5 @@ def proxy(office: Office, settings: Settings) -> str:
             f"the hub's folder {where} has a character that nginx cannot have in a path; use a plain name"
         )
     text = (PROJECT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
-    for word, value in (("FOLDER", where), ("PORT", str(settings.port)), ("INNER", str(settings.inner))):
-        text = text.replace(word, value)
-    return text
+    values = {"FOLDER": where, "PORT": str(settings.port), "INNER": str(settings.inner)}
+    return re.sub("|".join(values), lambda word: values[word[0]], text)

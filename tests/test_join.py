@@ -289,6 +289,8 @@ def test_the_proxy_passes_the_fleet_path_alone(office: Office) -> None:
     assert not any(word in text.split("http {")[1] for word in ("FOLDER", "PORT", "INNER"))
     assert [line.split()[1] for line in text.splitlines() if line.strip().startswith("location")] == ["/v1/fleet/", "/"]
     assert "location / { return 403; }" in text
+    odd = Office(office.folder.parent / "PORTAL" / "INNER")
+    assert str(odd.folder.resolve()) in proxy(odd, office.settings)
     with pytest.raises(ConfigError, match="nginx"):
         proxy(Office(office.folder / "a b"), office.settings)
 

@@ -13,7 +13,7 @@ from configs.errors import FederationError
 from configs.processes import Processes
 from server import launch
 from server.launch import Flower, Unanswered
-from server.office import Office
+from server.office import Office, Settings, write_settings
 
 
 class Script:
@@ -135,6 +135,19 @@ def test_a_missing_nginx_is_named_before_anything_starts(office: Office, monkeyp
     monkeypatch.setattr(launch.Processes, "start", lambda *_: pytest.fail("a process was started"))
     with pytest.raises(FederationError, match="nginx.* is not installed.*--no-proxy"):
         launch.serve(office, print)
+
+
+def test_ports_of_hub_toml_reach_nginx_and_flower_at_each_start(office: Office) -> None:
+    """Not only those that `sst hub init` was given; what somebody wrote into nginx.conf by hand is gone."""
+    office.bundle.write_bytes(b"app")
+    for port, inner in ((8443, 8000), (9443, 9000)):
+        (office.folder / "hub.toml").write_text(write_settings(Settings("trial", "hub.example.org", port, inner)))
+        launch.write_configuration(office)
+        text = office.proxy.read_text()
+        assert f"listen {port} ssl;" in text and f"proxy_pass https://127.0.0.1:{inner};" in text
+        assert f"127.0.0.1:{inner}" in (office.flower / "config.toml").read_text()
+        assert "hand" not in text
+        office.proxy.write_text("# by hand\n")
 
 
 def test_while_an_app_works_flower_is_not_asked(office: Office, flower: Flower, script: Script) -> None:
