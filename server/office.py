@@ -125,7 +125,7 @@ def write_settings(settings: Settings) -> str:
     return (
         f'name = "{settings.name}"\n'
         f'host = "{settings.host}"  # by which sites reach the hub; a new one needs a new server certificate\n'
-        f"port = {settings.port}  # of the proxy: the only one that may be open to the sites; nginx takes it at the next start\n"
+        f"port = {settings.port}  # of the proxy: the only one open to the sites; taken at the next start\n"
         f"inner = {settings.inner}  # port of the SuperLink, on loopback\n"
         f"sites = {settings.sites}  # how many must be there before the first round\n"
         f"wait = {settings.wait}  # seconds to wait for them, and in mid-run for a quorum\n"
