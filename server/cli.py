@@ -126,6 +126,33 @@ def start(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> N
     launch.serve(Office(hub), lambda line: typer.echo(shown(line, LINE)), proxy)
 
 
+@app.command()
+def backup(
+    hub: Folder,
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="Where to; outside of HUB, not there yet.")],
+) -> None:
+    """Save all that is needed to go on with the run on another machine, also while the hub runs. Secrets are in it."""
+    from server.backup import backup as save
+    from server.office import Office
+
+    saved = save(Office(hub), file)
+    typer.echo(f"{saved.path}: {saved.files} files, SHA-256 {saved.digest}")
+    typer.echo("the keys of the authority and of the server are in it: keep it where nobody else can read it")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What sst hub backup wrote.")],
+    hub: Annotated[Path, typer.Argument(metavar="HUB", help="The hub's folder to be; new or empty.")],
+) -> None:
+    """Make a hub's folder from a backup; the run goes on from its last saved round."""
+    from server.backup import restore as load
+
+    made = load(file, hub)
+    typer.echo(f"{made.path}: {made.files} files; the backup is the one of SHA-256 {made.digest}")
+    typer.echo(f"stop the old hub for good before you go on with this one: sst hub start {hub}")
+
+
 def _warn(office: "Office") -> None:
     """Say what ends soon, or has ended, on standard error."""
     from server.certificates import warnings
