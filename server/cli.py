@@ -29,13 +29,16 @@ def init(
     ] = "sst",
     sites: Annotated[int, typer.Option(metavar="N", min=1, help="How many must be there before the first round.")] = 2,
     inner: Annotated[int, typer.Option(metavar="PORT", help="Of the SuperLink, on loopback.")] = 8000,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Take labels even if they do not look as if they were the scan's.")
+    ] = False,
 ) -> None:
     """Make a hub: authority, certificate, the run's folder, the app that sites approve, the proxy's configuration."""
     from server.office import Settings, check_address
     from server.setup import make_hub
 
     host, port = check_address(address)
-    office = make_hub(hub, Settings(name, host, port, inner, sites), preset, image, labels)
+    office = make_hub(hub, Settings(name, host, port, inner, sites), preset, image, labels, checked=not unchecked)
     typer.echo(f"{office.folder} is made; keep a copy of {office.tls / 'ca.key'} where nobody else can read it")
     typer.echo(f"then: sst hub invite {office.folder} SITE ...")
 

@@ -9,13 +9,16 @@ from configs.errors import ConfigError, RunError
 from configs.schema import load
 from server.atlas import load_atlas, save_atlas
 from server.authority import issue_server, make_authority, make_secret
+from server.fit import check_pair
 from server.office import SETTINGS, Office, Settings, check_name, write_settings
 from sst_models.wire.files import replace_file, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels: Path) -> Office:
+def make_hub(
+    folder: Path, settings: Settings, preset: str, image: Path, labels: Path, *, checked: bool = True
+) -> Office:
     """Make a hub's folder; it is whole when `hub.toml` is there, which is written last.
 
     Args:
@@ -24,6 +27,7 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
         preset: of the run; its name or path.
         image: the labelled scan, skull-stripped.
         labels: its label map.
+        checked: refuse labels that do not look as if they were the scan's.
 
     Raises:
         RunError: the folder holds something else.
@@ -37,6 +41,8 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
     experiment = load(preset)
     grid = experiment.grid
     atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling)
+    if checked:
+        check_pair(image, labels)
     folder.mkdir(parents=True, exist_ok=True)
     save_atlas(atlas, folder)
     replace_file(folder / "experiment.json", experiment.to_json())
