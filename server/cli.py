@@ -93,12 +93,11 @@ def renew(hub: Folder) -> None:
     """Take the app of these sources, and make the kits anew: every site must approve it before the run goes on."""
     from server.kit import invite as make
     from server.office import Office
-    from server.setup import build_bundle
-    from sst_models.wire.files import replace_file
+    from server.setup import write_bundle
 
     office = Office(hub)
     _ = office.settings
-    replace_file(office.bundle, build_bundle())
+    write_bundle(office)
     for kit in sorted((hub / "kits").glob("*.zip")):
         typer.echo(f"{make(office, kit.stem).path}: send it to {kit.stem}, for sst site approve --kit")
 

@@ -26,7 +26,7 @@ INSIDE, COVERED = 0.95, 0.5
 """Least share of the labels that lies in the brain (0.989 and more in right pairs), and of the brain that has a label
 (0.80 and more; a scan with its skull has less than half)."""
 
-MOVED = 0.75
+MOVED = 0.65
 """Most contrast that labels moved by `STEP` may have, over that of the labels where they are."""
 
 STEP = 4.0

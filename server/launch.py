@@ -25,7 +25,7 @@ from configs.errors import FederationError, RunError
 from configs.processes import QUIET, Processes
 from server import events
 from server.office import Office
-from server.setup import PROJECT, build_bundle
+from server.setup import PROJECT, build_bundle, sources
 from server.setup import proxy as proxy_of
 from sst_models.wire.files import replace_file, write_json
 
@@ -137,16 +137,32 @@ def write_configuration(office: Office) -> None:
 
 
 def check_bundle(office: Office) -> None:
-    """See that the sources are those of the bundle that the sites approve.
+    """See that the sources are those of the bundle that the sites approve, by the list that was kept when it was built.
 
     Raises:
-        RunError: they are not.
+        RunError: they are not, or the bundle is another.
     """
-    if build_bundle() != office.bundle.read_bytes():
+    digest = hashlib.sha256(office.bundle.read_bytes()).hexdigest()
+    built = json.loads(office.built.read_text(encoding="utf-8")) if office.built.exists() else _built_before(office)
+    if built["digest"] != digest:
+        raise RunError(f"{office.bundle} is not the app that was built: sst hub renew builds it, and every kit, anew")
+    before, now = built["sources"], sources()
+    if odd := sorted(name for name, _ in before.items() ^ now.items()):
         raise RunError(
-            f"the sources in {PROJECT} are not those of {office.bundle}, which the sites approve: check out the "
-            "version that the hub was made with, or take the new one by sst hub renew, which every site must approve"
+            f"the sources in {PROJECT} are not those of {office.bundle}, which the sites approve ({odd[0]} differs): "
+            "check out the version that the hub was made with, or take the new one by sst hub renew, which every site "
+            "must approve"
         )
+
+
+def _built_before(office: Office) -> dict[str, Any]:
+    """Make the list for a hub of a version that kept none, by building the app once more."""
+    files, bundle = sources(), build_bundle()
+    built = {"digest": hashlib.sha256(bundle).hexdigest(), "sources": files}
+    if bundle == office.bundle.read_bytes():
+        write_json(built, office.built)
+        return built
+    return {"digest": hashlib.sha256(office.bundle.read_bytes()).hexdigest(), "sources": {}}
 
 
 class Unanswered(FederationError):

@@ -55,6 +55,11 @@ class Office:
         return self.folder / "app.fab"
 
     @property
+    def built(self) -> Path:
+        """What the app was built from: the digest of each source file, and the app's own."""
+        return self.folder / "app.json"
+
+    @property
     def approved(self) -> Path:
         """The digest of the app, the only one that runs here."""
         return self.folder / "approved.json"

@@ -1,8 +1,10 @@
 """Making a hub: its folder, authority, certificate, the app that sites will approve, and the proxy's configuration."""
 
+import hashlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from configs.errors import ConfigError, RunError
@@ -14,6 +16,9 @@ from server.office import SETTINGS, Office, Settings, check_name, write_settings
 from sst_models.wire.files import replace_file, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+BUILDS = 600.0
+"""Seconds that Flower may take to build the app: 2 on an idle machine, two minutes and more on a busy one."""
 
 
 def make_hub(
@@ -50,10 +55,38 @@ def make_hub(
     make_authority(office.tls, settings.name)
     issue_server(office.tls, settings.host)
     make_secret(office.secret)
-    replace_file(office.bundle, build_bundle())
+    write_bundle(office)
     replace_file(office.proxy, proxy(office, settings))
     replace_file(folder / SETTINGS, write_settings(settings))
     return office
+
+
+def write_bundle(office: Office) -> None:
+    """Build the app that sites approve, and keep a list of what it was built from.
+
+    Raises:
+        RunError: this installation has no sources, or Flower cannot build them.
+    """
+    files = sources()
+    bundle = build_bundle()
+    replace_file(office.bundle, bundle)
+    write_json({"digest": hashlib.sha256(bundle).hexdigest(), "sources": files}, office.built)
+
+
+def sources() -> dict[str, str]:
+    """Give the SHA-256 of each file that goes into the app, as pyproject.toml names them.
+
+    Raises:
+        RunError: this installation has no sources.
+    """
+    listed = PROJECT / "pyproject.toml"
+    if not listed.is_file():
+        raise RunError(f"{PROJECT} is not the project's source folder: a hub is run from a source tree")
+    patterns = tomllib.loads(listed.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["fab-include"]
+    found = {listed, *(path for pattern in patterns for path in PROJECT.glob(pattern) if path.is_file())}
+    return {
+        path.relative_to(PROJECT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)
+    }
 
 
 def build_bundle() -> bytes:
@@ -62,14 +95,13 @@ def build_bundle() -> bytes:
     Raises:
         RunError: this installation has no sources, or Flower cannot build them.
     """
-    if not (PROJECT / "pyproject.toml").is_file():
-        raise RunError(f"{PROJECT} is not the project's source folder: a hub is run from a source tree")
+    _ = sources()
     # A process of its own: Flower's command imports packages and prints as it likes.
     code = (
         "import sys; from pathlib import Path; from flwr.cli.build import build_fab_from_disk; "
         "sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(PROJECT)], capture_output=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, str(PROJECT)], capture_output=True, check=False, timeout=BUILDS)
     if done.returncode:
         why = done.stderr.decode(errors="replace").strip().splitlines()
         raise RunError(f"Flower cannot build the app in {PROJECT}: {why[-1] if why else 'no reason given'}")

@@ -47,7 +47,7 @@ def test_a_persons_own_labels_are_taken(pair, tmp_path: Path) -> None:
     """With a margin, on a scan of strong contrast and on a noisy one of weak contrast."""
     for image, classes, affine in pair[1]:
         check_pair(*write(tmp_path, image, classes, affine))
-        assert moved(image, classes, sides(affine)) < 0.7 * MOVED
+        assert moved(image, classes, sides(affine)) < 0.75 * MOVED
         assert overlap(image, classes)[0] == 1.0
 
 

@@ -1,17 +1,19 @@
 """The hub and its SuperLink's commands: one that fails is not taken for an answer."""
 
 import fcntl
+import io
 import json
 import os
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from configs.errors import FederationError
+from configs.errors import FederationError, RunError
 from configs.processes import Processes
-from server import launch
+from server import launch, setup
 from server.launch import Flower, Unanswered
 from server.office import Office, Settings, write_settings
 
@@ -148,6 +150,73 @@ def test_ports_of_hub_toml_reach_nginx_and_flower_at_each_start(office: Office) 
         assert f"127.0.0.1:{inner}" in (office.flower / "config.toml").read_text()
         assert "hand" not in text
         office.proxy.write_text("# by hand\n")
+
+
+@pytest.fixture
+def tree(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source tree of three files of its own, and a hub whose app was built from it."""
+    project = tmp_path / "project"
+    (project / "server").mkdir(parents=True)
+    (project / "pyproject.toml").write_text('[tool.flwr.app]\nfab-include = ["server/**/*.py"]\n')
+    for name in ("app", "run"):
+        (project / "server" / f"{name}.py").write_text(f"# {name}\n")
+    for module in (setup, launch):
+        monkeypatch.setattr(module, "PROJECT", project)
+        monkeypatch.setattr(module, "build_bundle", lambda: b"app")
+    setup.write_bundle(office)
+    return project
+
+
+def test_the_sources_are_compared_without_building(tree: Path, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process is started, which on a busy machine took longer than a start may."""
+    for module in (setup, launch):
+        monkeypatch.setattr(module, "build_bundle", lambda: pytest.fail("the app was built"))
+    launch.check_bundle(office)
+    (tree / "server" / "notes.txt").write_text("goes into no app")
+    launch.check_bundle(office)
+
+
+@pytest.mark.parametrize("how", ["edited", "added", "removed", "listed"])
+def test_changed_sources_are_refused(how: str, tree: Path, office: Office) -> None:
+    """With the name of a file that differs; the list of files itself counts, too."""
+    victim = tree / "server" / "run.py"
+    if how == "edited":
+        victim.write_text("import os\n")
+    elif how == "added":
+        victim = tree / "server" / "new.py"
+        victim.write_text("import os\n")
+    elif how == "removed":
+        victim.unlink()
+    else:
+        victim = tree / "pyproject.toml"
+        victim.write_text(victim.read_text() + "# more\n")
+    with pytest.raises(RunError, match=rf"{victim.name} differs.*sst hub renew"):
+        launch.check_bundle(office)
+
+
+def test_an_app_that_was_put_in_its_place_is_refused(tree: Path, office: Office) -> None:
+    """The list says which bundle it is for."""
+    office.bundle.write_bytes(b"another")
+    with pytest.raises(RunError, match="is not the app that was built"):
+        launch.check_bundle(office)
+
+
+def test_a_hub_without_a_list_gets_one(tree: Path, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of an earlier version builds once more; where that gives another app, the sources are refused."""
+    kept = office.built.read_bytes()
+    office.built.unlink()
+    launch.check_bundle(office)
+    assert office.built.read_bytes() == kept
+    office.built.unlink()
+    monkeypatch.setattr(launch, "build_bundle", lambda: b"another")
+    with pytest.raises(RunError, match="sst hub renew"):
+        launch.check_bundle(office)
+
+
+def test_a_list_names_all_that_is_in_the_app() -> None:
+    """Of the project itself: what Flower packs but for its own list."""
+    with zipfile.ZipFile(io.BytesIO(setup.build_bundle())) as archive:
+        assert set(archive.namelist()) - {".info/CONTENT"} == set(setup.sources())
 
 
 def test_while_an_app_works_flower_is_not_asked(office: Office, flower: Flower, script: Script) -> None:
