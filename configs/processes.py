@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -25,6 +26,24 @@ QUIET: Mapping[str, str] = MappingProxyType(
 
 STOP = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM, by which service managers stop what they started, end the block like Ctrl-C, with exit code 0."""
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals there alone
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the second one must not cut the clean end off
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass
@@ -96,6 +115,10 @@ class Processes:
                 kept.process, kept.ended, kept.starts = self._open(name, kept.command), None, kept.starts + 1
                 started.append(name)
         return started
+
+    def ended(self, name: str) -> int | None:
+        """Give the exit code of a process that has ended, or None while it runs."""
+        return self.running[name].process.poll()
 
     def reload(self, name: str) -> bool:
         """Tell a process, not what it started, to read its files anew (SIGHUP); False where it does not run."""

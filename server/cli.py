@@ -173,12 +173,16 @@ def resume(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> 
 def status_command(
     hub: Folder, json_: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False
 ) -> None:
-    """Show the sites, when each was last seen, phase, round and time left; exit code 1 if the run failed."""
+    """Show the sites, when each was last seen, phase, round and time left, and until when certificates hold.
+
+    Exit code 0: running, waiting for sites, finished or not begun. 1: failed. 2: this is no hub's folder. 3: stopped or
+    killed before the end.
+    """
     from rich.console import Console
     from rich.table import Table
 
     from server.office import Office
-    from server.status import ago, lasting, status
+    from server.status import CODES, ago, lasting, status
 
     found = status(Office(hub))
     if json_:
@@ -194,5 +198,5 @@ def status_command(
         for one in found.certificates:
             typer.echo(one.told)
         _warn(Office(hub))
-    if found.state == "failed":
-        raise typer.Exit(1)
+    if code := CODES[found.state]:
+        raise typer.Exit(code)

@@ -3,7 +3,6 @@
 What ends is started again; a run whose ServerApp died is submitted again, and goes on from its last finished round.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,9 +21,10 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from configs import guard
 from configs.errors import FederationError, RunError
-from configs.processes import QUIET, Processes
+from configs.processes import QUIET, Processes, stoppable
 from server import events
-from server.office import Office
+from server.office import Office, works
+from server.pulse import Pulse
 from server.setup import PROJECT, build_bundle, sources
 from server.setup import proxy as proxy_of
 from sst_models.wire.files import replace_file, write_json
@@ -111,7 +111,7 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
     settings = office.settings
     write_configuration(office)
     environment = {**os.environ, **variables(office), "PATH": _path(office)}
-    with Processes(environment, office.logs, office.folder / "empty") as processes:
+    with stoppable(), Pulse(office), Processes(environment, office.logs, office.folder / "empty") as processes:
         wanted = commands(office)
         processes.start("superlink", wanted["superlink"])
         _await_health(office, processes)
@@ -327,18 +327,6 @@ def finished(office: Office) -> bool:
         return bool(lines) and json.loads(lines[-1]).get("event") == "run.finished"
     except (OSError, ValueError):
         return False
-
-
-def works(folder: Path) -> bool:
-    """Whether the hub's app is at work in this folder: it holds the folder's lock for as long as it lives."""
-    own = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(own, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(own)
-    return False
 
 
 def _raise_if_failed(office: Office, flower: Flower, say: Say) -> None:

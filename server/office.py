@@ -1,5 +1,7 @@
 """The hub's folder, as its operator keeps it: what lies where, and what `hub.toml` says."""
 
+import fcntl
+import os
 import re
 import tomllib
 from dataclasses import dataclass, fields
@@ -70,6 +72,11 @@ class Office:
         return self.folder / "nginx" / "nginx.conf"
 
     @property
+    def heartbeat(self) -> Path:
+        """The sign of life of `sst hub start`."""
+        return self.folder / "heartbeat.json"
+
+    @property
     def flower(self) -> Path:
         """Flower's own folder: its configuration, database and apps."""
         return self.folder / "flower"
@@ -123,6 +130,18 @@ class Office:
             return Settings(**values)
         except TypeError as error:
             raise ConfigError(f"{path} is incomplete: {error}") from error
+
+
+def works(folder: Path) -> bool:
+    """Whether the hub's app is at work in this folder: it holds the folder's lock for as long as it lives."""
+    own = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(own, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(own)
+    return False
 
 
 def write_settings(settings: Settings) -> str:

@@ -12,7 +12,14 @@ from configs.shown import LINE, shown
 from server.certificates import Certificate, certificates
 from server.events import read
 from server.kit import dismissed
-from server.office import Office
+from server.office import Office, works
+from server.pulse import Heartbeat, heartbeat
+
+CODES = {"not begun": 0, "running": 0, "waiting": 0, "finished": 0, "failed": 1, "stopped": 3}
+"""What a run can be -> exit code of `sst hub status`; 2 is for a folder or a setting that is wrong.
+
+stopped: the run is not finished, and no hub works on it: it was stopped, or killed.
+"""
 
 RECENT = 5  # rounds of a phase that tell how long the next ones take
 
@@ -32,13 +39,13 @@ class SiteStatus:
 class Status:
     """Where a run is, and how long the hub's certificates hold."""
 
-    state: str  # not begun, running, waiting, finished, failed
+    state: str  # one of `CODES`
     phase: str
     round: int
     since: float | None  # time.time() at which that began
     left: float | None  # seconds to the end, as far as can be told
     sites: tuple[SiteStatus, ...]
-    message: str = ""  # why it failed, or whom it waits for
+    message: str = ""  # why it failed or stopped, or whom it waits for
     certificates: tuple[Certificate, ...] = ()
 
     def json(self) -> str:
@@ -73,15 +80,26 @@ def status(office: Office) -> Status:
 def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
     if events and events[-1]["event"] == "run.finished":
         return "finished", ""
+    life = heartbeat(office)
+    begun = life.began if life is not None and life.alive else 0.0  # what failed before is being mended
     for name in ("failed.json", "failed-last.json"):
         path = office.folder / name
-        if path.exists() and (not events or path.stat().st_mtime > float(events[-1]["time"])):
+        if path.exists() and path.stat().st_mtime > max(begun, float(events[-1]["time"]) if events else 0.0):
             return "failed", str(json.loads(path.read_text(encoding="utf-8"))["message"])
+    if (events or life is not None) and not (life is not None and life.alive) and not works(office.folder):
+        return "stopped", _ended(life)
     if not events:
         return "not begun", ""
     if events[-1]["event"] == "round.waiting":
         return "waiting", ", ".join(f"{shown(site)} ({shown(code)})" for site, code in events[-1]["missing"].items())
     return "running", ""
+
+
+def _ended(life: Heartbeat | None) -> str:
+    if life is None:
+        return "no sst hub start is at work; it goes on from its last finished round"
+    why = life.ended or f"it gave no sign of life any more: killed, or its machine went down (process {life.pid})"
+    return f"{ago(life.time)}: {why}; sst hub start goes on from its last finished round"
 
 
 def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus:

@@ -60,6 +60,8 @@ def test_units_start_commands_that_exist(group: str, folder: str) -> None:
     where = Path(given[group])
     assert (command, where) == ("start", Path("/var/lib/sst") / folder)
     assert where.is_relative_to(service["ReadWritePaths"])
+    # A stop is no failure, and the command ends its own processes, in order.
+    assert (service["KillMode"], service["SuccessExitStatus"], "KillSignal" in service) == ("mixed", "130", False)
     assert service["Restart"] == {"hub": "on-failure", "site": "always"}[group]  # a hub ends when its run is finished
 
 
@@ -78,6 +80,7 @@ def test_containers_start_commands_that_exist_and_can_do_little(services: dict[s
     assert parse(services["site"]["command"])[0] == "start"
     assert {name: own["restart"] for name, own in services.items()} == {"hub": "on-failure", "site": "unless-stopped"}
     for own in services.values():
+        assert "stop_signal" not in own
         assert QUIET.items() <= own["environment"].items()
         assert own["read_only"] is True and own["cap_drop"] == ["ALL"] and "privileged" not in own
         assert own["build"] == {"context": "..", "dockerfile": "deploy/Containerfile"}

@@ -22,6 +22,7 @@ from configs.schema import load
 from server.authority import issue_server, make_authority
 from server.kit import admit, dismiss, invite
 from server.office import LEFT, Office, Settings, check_address, write_settings
+from server.pulse import Pulse
 from server.setup import build_bundle, proxy
 from server.status import status
 
@@ -315,6 +316,7 @@ def test_the_status_is_read_from_what_the_hub_wrote(office: Office, site: home.H
     """Phase, round, sites and their last failures; a torn last line is no error."""
     admit(office, site.folder / "north.pub")
     assert status(office).state == "not begun"
+    Pulse(office).beat()
     events = [
         {"time": 1.0, "event": "round.started", "phase": "register", "round": 1},
         {
