@@ -34,11 +34,18 @@ def init(
     ] = False,
 ) -> None:
     """Make a hub: authority, certificate, the run's folder, the app that sites approve, the proxy's configuration."""
+    from server.journal import digest, note
     from server.office import Settings, check_address
     from server.setup import make_hub
 
     host, port = check_address(address)
     office = make_hub(hub, Settings(name, host, port, inner, sites), preset, image, labels, checked=not unchecked)
+    made = {
+        "authority": digest(office.tls / "ca.crt"),
+        "app": digest(office.bundle),
+        "atlas": digest(hub / "atlas.json"),
+    }
+    note(office, "init", **made, unchecked=unchecked)
     typer.echo(f"{office.folder} is made; keep a copy of {office.tls / 'ca.key'} where nobody else can read it")
     typer.echo(f"then: sst hub invite {office.folder} SITE ...")
 
@@ -46,11 +53,13 @@ def init(
 @app.command()
 def invite(hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE ...", help="Names of sites.")]) -> None:
     """Make a start-up kit for each site: no secret is in it."""
+    from server.journal import digest, note
     from server.kit import invite as make
     from server.office import Office
 
     for one in site:
         kit = make(Office(hub), one)
+        note(Office(hub), "invite", site=one, kit=digest(kit.path))
         typer.echo(f"{kit.path}: send it to {kit.site}")
     typer.echo(f"SHA-256 of the certificate in the kits, to tell each site by another way: {kit.certificate}")
 
@@ -64,6 +73,7 @@ def admit(
     ] = False,
 ) -> None:
     """Let sites in, by the public keys that they sent back; the fingerprint shown is the one that the site sees."""
+    from server.journal import note
     from server.kit import admit as take
     from server.office import Office
     from sst_models.wire.credentials import fingerprint
@@ -71,8 +81,10 @@ def admit(
     office = Office(hub)
     for one in key:
         site = take(office, one, replace)
+        shows = fingerprint(office.key(site).read_bytes())
+        note(office, "admit", site=site, key=shows, replace=replace)
         typer.echo(f"{site} is admitted; a hub that is running lets it in by itself")
-        typer.echo(f"fingerprint of its key, to compare by telephone: {fingerprint(office.key(site).read_bytes())}")
+        typer.echo(f"fingerprint of its key, to compare by telephone: {shows}")
 
 
 @app.command()
@@ -80,17 +92,22 @@ def dismiss(
     hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE ...", help="Names of sites.")]
 ) -> None:
     """Let sites out: their keys are taken away, and the run goes on without them; admit lets them in again."""
+    from server.journal import note
     from server.kit import dismiss as let_out
     from server.office import Office
+    from sst_models.wire.credentials import fingerprint
 
+    office = Office(hub)
     for one in site:
-        let_out(Office(hub), one)
+        let_out(office, one)
+        note(office, "dismiss", site=one, key=fingerprint(office.old_key(one).read_bytes()))
         typer.echo(f"{one} is dismissed; a hub that is running lets it out by itself")
 
 
 @app.command()
 def renew(hub: Folder) -> None:
     """Take the app of these sources, and make the kits anew: every site must approve it before the run goes on."""
+    from server.journal import digest, note
     from server.kit import invite as make
     from server.office import Office
     from server.setup import write_bundle
@@ -98,6 +115,7 @@ def renew(hub: Folder) -> None:
     office = Office(hub)
     _ = office.settings
     write_bundle(office)
+    note(office, "renew", app=digest(office.bundle))
     for kit in sorted((hub / "kits").glob("*.zip")):
         typer.echo(f"{make(office, kit.stem).path}: send it to {kit.stem}, for sst site approve --kit")
 
@@ -106,9 +124,13 @@ def renew(hub: Folder) -> None:
 def renew_certificates(hub: Folder) -> None:
     """Issue the server's certificate anew, for the host in hub.toml; kits and keys stay as they are."""
     from server.certificates import renew as issue
+    from server.journal import digest, note
     from server.office import Office
 
-    typer.echo(issue(Office(hub)).told)
+    office = Office(hub)
+    told = issue(office).told
+    note(office, "renew-certificates", server=digest(office.tls / "server.crt"), told=told)
+    typer.echo(told)
     typer.echo(
         "an nginx that sst hub start runs shows it within seconds; one of your own needs nginx -s reload. "
         f"The SuperLink, on loopback, takes it when the hub is started again: stop it, then sst hub start {hub}"
@@ -135,9 +157,11 @@ def backup(
 ) -> None:
     """Save all that is needed to go on with the run on another machine, also while the hub runs. Secrets are in it."""
     from server.backup import backup as save
+    from server.journal import note
     from server.office import Office
 
     saved = save(Office(hub), file)
+    note(Office(hub), "backup", file=str(file.resolve()), digest=saved.digest)
     typer.echo(f"{saved.path}: {saved.files} files, SHA-256 {saved.digest}")
     typer.echo("the keys of the authority and of the server are in it: keep it where nobody else can read it")
 
@@ -149,10 +173,40 @@ def restore(
 ) -> None:
     """Make a hub's folder from a backup; the run goes on from its last saved round."""
     from server.backup import restore as load
+    from server.journal import note
+    from server.office import Office
 
     made = load(file, hub)
+    note(Office(hub), "restore", file=str(file.resolve()), digest=made.digest)
     typer.echo(f"{made.path}: {made.files} files; the backup is the one of SHA-256 {made.digest}")
     typer.echo(f"stop the old hub for good before you go on with this one: sst hub start {hub}")
+
+
+@app.command()
+def log(
+    hub: Folder,
+    json_: Annotated[bool, typer.Option("--json", help="The lines as they are, instead of a table.")] = False,
+) -> None:
+    """Show what operators did to the hub, when and as which user, and verify that nothing was changed or taken out."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from server.journal import read
+    from server.office import Office
+
+    entries = read(Office(hub))
+    table = Table("time", "user", "what", "about")
+    for entry in entries:
+        more = {key: value for key, value in entry.items() if key not in ("time", "user", "what", "previous", "hash")}
+        about = ", ".join(f"{key} {shown(value)}" for key, value in more.items() if value not in ("", False))
+        table.add_row(*map(shown, (entry["time"], entry["user"], entry["what"])), about)
+        if json_:
+            typer.echo(json.dumps(entry, sort_keys=True))
+    if not json_:
+        Console(markup=False, emoji=False, highlight=False).print(table)
+        typer.echo(f"{len(entries)} entries, each following from the one before it")
 
 
 def _warn(office: "Office") -> None:

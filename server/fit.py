@@ -4,12 +4,12 @@ Two things are looked at on the scan's own voxels. Labels lie in the brain, and 
 meet, intensities change more than within a label: `contrast` is by how much. Of a right pair it falls to less than half
 when the labels are moved by 4 mm; of a wrong one it stays, because its borders lie nowhere in particular.
 
-Measured on 63 labelled people of three real sites and 20 simulated ones at 1.5 to 6 mm, each with its own labels, with
+Measured on 65 labelled people of three real sites and 20 simulated ones at 3 and 6 mm, each with its own labels, with
 those of another person brought onto the same box, and with its own moved (`moved` below):
 
-    own labels      0.16 to 0.45; 0.54 to 0.70 at 6 mm
-    another's       0.83 and more
-    moved by 4 mm   2.2 and more; by 2 mm 0.60 to 1.02, so that about half of those pass
+    own labels      0.16 to 0.45; 0.54 to 0.70 at 6 mm, which is too coarse
+    another's       0.77 and more
+    moved by 4 mm   2.2 and more; by 2 mm 0.60 to 1.02: the least of those pass
 """
 
 from itertools import product

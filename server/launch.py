@@ -23,6 +23,7 @@ from configs import guard
 from configs.errors import FederationError, RunError
 from configs.processes import QUIET, Processes, stoppable
 from server import events
+from server.journal import noted
 from server.office import Office, works
 from server.pulse import Pulse
 from server.setup import PROJECT, build_bundle, sources
@@ -111,7 +112,12 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
     settings = office.settings
     write_configuration(office)
     environment = {**os.environ, **variables(office), "PATH": _path(office)}
-    with stoppable(), Pulse(office), Processes(environment, office.logs, office.folder / "empty") as processes:
+    with (
+        stoppable(),
+        noted(office),
+        Pulse(office),
+        Processes(environment, office.logs, office.folder / "empty") as processes,
+    ):
         wanted = commands(office)
         processes.start("superlink", wanted["superlink"])
         _await_health(office, processes)
