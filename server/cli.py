@@ -29,6 +29,12 @@ def init(
     ] = "sst",
     sites: Annotated[int, typer.Option(metavar="N", min=1, help="How many must be there before the first round.")] = 2,
     inner: Annotated[int, typer.Option(metavar="PORT", help="Of the SuperLink, on loopback.")] = 8000,
+    health: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", help="Of the SuperLink's health service, on loopback; 0: none. The next free one."
+        ),
+    ] = None,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Take labels even if they do not look as if they were the scan's.")
     ] = False,
@@ -39,7 +45,9 @@ def init(
     from server.setup import make_hub
 
     host, port = check_address(address)
-    office = make_hub(hub, Settings(name, host, port, inner, sites), preset, image, labels, checked=not unchecked)
+    free = next(one for one in (inner + 1, inner + 2) if one != port)
+    settings = Settings(name, host, port, inner, sites, health=free if health is None else health)
+    office = make_hub(hub, settings, preset, image, labels, checked=not unchecked)
     made = {
         "authority": digest(office.tls / "ca.crt"),
         "app": digest(office.bundle),
@@ -236,9 +244,9 @@ def status_command(
     from rich.table import Table
 
     from server.office import Office
-    from server.status import CODES, ago, lasting, status
+    from server.status import CODES, ago, lasting, status, with_health
 
-    found = status(Office(hub))
+    found = with_health(Office(hub), status(Office(hub)))
     if json_:
         typer.echo(found.json())
     else:
@@ -249,6 +257,8 @@ def status_command(
         for site in found.sites:
             table.add_row(site.name, site.state, ago(site.seen), str(site.rounds), site.last)
         Console(markup=False, emoji=False, highlight=False).print(table)
+        if found.superlink:
+            typer.echo(f"SuperLink: {found.superlink}")
         for one in found.certificates:
             typer.echo(one.told)
         _warn(Office(hub))

@@ -28,6 +28,7 @@ from server.office import Office, works
 from server.pulse import Pulse
 from server.setup import PROJECT, build_bundle, sources
 from server.setup import proxy as proxy_of
+from server.watch import Watch
 from sst_models.wire.files import replace_file, write_json
 
 CONNECTION = "hub"
@@ -53,13 +54,14 @@ def commands(office: Office) -> dict[str, list[str]]:
     """Give the command of each of the hub's processes, by its name."""
     settings, tls = office.settings, office.tls.resolve()
     inner, secret = f"127.0.0.1:{settings.inner}", str(office.secret.resolve())
+    health = ["--health-server-address", f"127.0.0.1:{settings.health}"] if settings.health else []
     return {
         "superlink": [
             "flower-superlink", "--host", "127.0.0.1", "--port", str(settings.inner),
             "--ssl-ca-certfile", str(tls / "ca.crt"), "--ssl-certfile", str(tls / "server.crt"),
             "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
             "--database", str(office.flower.resolve() / "state.db"), "--disable-runtime-dependency-installation",
-            "--isolation", "process", "--superexec-auth-secret-file", secret,
+            "--isolation", "process", "--superexec-auth-secret-file", secret, *health,
         ],
         "superexec": [
             "flower-superexec", "--runtime-api-address", inner, "--root-certificates", str(tls / "ca.crt"),
@@ -103,6 +105,7 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
 
     Raises:
         RunError: the folder is no hub's, or its sources are not those that the sites approved.
+        ConfigError: hub.toml is not as it should be.
         FederationError: nginx is missing, a process does not start, or the run failed for a reason that a person must
             mend.
     """
@@ -115,7 +118,8 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
     with (
         stoppable(),
         noted(office),
-        Pulse(office),
+        Watch(office) as watch,
+        Pulse(office, watch.look),
         Processes(environment, office.logs, office.folder / "empty") as processes,
     ):
         wanted = commands(office)

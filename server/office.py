@@ -1,6 +1,7 @@
 """The hub's folder, as its operator keeps it: what lies where, and what `hub.toml` says."""
 
 import fcntl
+import json
 import os
 import re
 import tomllib
@@ -28,6 +29,8 @@ class Settings:
     inner: int = 8000  # port of the SuperLink, on loopback
     sites: int = 2  # how many must be there before the first round
     wait: int = 86_400  # seconds to wait for them, and in mid-run for a quorum
+    health: int = 0  # port of the SuperLink's health service, on loopback; 0 is none
+    notify: str = ""  # a command that is run when the run waits, fails or is finished
 
     @property
     def address(self) -> str:
@@ -75,6 +78,11 @@ class Office:
     def heartbeat(self) -> Path:
         """The sign of life of `sst hub start`."""
         return self.folder / "heartbeat.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures for Prometheus."""
+        return self.folder / "metrics.prom"
 
     @property
     def flower(self) -> Path:
@@ -153,6 +161,8 @@ def write_settings(settings: Settings) -> str:
         f"inner = {settings.inner}  # port of the SuperLink, on loopback\n"
         f"sites = {settings.sites}  # how many must be there before the first round\n"
         f"wait = {settings.wait}  # seconds to wait for them, and in mid-run for a quorum\n"
+        f"health = {settings.health}  # port of the SuperLink's health service, on loopback; 0: none\n"
+        f"notify = {json.dumps(settings.notify)}  # a command, run when the run waits, fails or is finished; no shell\n"
     )
 
 

@@ -1,9 +1,13 @@
-"""The sign of life of `sst hub start`: a file that is written every few seconds, so that others tell a dead hub."""
+"""The sign of life of `sst hub start`: a file that is written every few seconds, so that others tell a dead hub.
+
+`server.watch` beats, and writes figures and tells the operator's command with each beat.
+"""
 
 import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 
@@ -48,9 +52,9 @@ def heartbeat(office: Office) -> Heartbeat | None:
 class Pulse:
     """Beats while the block runs, in a thread of its own; what cannot be written stops nothing."""
 
-    def __init__(self, office: Office, every: float = BEAT) -> None:
-        """Begin at `__enter__`, then beat every so many seconds."""
-        self._office, self._every = office, every
+    def __init__(self, office: Office, also: Callable[[], object] | None = None, every: float = BEAT) -> None:
+        """Begin at `__enter__`, then beat every so many seconds, and do what is to be done `also`."""
+        self._office, self._also, self._every = office, also, every
         now = time.time()
         self._own = Heartbeat(os.getpid(), now, now)
         self._over = threading.Event()
@@ -80,6 +84,8 @@ class Pulse:
     def _run(self) -> None:
         while not self._over.wait(self._every):
             self.beat()
+            if self._also is not None:
+                self._also()
 
 
 def reason(error: BaseException | None) -> str:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, median_low
 from typing import Any
 
@@ -11,6 +11,7 @@ from configs.phases import learning
 from configs.shown import LINE, shown
 from server.certificates import Certificate, certificates
 from server.events import read
+from server.health import health
 from server.kit import dismissed
 from server.office import Office, works
 from server.pulse import Heartbeat, heartbeat
@@ -47,20 +48,25 @@ class Status:
     sites: tuple[SiteStatus, ...]
     message: str = ""  # why it failed or stopped, or whom it waits for
     certificates: tuple[Certificate, ...] = ()
+    superlink: str = ""  # serving, not serving, does not answer; "" where it was not asked
 
     def json(self) -> str:
         """Give it as one line of JSON."""
         return json.dumps(asdict(self))
 
 
-def status(office: Office) -> Status:
+def status(office: Office, recorded: list[dict[str, Any]] | None = None) -> Status:
     """Read the hub's folder; words that came from a site are as `configs.shown` leaves them.
+
+    Args:
+        office: the folder.
+        recorded: its events, where they are read already.
 
     Raises:
         RunError: the folder is no hub's.
     """
     _ = office.settings
-    events = read(office.folder)
+    events = read(office.folder) if recorded is None else recorded
     begun = [event for event in events if event["event"] == "round.started"]
     last = begun[-1] if begun else None
     state, message = _state(office, events)
@@ -75,6 +81,12 @@ def status(office: Office) -> Status:
         message=shown(message, LINE),
         certificates=certificates(office),
     )
+
+
+def with_health(office: Office, found: Status) -> Status:
+    """Ask the SuperLink how it is, where hub.toml gives a port for that and the hub is alive."""
+    life, port = heartbeat(office), office.settings.health
+    return replace(found, superlink=health(port)) if port and life is not None and life.alive else found
 
 
 def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:

@@ -75,6 +75,14 @@ def test_the_hubs_proxy_alone_publishes_a_port(services: dict[str, Any]) -> None
     assert "network_mode" not in services["hub"]
 
 
+def test_the_hubs_health_is_its_status(services: dict[str, Any]) -> None:
+    """By a command that exists, and on the folder that the hub was started with."""
+    test = services["hub"]["healthcheck"]["test"]
+    assert test[:2] == ["CMD", "sst"]
+    command, given = parse(test[2:])
+    assert (command, given["hub"]) == ("status", services["hub"]["command"][2])
+
+
 def test_containers_start_commands_that_exist_and_can_do_little(services: dict[str, Any]) -> None:
     """Each starts again, Flower asks nobody, scans are read-only, and so is the container itself."""
     assert parse(services["site"]["command"])[0] == "start"

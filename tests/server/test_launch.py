@@ -211,6 +211,7 @@ def test_a_hub_without_a_list_gets_one(tree: Path, office: Office, monkeypatch: 
     monkeypatch.setattr(launch, "build_bundle", lambda: b"another")
     with pytest.raises(RunError, match="sst hub renew"):
         launch.check_bundle(office)
+    assert not office.built.exists()
 
 
 def test_a_list_names_all_that_is_in_the_app() -> None:
