@@ -199,13 +199,13 @@ def log(
     import json
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from server.journal import read
     from server.office import Office
 
     entries = read(Office(hub))
-    table = Table("time", "user", "what", "about")
+    table = Table("time", "user", "what", Column("about", overflow="fold"))  # digests whole, to be compared
     for entry in entries:
         more = {key: value for key, value in entry.items() if key not in ("time", "user", "what", "previous", "hash")}
         about = ", ".join(f"{key} {shown(value)}" for key, value in more.items() if value not in ("", False))

@@ -295,7 +295,7 @@ def _show_certificate(office: Office, processes: Processes, say: Say) -> None:
     if processes.reload("proxy"):
         say("nginx shows the new certificate; the SuperLink, on loopback, takes it at the next sst hub start")
     else:
-        say(f"the server's certificate is a new one: let your nginx read it (nginx -s reload), {office.tls}")
+        say(f"{office.tls / 'server.crt'} is a new certificate: let your nginx read it, by nginx -s reload")
 
 
 def _brief(error: Exception) -> str:

@@ -79,10 +79,16 @@ def test_a_restored_hub_goes_on_with_its_log(office: Office) -> None:
     assert (again[-1]["what"], again[-1]["digest"]) == ("restore", read(office)[-1]["digest"])
 
 
-def test_the_log_is_shown_and_verified(office: Office, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_is_shown_and_verified(
+    office: Office, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a table or as JSON; a line that was taken out is found, exit code 2."""
+    monkeypatch.setenv("COLUMNS", "80")
     run("log", office.folder)
-    assert f"{len(read(office))} entries, each following from the one before it" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{len(read(office))} entries, each following from the one before it" in told
+    about = "".join(line.split("│")[4].strip() for line in told.splitlines() if line.count("│") == 5)
+    assert fingerprint(office.key("north").read_bytes()) in about and digest(office.bundle) in about
     run("log", office.folder, "--json")
     assert [json.loads(line)["what"] for line in capsys.readouterr().out.splitlines()][:2] == ["init", "invite"]
     path = office.folder / NAME
