@@ -29,6 +29,7 @@ import typer
 
 from configs.errors import ConfigError, DataError, RunError, SstError, disk_error
 from configs.processes import QUIET
+from configs.shown import LINE, shown
 
 if TYPE_CHECKING:  # of `__all__` below, what is imported when it is first used: torch takes seconds
     from client.api import (
@@ -166,7 +167,7 @@ def _usage(error: click.UsageError) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + shown(" ".join(message.split()), LINE), file=sys.stderr)
     return code
 
 

@@ -46,6 +46,11 @@ class Home:
         return self.folder / "private" / "site.key"
 
     @property
+    def new_key(self) -> Path:
+        """A private key that waits until the hub has let it in."""
+        return self.folder / "private" / "new.key"
+
+    @property
     def authority(self) -> Path:
         """The certificate by which the hub is known."""
         return self.folder / "ca.crt"
@@ -183,7 +188,7 @@ def join(kit: Path, folder: Path | None, data: tuple[Path, ...]) -> tuple[Home, 
     home.folder.mkdir(parents=True, exist_ok=True)
     home.folder.chmod(0o700)  # it may have been there
     _unpack(found, home)
-    public = _make_key(home, name)
+    public = _make_key(home.key, home.folder / f"{name}.pub")
     where = os.pathsep.join(str(place.resolve()) for place in data)
     lines = (
         f"name = {json.dumps(name)}  # as the hub knows this site",
@@ -227,21 +232,49 @@ def _unpack(kit: Kit, home: Home) -> None:
         replace_file(home.folder / name, data)
 
 
-def _make_key(home: Home, name: str) -> Path:
-    """Make the key, or find it: a join that was interrupted goes on with the same one."""
-    public = home.folder / f"{name}.pub"
-    if not home.key.exists():
+def new_key(home: Home) -> Path:
+    """Make a second key beside the site's, or find it; give the public one, to send to the hub.
+
+    Raises:
+        RunError: the folder is no site's.
+        ConfigError: site.toml is not as it should be.
+    """
+    return _make_key(home.new_key, home.folder / "new" / f"{home.settings.name}.pub")
+
+
+def use_new_key(home: Home) -> Path:
+    """Put the second key in the place of the site's, which is kept as `private/old.key`; give the public one.
+
+    Raises:
+        RunError: the folder is no site's, or has no second key.
+        ConfigError: site.toml is not as it should be.
+    """
+    public = home.folder / f"{home.settings.name}.pub"
+    if not home.new_key.exists():
+        raise RunError(f"{home.folder} has no new key; sst site new-key {home.folder} makes one")
+    old = home.key.with_name("old.key")
+    if home.key.exists():
+        old.unlink(missing_ok=True)
+        os.link(home.key, old)
+    home.new_key.replace(home.key)
+    (home.folder / "new" / public.name).unlink(missing_ok=True)
+    return _make_key(home.key, public)
+
+
+def _make_key(private: Path, public: Path) -> Path:
+    """Make a key, or find it: a join that was interrupted goes on with the same one; give the public one's path."""
+    if not private.exists():
         key = ec.generate_private_key(ec.SECP384R1())
-        private = key.private_bytes(
+        pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
         )
-        home.key.parent.mkdir(parents=True, exist_ok=True)
-        part = home.key.with_name(".site.key")
+        private.parent.mkdir(parents=True, exist_ok=True)
+        part = private.with_name(f".{private.name}")
         part.unlink(missing_ok=True)
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(private)
-        part.replace(home.key)
-    kept = serialization.load_ssh_private_key(home.key.read_bytes(), None)
+            file.write(pem)
+        part.replace(private)
+    kept = serialization.load_ssh_private_key(private.read_bytes(), None)
     assert isinstance(kept, ec.EllipticCurvePrivateKey)
     text = kept.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     replace_file(public, text + b"\n")

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.consent import fault
@@ -16,12 +17,25 @@ from client.home import SETTINGS, Home
 from client.preflight import TOLERATED, versions
 from configs import guard
 from configs.errors import RunError
-from configs.processes import QUIET, Processes, guarded
+from configs.processes import QUIET, Processes, guarded, stoppable
+from configs.shown import LINE, shown
 from sst_models.wire.files import replace_file
 
 PAUSE = 15.0
 """Seconds before a SuperNode that ended is started again: Flower lets a crashed one back after up to 60 s, and each try
 in between ends with its code 2004 (docs/flower.md, finding 9)."""
+
+
+PATIENCE = 90.0
+"""Seconds of being turned away after which it is no crash any more, of which Flower lets one back in after 60 s."""
+
+BEGINS, ACTIVATION = "Starting Flower SuperNode", "[code: 2004]"
+"""In the SuperNode's log: its first line, and that the hub did not let it in."""
+
+TURNED_AWAY = (
+    "the hub does not let this site in: it was dismissed, its key was replaced, or this machine's clock is wrong; "
+    "ask the hub's operator. It is tried again every 15 s"
+)
 
 
 def command(home: Home) -> list[str]:
@@ -93,18 +107,59 @@ def start(home: Home, say: Callable[[str], None]) -> None:
     write_tools(home)
     home.state.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **variables(home), "PATH": _path(home)}
-    with Processes(environment, home.folder / "logs", home.folder / "empty") as processes:
+    door = Door()
+    with stoppable(), Processes(environment, home.folder / "logs", home.folder / "empty") as processes:
         processes.start("supernode", command(home))
         say(f"the site {home.settings.name} is up, and asks {home.settings.address} for work; Ctrl-C stops it")
-        shown = _refusals(home)
+        said = _refusals(home)
         while True:
             time.sleep(2.0)
             refused = _refusals(home)
-            for text in refused[len(shown) :]:
-                say(text)
-            shown = refused
+            for text in refused[len(said) :]:
+                say(shown(text, LINE))
+            said = refused
+            log = processes.logs / "supernode.log"
+            if away := door.look(processes.ended("supernode"), log, time.monotonic()):
+                say(away)
             if processes.mend(PAUSE):
-                say(f"the SuperNode had ended and was started again; why is in {processes.logs / 'supernode.log'}")
+                say(f"the SuperNode had ended and was started again; why is in {log}")
+
+
+@dataclass
+class Door:
+    """Whether the hub lets this site in, from how the SuperNode ends (docs/flower.md, finding 26)."""
+
+    since: float | None = None  # time.monotonic() of the first time that it was turned away
+    told: bool = False
+    up: float | None = None  # time.monotonic() since which it runs
+
+    def look(self, code: int | None, log: Path, now: float) -> str:
+        """Say once that the site is turned away.
+
+        Args:
+            code: the SuperNode's exit code, or None while it runs.
+            log: its output.
+            now: time.monotonic().
+        """
+        if code is None:
+            self.up = now if self.up is None else self.up
+            if now - self.up > PATIENCE:
+                self.since, self.told = None, False
+            return ""
+        self.up = None
+        if code and ACTIVATION not in _tail(log):
+            return ""
+        self.since = now if self.since is None else self.since
+        if self.told or (code and now - self.since < PATIENCE):
+            return ""
+        self.told = True
+        return TURNED_AWAY
+
+
+def _tail(log: Path) -> str:
+    """Give the end of a log, of its last start alone."""
+    text = log.read_bytes()[-8000:].decode(errors="replace") if log.exists() else ""
+    return text[text.rfind(BEGINS) + 1 :]
 
 
 def _refusals(home: Home) -> list[str]:

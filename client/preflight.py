@@ -16,6 +16,8 @@ from http.client import HTTPSConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cryptography import x509
+
 from client.consent import fault
 from client.gate.confine import landlock_version, missing
 from client.gate.gate import REFUSED
@@ -23,6 +25,7 @@ from client.gate.policy import read_policy
 from client.home import Home
 from client.layouts import find_scans
 from configs.errors import SstError
+from sst_models.wire.credentials import SOON, days_until, lasting
 
 DISK_GB, MEMORY_GB = 5.0, 4.0
 """Least free disk and memory: prepared scans and weights of a small site; a training step at 64 x 80 x 80."""
@@ -61,6 +64,7 @@ def check(home: Home) -> Iterator[Line]:
     yield _policy(home)
     yield _refusals(home)
     yield _private(home)
+    yield _authority(home)
     yield from _hub(home, settings.address)
     yield _disk(home)
     yield _memory()
@@ -144,17 +148,32 @@ def _for_others(path: Path) -> bool:
     return not stat.S_ISLNK(mode) and bool(mode & 0o077)
 
 
+def _authority(home: Home) -> Line:
+    until = x509.load_pem_x509_certificate(home.authority.read_bytes()).not_valid_after_utc.timestamp()
+    fine = days_until(until) > 0
+    return Line("kit's certificate", fine, _told(until), "ask the hub's operator for a new kit")
+
+
+def _told(until: float) -> str:
+    soon = ": tell the hub's operator" if 0 < days_until(until) < SOON else ""
+    return lasting(until) + soon
+
+
 def _hub(home: Home, address: str) -> Iterator[Line]:
     host, _, port = address.rpartition(":")
     context = ssl.create_default_context(cafile=str(home.authority))
     connection = HTTPSConnection(host.strip("[]"), int(port), timeout=10, context=context)
     try:
+        connection.connect()
+        shown = connection.sock.getpeercert() or {}
         began = time.time()
         connection.request("POST", "/v1/fleet/")
         answer = connection.getresponse()
         answer.read()
     except ssl.SSLCertVerificationError as error:
-        yield Line("hub, TLS", False, f"{address} shows another certificate: {error.verify_message}", _TLS)
+        expired = error.verify_code == _EXPIRED
+        found = "its certificate has expired" if expired else f"shows another certificate: {error.verify_message}"
+        yield Line("hub, TLS", False, f"{address}: {found}", _RENEW if expired else _TLS)
         return
     except (OSError, ValueError) as error:
         yield Line(
@@ -164,7 +183,8 @@ def _hub(home: Home, address: str) -> Iterator[Line]:
     finally:
         connection.close()
     yield Line("hub, reachable", True, address)
-    yield Line("hub, TLS", True, "its certificate is the one that the kit's authority signed")
+    until = _told(float(ssl.cert_time_to_seconds(str(shown["notAfter"]))))
+    yield Line("hub, TLS", True, f"its certificate is one that the kit's authority signed; {until}")
     closed = _status(home, host, int(port), "/v1/control/") in (403, 404)
     yield Line(
         "hub, only the sites' path is open", closed, "as it should be" if closed else "the control path answers", _OPEN
@@ -176,6 +196,8 @@ def _hub(home: Home, address: str) -> Iterator[Line]:
 
 
 _TLS = "do not start: ask the hub's operator, by a way that you trust, for the SHA-256 of its certificate"
+_RENEW = "tell the hub's operator, for whom it is one command: sst hub renew-certificates; or is this clock wrong?"
+_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 _OPEN = "tell the hub's operator: whoever reaches that path can send code to every site"
 
 

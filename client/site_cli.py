@@ -1,4 +1,4 @@
-"""The commands of a hospital: `sst site join`, `approve`, `check`, `start`, `ledger`."""
+"""The commands of a hospital: `sst site join`, `new-key`, `approve`, `check`, `start`, `ledger`."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 
 from configs.errors import RunError
 from configs.processes import PRIVATE
+from configs.shown import LINE, shown
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -31,12 +32,33 @@ def join(
 ) -> None:
     """Make this site's folder and key from a start-up kit."""
     from client import home
+    from sst_models.wire.credentials import fingerprint
 
     own, public, digest = home.join(kit, folder, tuple(data))
     typer.echo(f"digest of the kit: {digest}")
     typer.echo("compare it with the one that the hub's operator reads to you, by telephone say; if they differ, stop")
-    typer.echo(f"{own.folder} is made; send {public} to the hub's operator")
-    typer.echo(f"then: sst site approve {own.folder}")
+    typer.echo(shown(f"{own.folder} is made; send {public} to the hub's operator", LINE))
+    typer.echo(f"fingerprint of this site's key, which the operator sees, too: {fingerprint(public.read_bytes())}")
+    typer.echo(shown(f"then: sst site approve {own.folder}", LINE))
+
+
+@app.command("new-key")
+def new_key(
+    site: Folder,
+    use: Annotated[bool, typer.Option("--use", help="Take it in use: once the hub's operator has let it in.")] = False,
+) -> None:
+    """Make a new key beside this site's, and later take it in use; the old one stays where it is until then."""
+    from client import home
+    from sst_models.wire.credentials import fingerprint
+
+    own = home.Home(site)
+    public = home.use_new_key(own) if use else home.new_key(own)
+    typer.echo(f"fingerprint of the new key, which the hub's operator sees, too: {fingerprint(public.read_bytes())}")
+    if use:
+        typer.echo(f"it is in use from the next sst site start {site} on; the old one is {site}/private/old.key")
+    else:
+        typer.echo(f"send {public} to the hub's operator, who lets it in by sst hub admit HUB {public.name} --replace")
+        typer.echo(f"then: sst site new-key {site} --use")
 
 
 @app.command()
@@ -55,7 +77,7 @@ def approve(
     found = bundle.read_bundle(own.bundle)
     typer.echo(f"digest of the kit, to compare with the hub's operator: {own.kit_digest}")
     for line in consent.lines(own, found):
-        typer.echo(line)
+        typer.echo(shown(line, LINE))
     if not (yes or typer.confirm("Approve this app and this run, and let the above leave?")):
         raise RunError("not approved; nothing runs here")
     consent.approve(own, found)
@@ -66,15 +88,16 @@ def approve(
 def check(site: Folder) -> None:
     """Look at everything that has to be right before the site starts; exit code 2 if something is not."""
     from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
     from client.home import Home
     from client.preflight import check as look
 
     console, wrong = Console(highlight=False), 0
     for line in look(Home(site)):
-        mark = "[green]  ok[/]" if line.fine else "[red]STOP[/]"
-        console.print(f"{mark}  {line.name}: {escape(line.found)}" + ("" if line.fine else f" -> {escape(line.do)}"))
+        mark = ("  ok", "green") if line.fine else ("STOP", "red")
+        told = f"  {line.name}: {line.found}" + ("" if line.fine else f" -> {line.do}")
+        console.print(Text.assemble(mark, shown(told, LINE)))
         wrong += not line.fine
     if wrong:
         raise RunError(f"{wrong} of the lines above are red; mend them, then check again")
@@ -91,9 +114,9 @@ def start(
 
     own = Home(site)
     if print_command:
-        typer.echo(launch.printed(own))
+        typer.echo("\n".join(shown(line, 10 * LINE) for line in launch.printed(own).splitlines()))
         return
-    launch.start(own, typer.echo)
+    launch.start(own, lambda line: typer.echo(shown(line, LINE)))
 
 
 @app.command()
@@ -115,15 +138,7 @@ def ledger(site: Folder) -> None:
     table = Table("time", "run", "phase", "round", "parts", "bytes", "error")
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        parts = ", ".join(entry["parts"])
-        table.add_row(
-            entry["time"],
-            entry["run"],
-            entry["phase"],
-            str(entry["round"]),
-            parts,
-            f"{entry['bytes']:,}",
-            entry["error"],
-        )
-    Console().print(table)
+        words = (entry["time"], entry["run"], entry["phase"], entry["round"], ", ".join(entry["parts"]))
+        table.add_row(*map(shown, (*words, f"{entry['bytes']:,}", entry["error"])))
+    Console(markup=False, emoji=False, highlight=False).print(table)
     typer.echo(f"{count} entries, each following from the one before it")

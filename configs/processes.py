@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -36,6 +37,24 @@ def guarded(tools: Path) -> str:
     places = [Path(place) for place in os.environ.get("PATH", "").split(os.pathsep) if place]
     others = [place for place in places if not any((place / name).exists() for name in (*guard.GUARDED, *guard.OTHERS))]
     return os.pathsep.join(map(str, (tools, *others)))
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM, by which service managers stop what they started, end the block like Ctrl-C, with exit code 0."""
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals there alone
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the second one must not cut the clean end off
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass
@@ -107,6 +126,18 @@ class Processes:
                 kept.process, kept.ended, kept.starts = self._open(name, kept.command), None, kept.starts + 1
                 started.append(name)
         return started
+
+    def ended(self, name: str) -> int | None:
+        """Give the exit code of a process that has ended, or None while it runs."""
+        return self.running[name].process.poll()
+
+    def reload(self, name: str) -> bool:
+        """Tell a process, not what it started, to read its files anew (SIGHUP); False where it does not run."""
+        kept = self.running.get(name)
+        if kept is None or kept.process.poll() is not None:
+            return False
+        kept.process.send_signal(signal.SIGHUP)
+        return True
 
     def _open(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         own = Path(sys.executable).parent / command[0]

@@ -51,8 +51,12 @@ class Atlas:
         return self.labels.shape
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (i, j, k) float32 of one 3-D volume and its affine, voxel (i, j, k, 1) to RAS mm."""
+def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the voxels (i, j, k) float32 of one 3-D volume and its affine, voxel (i, j, k, 1) to RAS mm.
+
+    Raises:
+        DataError: it cannot be read, or is no 3-D volume.
+    """
     try:
         file: Any = nib.load(path)  # a spatial image of any format; nibabel types only what all have
         voxels = np.asarray(file.dataobj, dtype=np.float32)
@@ -91,9 +95,9 @@ def load_atlas(
         DataError: either cannot be read or used, they do not lie on each other, an id is unknown, none of the 28
             structures is there, or the brain is larger than the grid.
     """
-    volume, affine = _read(image)
+    volume, affine = read_volume(image)
     check_voxels(volume, f"atlas {image}")
-    ids, ids_affine = _read(labels)
+    ids, ids_affine = read_volume(labels)
     check_same_place((volume.shape, affine), (ids.shape, ids_affine), f"atlas labels {labels}")
     classes = to_classes(ids, f"atlas labels {labels}")
     grid = centred(volume, affine, shape, spacing, str(image))

@@ -47,7 +47,8 @@ def issue_server(folder: Path, host: str) -> None:
     signer = _signer(folder)
     key = ec.generate_private_key(ec.SECP384R1())
     names = dict.fromkeys((host, "localhost", "127.0.0.1"))
-    builder = _builder(_name(host), authority.subject, key.public_key(), SERVER_DAYS)
+    days = min(float(SERVER_DAYS), (authority.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1))
+    builder = _builder(_name(host), authority.subject, key.public_key(), days)
     builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -62,6 +63,13 @@ def sign(folder: Path, content: bytes) -> bytes:
         content: what the signature covers.
     """
     return _signer(folder).sign(content, ec.ECDSA(hashes.SHA384(), deterministic_signing=True))
+
+
+def covers(certificate: Path, host: str) -> bool:
+    """Whether a server's certificate is for a host, by name or by address."""
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return _alternative(host) in list(names)
 
 
 def make_secret(path: Path) -> None:
@@ -90,7 +98,7 @@ def _signer(folder: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())

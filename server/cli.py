@@ -1,12 +1,16 @@
-"""The hub operator's commands: `sst hub init`, `invite`, `admit`, `dismiss`, `renew`, `start`, `resume`, `status`."""
+"""The hub operator's commands, `sst hub ...`: making a hub, letting sites in and out, running it, watching it."""
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from configs.processes import PRIVATE
+from configs.shown import LINE, shown
+
+if TYPE_CHECKING:
+    from server.office import Office
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,13 +38,31 @@ def init(
     ] = "sst",
     sites: Annotated[int, typer.Option(metavar="N", min=1, help="How many must be there before the first round.")] = 2,
     inner: Annotated[int, typer.Option(metavar="PORT", help="Of the SuperLink, on loopback.")] = 8000,
+    health: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", help="Of the SuperLink's health service, on loopback; 0: none. The next free one."
+        ),
+    ] = None,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Take labels even if they do not look as if they were the scan's.")
+    ] = False,
 ) -> None:
     """Make a hub: authority, certificate, the run's folder, the app that sites approve, the proxy's configuration."""
+    from server.journal import digest, note
     from server.office import Settings, check_address
     from server.setup import make_hub
 
     host, port = check_address(address)
-    office = make_hub(hub, Settings(name, host, port, inner, sites), preset, image, labels)
+    free = next(one for one in (inner + 1, inner + 2) if one != port)
+    settings = Settings(name, host, port, inner, sites, health=free if health is None else health)
+    office = make_hub(hub, settings, preset, image, labels, checked=not unchecked)
+    made = {
+        "authority": digest(office.tls / "ca.crt"),
+        "app": digest(office.bundle),
+        "atlas": digest(hub / "atlas.json"),
+    }
+    note(office, "init", **made, unchecked=unchecked)
     typer.echo(f"{office.folder} is made; keep a copy of {office.tls / 'ca.key'} where nobody else can read it")
     typer.echo(f"then: sst hub invite {office.folder} SITE ...")
 
@@ -48,24 +70,37 @@ def init(
 @app.command()
 def invite(hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE ...", help="Names of sites.")]) -> None:
     """Make a start-up kit for each site: no secret is in it."""
+    from server.journal import digest, note
     from server.kit import invite as make
     from server.office import Office
 
     for one in site:
         kit = make(Office(hub), one)
+        note(Office(hub), "invite", site=one, kit=digest(kit.path))
         typer.echo(f"{kit.path}: send it to {kit.site}, and tell them its digest by another way: {kit.digest}")
 
 
 @app.command()
 def admit(
-    hub: Folder, key: Annotated[list[Path], typer.Argument(metavar="SITE.pub ...", help="Keys that sites sent back.")]
+    hub: Folder,
+    key: Annotated[list[Path], typer.Argument(metavar="SITE.pub ...", help="Keys that sites sent back.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take a new key of a site that had another; ask the site first.")
+    ] = False,
 ) -> None:
-    """Let sites in, by the public keys that they sent back."""
+    """Let sites in, by the public keys that they sent back; the fingerprint shown is the one that the site sees."""
+    from server.journal import note
     from server.kit import admit as take
     from server.office import Office
+    from sst_models.wire.credentials import fingerprint
 
+    office = Office(hub)
     for one in key:
-        typer.echo(f"{take(Office(hub), one)} is admitted; a hub that is running lets it in by itself")
+        site = take(office, one, replace)
+        shows = fingerprint(office.key(site).read_bytes())
+        note(office, "admit", site=site, key=shows, replace=replace)
+        typer.echo(f"{site} is admitted; a hub that is running lets it in by itself")
+        typer.echo(f"fingerprint of its key, to compare by telephone: {shows}")
 
 
 @app.command()
@@ -73,28 +108,50 @@ def dismiss(
     hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE ...", help="Names of sites.")]
 ) -> None:
     """Let sites out: their keys are taken away, and the run goes on without them; admit lets them in again."""
+    from server.journal import note
     from server.kit import dismiss as let_out
     from server.office import Office
+    from sst_models.wire.credentials import fingerprint
 
+    office = Office(hub)
     for one in site:
-        let_out(Office(hub), one)
+        let_out(office, one)
+        note(office, "dismiss", site=one, key=fingerprint(office.old_key(one).read_bytes()))
         typer.echo(f"{one} is dismissed; a hub that is running lets it out by itself")
 
 
 @app.command()
 def renew(hub: Folder) -> None:
     """Take the app of these sources, and make the kits anew: every site must approve it before the run goes on."""
+    from server.journal import digest, note
     from server.kit import invite as make
     from server.office import Office
-    from server.setup import build_bundle
-    from sst_models.wire.files import replace_file
+    from server.setup import write_bundle
 
     office = Office(hub)
     _ = office.settings
-    replace_file(office.bundle, build_bundle())
+    write_bundle(office)
+    note(office, "renew", app=digest(office.bundle))
     for path in sorted((hub / "kits").glob("*.zip")):
         kit = make(office, path.stem)
         typer.echo(f"{kit.path}: send it to {kit.site}, for sst site approve --kit; its digest: {kit.digest}")
+
+
+@app.command("renew-certificates")
+def renew_certificates(hub: Folder) -> None:
+    """Issue the server's certificate anew, for the host in hub.toml; kits and keys stay as they are."""
+    from server.certificates import renew as issue
+    from server.journal import digest, note
+    from server.office import Office
+
+    office = Office(hub)
+    told = issue(office).told
+    note(office, "renew-certificates", server=digest(office.tls / "server.crt"), told=told)
+    typer.echo(told)
+    typer.echo(
+        "an nginx that sst hub start runs shows it within seconds; one of your own needs nginx -s reload. "
+        f"The SuperLink, on loopback, takes it when the hub is started again: stop it, then sst hub start {hub}"
+    )
 
 
 @app.command()
@@ -106,7 +163,75 @@ def start(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> N
     if print_command:
         typer.echo(launch.printed(Office(hub)))
         return
-    launch.serve(Office(hub), typer.echo, proxy)
+    _warn(Office(hub))
+    launch.serve(Office(hub), lambda line: typer.echo(shown(line, LINE)), proxy)
+
+
+@app.command()
+def backup(
+    hub: Folder,
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="Where to; outside of HUB, not there yet.")],
+) -> None:
+    """Save all that is needed to go on with the run on another machine, also while the hub runs. Secrets are in it."""
+    from server.backup import backup as save
+    from server.journal import note
+    from server.office import Office
+
+    saved = save(Office(hub), file)
+    note(Office(hub), "backup", file=str(file.resolve()), digest=saved.digest)
+    typer.echo(f"{saved.path}: {saved.files} files, SHA-256 {saved.digest}")
+    typer.echo("the keys of the authority and of the server are in it: keep it where nobody else can read it")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What sst hub backup wrote.")],
+    hub: Annotated[Path, typer.Argument(metavar="HUB", help="The hub's folder to be; new or empty.")],
+) -> None:
+    """Make a hub's folder from a backup; the run goes on from its last saved round."""
+    from server.backup import restore as load
+    from server.journal import note
+    from server.office import Office
+
+    made = load(file, hub)
+    note(Office(hub), "restore", file=str(file.resolve()), digest=made.digest)
+    typer.echo(f"{made.path}: {made.files} files; the backup is the one of SHA-256 {made.digest}")
+    typer.echo(f"stop the old hub for good before you go on with this one: sst hub start {hub}")
+
+
+@app.command()
+def log(
+    hub: Folder,
+    json_: Annotated[bool, typer.Option("--json", help="The lines as they are, instead of a table.")] = False,
+) -> None:
+    """Show what operators did to the hub, when and as which user, and verify that nothing was changed or taken out."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from server.journal import read
+    from server.office import Office
+
+    entries = read(Office(hub))
+    table = Table("time", "user", "what", Column("about", overflow="fold"))  # digests whole, to be compared
+    for entry in entries:
+        more = {key: value for key, value in entry.items() if key not in ("time", "user", "what", "previous", "hash")}
+        about = ", ".join(f"{key} {shown(value)}" for key, value in more.items() if value not in ("", False))
+        table.add_row(*map(shown, (entry["time"], entry["user"], entry["what"])), about)
+        if json_:
+            typer.echo(json.dumps(entry, sort_keys=True))
+    if not json_:
+        Console(markup=False, emoji=False, highlight=False).print(table)
+        typer.echo(f"{len(entries)} entries, each following from the one before it")
+
+
+def _warn(office: "Office") -> None:
+    """Say what ends soon, or has ended, on standard error."""
+    from server.certificates import warnings
+
+    for one in warnings(office):
+        typer.secho(f"warning: {one.text}", fg=typer.colors.RED if one.severe else typer.colors.YELLOW, err=True)
 
 
 @app.command()
@@ -119,14 +244,18 @@ def resume(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> 
 def status_command(
     hub: Folder, json_: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False
 ) -> None:
-    """Show the sites, when each was last seen, phase, round and time left; exit code 1 if the run failed."""
+    """Show the sites, when each was last seen, phase, round and time left, and until when certificates hold.
+
+    Exit code 0: running, waiting for sites, finished or not begun. 1: failed. 2: this is no hub's folder. 3: stopped or
+    killed before the end.
+    """
     from rich.console import Console
     from rich.table import Table
 
     from server.office import Office
-    from server.status import ago, lasting, status
+    from server.status import CODES, ago, lasting, status, with_health
 
-    found = status(Office(hub))
+    found = with_health(Office(hub), status(Office(hub)))
     if json_:
         typer.echo(found.json())
     else:
@@ -136,6 +265,11 @@ def status_command(
         table = Table("site", "state", "last seen", "rounds", "last failure")
         for site in found.sites:
             table.add_row(site.name, site.state, ago(site.seen), str(site.rounds), site.last)
-        Console().print(table)
-    if found.state == "failed":
-        raise typer.Exit(1)
+        Console(markup=False, emoji=False, highlight=False).print(table)
+        if found.superlink:
+            typer.echo(f"SuperLink: {found.superlink}")
+        for one in found.certificates:
+            typer.echo(one.told)
+        _warn(Office(hub))
+    if code := CODES[found.state]:
+        raise typer.Exit(code)

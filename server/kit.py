@@ -20,6 +20,7 @@ from configs.schema import from_json
 from server.atlas import published, read_atlas
 from server.authority import sign
 from server.office import LEFT, Office, check_name
+from sst_models.wire.credentials import fingerprint
 from sst_models.wire.files import replace_file, write_json
 from sst_models.wire.payload import digest
 
@@ -116,12 +117,18 @@ def _packed(content: Mapping[str, bytes]) -> bytes:
     return memory.getvalue()
 
 
-def admit(office: Office, key: Path) -> str:
+def admit(office: Office, key: Path, replace: bool = False) -> str:
     """Take in the public key that a site sent back; its name is that of the file.
+
+    Args:
+        office: the hub's folder.
+        key: the site's .pub.
+        replace: take it in the place of the key that the site had until now.
 
     Raises:
         ConfigError: the file's name is no site's.
-        DataError: it is no public key of a site, the site was never invited, or it has another key already.
+        DataError: it is no public key of a site, the site was never invited, or it had another key and `replace` is
+            not set.
     """
     site = check_name(key.stem, str(key))
     if not office.kit(site).exists():
@@ -135,22 +142,36 @@ def admit(office: Office, key: Path) -> str:
         raise DataError(f"{key} is no public key of a site; it must be the .pub that sst site join wrote") from error
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp384r1":
         raise DataError(f"{key} is a key of another kind than sst site join makes; ask the site for its .pub")
-    others = {path.read_bytes(): path.stem for path in (office.folder / "sites").glob("*.pub")}
-    if others.get(text, site) != site:
-        raise DataError(f"{key} is the key of the site '{others[text]}'; every site has its own")
-    kept = office.key(site)
-    if kept.exists() and kept.read_bytes() != text:
-        raise DataError(
-            f"the site '{site}' has another key already; if its machine is new, remove {kept} first, and "
-            "ask the site by a way that you trust"
-        )
-    replace_file(kept, text)
+    others = {fingerprint(path.read_bytes()): path.stem for path in (office.folder / "sites").rglob("*.pub")}
+    if (owner := others.get(fingerprint(text), site)) != site:
+        raise DataError(f"{key} is the key of the site '{owner}'; every site has its own")
+    if not replace:
+        _check_known(office, site, text)
+    replace_file(office.key(site), text)
+    office.old_key(site).unlink(missing_ok=True)
     _write_left(office, dismissed(office) - {site})
     return site
 
 
+def _check_known(office: Office, site: str, text: bytes) -> None:
+    """See that a site that was here before comes with the key that it had.
+
+    Raises:
+        DataError: it does not.
+    """
+    had = [fingerprint(path.read_bytes()) for path in (office.key(site), office.old_key(site)) if path.exists()]
+    if not had and site not in dismissed(office):
+        return
+    if fingerprint(text) not in had:
+        was = f", {had[0]}," if had else ""
+        raise DataError(
+            f"the site '{site}' had another key{was} until now: ask it, by a way that you trust, whether "
+            f"{fingerprint(text)} is its new one, then add --replace"
+        )
+
+
 def dismiss(office: Office, site: str) -> None:
-    """Let a site out of the federation: its key is taken away, and no round waits for it. `admit` lets it in again.
+    """Let a site out of the federation: its key is put aside, and no round waits for it. `admit` lets it in again.
 
     Raises:
         DataError: no such site was admitted.
@@ -159,6 +180,7 @@ def dismiss(office: Office, site: str) -> None:
     if site not in office.admitted:
         raise DataError(f"no site '{site}' is admitted; those that are: {', '.join(office.admitted) or 'none'}")
     _write_left(office, dismissed(office) | {site})
+    replace_file(office.old_key(site), key.read_bytes())
     key.unlink()
 
 

@@ -3,7 +3,6 @@
 What ends is started again; a run whose ServerApp died is submitted again, and goes on from its last finished round.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,10 +21,14 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from configs import guard
 from configs.errors import FederationError, RunError
-from configs.processes import QUIET, Processes, guarded
+from configs.processes import QUIET, Processes, guarded, stoppable
 from server import events
-from server.office import Office
-from server.setup import PROJECT, build_bundle
+from server.journal import noted
+from server.office import Office, works
+from server.pulse import Pulse
+from server.setup import PROJECT, build_bundle, sources
+from server.setup import proxy as proxy_of
+from server.watch import Watch
 from sst_models.wire.files import replace_file, write_json
 
 CONNECTION = "hub"
@@ -51,19 +54,20 @@ def commands(office: Office) -> dict[str, list[str]]:
     """Give the command of each of the hub's processes, by its name."""
     settings, tls = office.settings, office.tls.resolve()
     inner, secret = f"127.0.0.1:{settings.inner}", str(office.secret.resolve())
+    health = ["--health-server-address", f"127.0.0.1:{settings.health}"] if settings.health else []
     return {
         "superlink": [
             "flower-superlink", "--host", "127.0.0.1", "--port", str(settings.inner),
             "--ssl-ca-certfile", str(tls / "ca.crt"), "--ssl-certfile", str(tls / "server.crt"),
             "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
             "--database", str(office.flower.resolve() / "state.db"), "--disable-runtime-dependency-installation",
-            "--isolation", "process", "--superexec-auth-secret-file", secret,
+            "--isolation", "process", "--superexec-auth-secret-file", secret, *health,
         ],
         "superexec": [
             "flower-superexec", "--runtime-api-address", inner, "--root-certificates", str(tls / "ca.crt"),
             "--superexec-auth-secret-file", secret,
         ],
-        "proxy": ["nginx", "-c", str(office.folder.resolve() / "nginx" / "nginx.conf")],
+        "proxy": ["nginx", "-c", str(office.proxy.resolve())],
     }  # fmt: skip
 
 
@@ -106,6 +110,7 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
 
     Raises:
         RunError: the folder is no hub's, or its sources are not those that the sites approved.
+        ConfigError: hub.toml is not as it should be.
         FederationError: nginx is missing, a process does not start, or the run failed for a reason that a person must
             mend.
     """
@@ -113,11 +118,15 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
     if proxy and shutil.which("nginx", path=_path(office)) is None:
         raise FederationError("nginx, which faces the sites, is not installed: install it, or start with --no-proxy")
     settings = office.settings
-    office.flower.mkdir(parents=True, exist_ok=True)
-    _write_connection(office)
-    _write_tools(office)
+    write_configuration(office)
     environment = {**os.environ, **variables(office), "PATH": _path(office)}
-    with Processes(environment, office.logs, office.folder / "empty") as processes:
+    with (
+        stoppable(),
+        noted(office),
+        Watch(office) as watch,
+        Pulse(office, watch.look),
+        Processes(environment, office.logs, office.folder / "empty") as processes,
+    ):
         wanted = commands(office)
         processes.start("superlink", wanted["superlink"])
         _await_health(office, processes)
@@ -129,17 +138,46 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
         _watch(office, processes, flower, say)
 
 
-def check_bundle(office: Office) -> None:
-    """See that the sources are those of the bundle that the sites approve.
+def write_configuration(office: Office) -> None:
+    """Write what the hub's processes read, from `hub.toml` as it is now.
 
     Raises:
-        RunError: they are not.
+        RunError: the folder is no hub's.
+        ConfigError: hub.toml is not as it should be, or the folder's path cannot stand in nginx's configuration.
     """
-    if build_bundle() != office.bundle.read_bytes():
+    office.flower.mkdir(parents=True, exist_ok=True)
+    replace_file(office.proxy, proxy_of(office, office.settings))
+    _write_connection(office)
+    _write_tools(office)
+
+
+def check_bundle(office: Office) -> None:
+    """See that the sources are those of the bundle that the sites approve, by the list that was kept when it was built.
+
+    Raises:
+        RunError: they are not, or the bundle is another.
+    """
+    digest = hashlib.sha256(office.bundle.read_bytes()).hexdigest()
+    built = json.loads(office.built.read_text(encoding="utf-8")) if office.built.exists() else _built_before(office)
+    if built["digest"] != digest:
+        raise RunError(f"{office.bundle} is not the app that was built: sst hub renew builds it, and every kit, anew")
+    before, now = built["sources"], sources()
+    if odd := sorted(name for name, _ in before.items() ^ now.items()):
         raise RunError(
-            f"the sources in {PROJECT} are not those of {office.bundle}, which the sites approve: check out the "
-            "version that the hub was made with, or take the new one by sst hub renew, which every site must approve"
+            f"the sources in {PROJECT} are not those of {office.bundle}, which the sites approve ({odd[0]} differs): "
+            "check out the version that the hub was made with, or take the new one by sst hub renew, which every site "
+            "must approve"
         )
+
+
+def _built_before(office: Office) -> dict[str, Any]:
+    """Make the list for a hub of a version that kept none, by building the app once more."""
+    files, bundle = sources(), build_bundle()
+    built = {"digest": hashlib.sha256(bundle).hexdigest(), "sources": files}
+    if bundle == office.bundle.read_bytes():
+        write_json(built, office.built)
+        return built
+    return {"digest": hashlib.sha256(office.bundle.read_bytes()).hexdigest(), "sources": {}}
 
 
 class Unanswered(FederationError):
@@ -163,18 +201,15 @@ class Flower:
         """
         path = self._office.flower / "registered.json"  # Flower lists nodes without their names
         known: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for site in sorted(set(known) - set(self._office.admitted)):
-            if node := known[site]["node"]:
-                done = self._call("supernode", "unregister", node, CONNECTION)
-                told = done.stdout + done.stderr
-                if done.returncode and "not found" not in told:
-                    raise Unanswered(f"the key of the site '{site}' cannot be unregistered: {_last(told)}")
-            del known[site]
-            write_json(known, path)
-            say(f"site {site} is out")
-        for site in self._office.admitted:
-            key = self._office.key(site).read_text(encoding="ascii")
-            if known.get(site, {}).get("key") == key:
+        keys = {site: self._office.key(site).read_text(encoding="ascii") for site in self._office.admitted}
+        for site in sorted(known):
+            if keys.get(site) != known[site]["key"]:  # dismissed, or with another key: the old one must not come in
+                self._unregister(site, known[site]["node"])
+                del known[site]
+                write_json(known, path)
+                say(f"the old key of site {site} is out" if site in keys else f"site {site} is out")
+        for site, key in keys.items():
+            if site in known:
                 continue
             where = str(self._office.key(site).resolve())
             done = self._call("supernode", "register", where, CONNECTION, "--name", site, "--format", "json")
@@ -184,6 +219,13 @@ class Flower:
             known[site] = {"key": key, "node": str(_parsed(done.stdout).get("node-id", ""))}
             write_json(known, path)
             say(f"site {site} may come in")
+
+    def _unregister(self, site: str, node: str) -> None:
+        if node:
+            done = self._call("supernode", "unregister", node, CONNECTION)
+            told = done.stdout + done.stderr
+            if done.returncode and "not found" not in told:
+                raise Unanswered(f"the key of the site '{site}' cannot be unregistered: {_last(told)}")
 
     def submit(self) -> None:
         """Submit the run.
@@ -224,7 +266,11 @@ class Flower:
 
 def _watch(office: Office, processes: Processes, flower: Flower, say: Say) -> None:
     looked, answered = -LOOK, time.monotonic()
+    shown = _changed(office)
     while not finished(office):
+        if _changed(office) != shown:
+            shown = _changed(office)
+            _show_certificate(office, processes, say)
         for name in processes.mend(PAUSE):
             say(f"{name} had ended and was started again; why is in {processes.logs / name}.log")
         if time.monotonic() - looked >= LOOK:
@@ -242,6 +288,19 @@ def _watch(office: Office, processes: Processes, flower: Flower, say: Say) -> No
         while flower.status() == "running" and time.monotonic() < end:
             time.sleep(1.0)
     say(f"the run is finished: {office.folder / 'cross-site.json'} has what each site's model reaches")
+
+
+def _changed(office: Office) -> int:
+    path = office.tls / "server.crt"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _show_certificate(office: Office, processes: Processes, say: Say) -> None:
+    """Let the proxy show a new certificate to the sites; a run goes on meanwhile."""
+    if processes.reload("proxy"):
+        say("nginx shows the new certificate; the SuperLink, on loopback, takes it at the next sst hub start")
+    else:
+        say(f"{office.tls / 'server.crt'} is a new certificate: let your nginx read it, by nginx -s reload")
 
 
 def _brief(error: Exception) -> str:
@@ -284,18 +343,6 @@ def finished(office: Office) -> bool:
         return bool(lines) and json.loads(lines[-1]).get("event") == "run.finished"
     except (OSError, ValueError):
         return False
-
-
-def works(folder: Path) -> bool:
-    """Whether the hub's app is at work in this folder: it holds the folder's lock for as long as it lives."""
-    own = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(own, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(own)
-    return False
 
 
 def _raise_if_failed(office: Office, flower: Flower, say: Say) -> None:

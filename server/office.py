@@ -1,5 +1,8 @@
 """The hub's folder, as its operator keeps it: what lies where, and what `hub.toml` says."""
 
+import fcntl
+import json
+import os
 import re
 import tomllib
 from dataclasses import dataclass, fields
@@ -26,6 +29,8 @@ class Settings:
     inner: int = 8000  # port of the SuperLink, on loopback
     sites: int = 2  # how many must be there before the first round
     wait: int = 86_400  # seconds to wait for them, and in mid-run for a quorum
+    health: int = 0  # port of the SuperLink's health service, on loopback; 0 is none
+    notify: str = ""  # a command that is run when the run waits, fails or is finished
 
     @property
     def address(self) -> str:
@@ -55,9 +60,29 @@ class Office:
         return self.folder / "app.fab"
 
     @property
+    def built(self) -> Path:
+        """What the app was built from: the digest of each source file, and the app's own."""
+        return self.folder / "app.json"
+
+    @property
     def approved(self) -> Path:
         """The digest of the app, the only one that runs here."""
         return self.folder / "approved.json"
+
+    @property
+    def proxy(self) -> Path:
+        """The proxy's configuration, made from `hub.toml` at each start."""
+        return self.folder / "nginx" / "nginx.conf"
+
+    @property
+    def heartbeat(self) -> Path:
+        """The sign of life of `sst hub start`."""
+        return self.folder / "heartbeat.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures for Prometheus."""
+        return self.folder / "metrics.prom"
 
     @property
     def flower(self) -> Path:
@@ -72,6 +97,10 @@ class Office:
     def key(self, site: str) -> Path:
         """The public key of an admitted site."""
         return self.folder / "sites" / f"{site}.pub"
+
+    def old_key(self, site: str) -> Path:
+        """The public key that a dismissed site had: by it alone it may come back without being asked."""
+        return self.folder / "sites" / "dismissed" / f"{site}.pub"
 
     def kit(self, site: str) -> Path:
         """The start-up kit of an invited site."""
@@ -111,15 +140,29 @@ class Office:
             raise ConfigError(f"{path} is incomplete: {error}") from error
 
 
+def works(folder: Path) -> bool:
+    """Whether the hub's app is at work in this folder: it holds the folder's lock for as long as it lives."""
+    own = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(own, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(own)
+    return False
+
+
 def write_settings(settings: Settings) -> str:
     """Give a `hub.toml`, with what each line is for."""
     return (
         f'name = "{settings.name}"\n'
         f'host = "{settings.host}"  # by which sites reach the hub; a new one needs a new server certificate\n'
-        f"port = {settings.port}  # of the proxy: the only one that may be open to the sites\n"
+        f"port = {settings.port}  # of the proxy: the only one open to the sites; taken at the next start\n"
         f"inner = {settings.inner}  # port of the SuperLink, on loopback\n"
         f"sites = {settings.sites}  # how many must be there before the first round\n"
         f"wait = {settings.wait}  # seconds to wait for them, and in mid-run for a quorum\n"
+        f"health = {settings.health}  # port of the SuperLink's health service, on loopback; 0: none\n"
+        f"notify = {json.dumps(settings.notify)}  # a command, run when the run waits, fails or is finished; no shell\n"
     )
 
 

@@ -1,20 +1,29 @@
 """Making a hub: its folder, authority, certificate, the app that sites will approve, and the proxy's configuration."""
 
+import hashlib
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from configs.errors import ConfigError, RunError
 from configs.schema import load
 from server.atlas import load_atlas, save_atlas
 from server.authority import issue_server, make_authority, make_secret
+from server.fit import check_pair
 from server.office import SETTINGS, Office, Settings, check_name, write_settings
 from sst_models.wire.files import replace_file, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+BUILDS = 600.0
+"""Seconds that Flower may take to build the app: 2 on an idle machine, two minutes and more on a busy one."""
 
-def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels: Path) -> Office:
+
+def make_hub(
+    folder: Path, settings: Settings, preset: str, image: Path, labels: Path, *, checked: bool = True
+) -> Office:
     """Make a hub's folder; it is whole when `hub.toml` is there, which is written last.
 
     Args:
@@ -23,6 +32,7 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
         preset: of the run; its name or path.
         image: the labelled scan, skull-stripped.
         labels: its label map.
+        checked: refuse labels that do not look as if they were the scan's.
 
     Raises:
         RunError: the folder holds something else.
@@ -36,6 +46,8 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
     experiment = load(preset)
     grid = experiment.grid
     atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling)
+    if checked:
+        check_pair(image, labels)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # it may have been there
     save_atlas(atlas, folder)
@@ -44,10 +56,38 @@ def make_hub(folder: Path, settings: Settings, preset: str, image: Path, labels:
     make_authority(office.tls, settings.name)
     issue_server(office.tls, settings.host)
     make_secret(office.secret)
-    replace_file(office.bundle, build_bundle())
-    replace_file(folder / "nginx" / "nginx.conf", proxy(office, settings))
+    write_bundle(office)
+    replace_file(office.proxy, proxy(office, settings))
     replace_file(folder / SETTINGS, write_settings(settings))
     return office
+
+
+def write_bundle(office: Office) -> None:
+    """Build the app that sites approve, and keep a list of what it was built from.
+
+    Raises:
+        RunError: this installation has no sources, or Flower cannot build them.
+    """
+    files = sources()
+    bundle = build_bundle()
+    replace_file(office.bundle, bundle)
+    write_json({"digest": hashlib.sha256(bundle).hexdigest(), "sources": files}, office.built)
+
+
+def sources() -> dict[str, str]:
+    """Give the SHA-256 of each file that goes into the app, as pyproject.toml names them.
+
+    Raises:
+        RunError: this installation has no sources.
+    """
+    listed = PROJECT / "pyproject.toml"
+    if not listed.is_file():
+        raise RunError(f"{PROJECT} is not the project's source folder: a hub is run from a source tree")
+    patterns = tomllib.loads(listed.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["fab-include"]
+    found = {listed, *(path for pattern in patterns for path in PROJECT.glob(pattern) if path.is_file())}
+    return {
+        path.relative_to(PROJECT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)
+    }
 
 
 def build_bundle() -> bytes:
@@ -56,14 +96,13 @@ def build_bundle() -> bytes:
     Raises:
         RunError: this installation has no sources, or Flower cannot build them.
     """
-    if not (PROJECT / "pyproject.toml").is_file():
-        raise RunError(f"{PROJECT} is not the project's source folder: a hub is run from a source tree")
+    _ = sources()
     # A process of its own: Flower's command imports packages and prints as it likes.
     code = (
         "import sys; from pathlib import Path; from flwr.cli.build import build_fab_from_disk; "
         "sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(PROJECT)], capture_output=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, str(PROJECT)], capture_output=True, check=False, timeout=BUILDS)
     if done.returncode:
         why = done.stderr.decode(errors="replace").strip().splitlines()
         raise RunError(f"Flower cannot build the app in {PROJECT}: {why[-1] if why else 'no reason given'}")
@@ -82,6 +121,5 @@ def proxy(office: Office, settings: Settings) -> str:
             f"the hub's folder {where} has a character that nginx cannot have in a path; use a plain name"
         )
     text = (PROJECT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
-    for word, value in (("FOLDER", where), ("PORT", str(settings.port)), ("INNER", str(settings.inner))):
-        text = text.replace(word, value)
-    return text
+    values = {"FOLDER": where, "PORT": str(settings.port), "INNER": str(settings.inner)}
+    return re.sub("|".join(values), lambda word: values[word[0]], text)

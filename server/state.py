@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +133,13 @@ def fresh_parts(phase: Phase, state: RunState, experiment: Experiment) -> dict[s
             continue
         parts[part] = state.parts["T"] if part == "F" else weights.parameters(build(part, experiment))
     return parts
+
+
+def files_of(kept: Mapping[str, Any]) -> list[str]:
+    """List the files that a state.json names, below its folder."""
+    library = kept["library"]
+    own = {*library["parts"].values(), *library["memory"].values(), *chain(*library["trained"].values())}
+    return [f"round-{kept['done']}.safetensors", *(f"{LIBRARY}/{name}.safetensors" for name in sorted(own))]
 
 
 class Store:

@@ -3,14 +3,24 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, median_low
 from typing import Any
 
 from configs.phases import learning
+from configs.shown import LINE, shown
+from server.certificates import Certificate, certificates
 from server.events import read
+from server.health import health
 from server.kit import dismissed
-from server.office import Office
+from server.office import Office, works
+from server.pulse import Heartbeat, heartbeat
+
+CODES = {"not begun": 0, "running": 0, "waiting": 0, "finished": 0, "failed": 1, "stopped": 3}
+"""What a run can be -> exit code of `sst hub status`; 2 is for a folder or a setting that is wrong.
+
+stopped: the run is not finished, and no hub works on it: it was stopped, or killed.
+"""
 
 RECENT = 5  # rounds of a phase that tell how long the next ones take
 
@@ -28,56 +38,80 @@ class SiteStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run is."""
+    """Where a run is, and how long the hub's certificates hold."""
 
-    state: str  # not begun, running, waiting, finished, failed
+    state: str  # one of `CODES`
     phase: str
     round: int
     since: float | None  # time.time() at which that began
     left: float | None  # seconds to the end, as far as can be told
     sites: tuple[SiteStatus, ...]
-    message: str = ""  # why it failed, or whom it waits for
+    message: str = ""  # why it failed or stopped, or whom it waits for
+    certificates: tuple[Certificate, ...] = ()
+    superlink: str = ""  # serving, not serving, does not answer; "" where it was not asked
 
     def json(self) -> str:
         """Give it as one line of JSON."""
         return json.dumps(asdict(self))
 
 
-def status(office: Office) -> Status:
-    """Read the hub's folder.
+def status(office: Office, recorded: list[dict[str, Any]] | None = None) -> Status:
+    """Read the hub's folder; words that came from a site are as `configs.shown` leaves them.
+
+    Args:
+        office: the folder.
+        recorded: its events, where they are read already.
 
     Raises:
         RunError: the folder is no hub's.
     """
     _ = office.settings
-    events = read(office.folder)
+    events = read(office.folder) if recorded is None else recorded
     begun = [event for event in events if event["event"] == "round.started"]
     last = begun[-1] if begun else None
     state, message = _state(office, events)
     names = sorted({*office.admitted, *(path.stem for path in (office.folder / "kits").glob("*.zip"))})
     return Status(
         state=state,
-        phase=str(last["phase"]) if last else "",
+        phase=shown(last["phase"]) if last else "",
         round=int(last["round"]) if last else 0,
         since=float(last["time"]) if last else None,
         left=_left(office, events) if state == "running" else None,
         sites=tuple(_site(name, office, events) for name in names),
-        message=message,
+        message=shown(message, LINE),
+        certificates=certificates(office),
     )
+
+
+def with_health(office: Office, found: Status) -> Status:
+    """Ask the SuperLink how it is, where hub.toml gives a port for that and the hub is alive."""
+    life, port = heartbeat(office), office.settings.health
+    return replace(found, superlink=health(port)) if port and life is not None and life.alive else found
 
 
 def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
     if events and events[-1]["event"] == "run.finished":
         return "finished", ""
+    life = heartbeat(office)
+    begun = life.began if life is not None and life.alive else 0.0  # what failed before is being mended
     for name in ("failed.json", "failed-last.json"):
         path = office.folder / name
-        if path.exists() and (not events or path.stat().st_mtime > float(events[-1]["time"])):
+        if path.exists() and path.stat().st_mtime > max(begun, float(events[-1]["time"]) if events else 0.0):
             return "failed", str(json.loads(path.read_text(encoding="utf-8"))["message"])
+    if (events or life is not None) and not (life is not None and life.alive) and not works(office.folder):
+        return "stopped", _ended(life)
     if not events:
         return "not begun", ""
     if events[-1]["event"] == "round.waiting":
-        return "waiting", ", ".join(f"{site} ({code})" for site, code in events[-1]["missing"].items())
+        return "waiting", ", ".join(f"{shown(site)} ({shown(code)})" for site, code in events[-1]["missing"].items())
     return "running", ""
+
+
+def _ended(life: Heartbeat | None) -> str:
+    if life is None:
+        return "no sst hub start is at work; it goes on from its last finished round"
+    why = life.ended or f"it gave no sign of life any more: killed, or its machine went down (process {life.pid})"
+    return f"{ago(life.time)}: {why}; sst hub start goes on from its last finished round"
 
 
 def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus:
@@ -93,7 +127,7 @@ def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus
         if name in event.get("series", {}) or name in event.get("sites", {}):
             seen, rounds, code = float(event["time"]), rounds + 1, ""
             state = "taking part" if state == "admitted" else state
-        code = str(event.get("failed", {}).get(name, code))
+        code = shown(event.get("failed", {}).get(name, code))
     return SiteStatus(name, "dismissed" if name in gone else state, seen, rounds, code)
 
 

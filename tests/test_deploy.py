@@ -60,6 +60,8 @@ def test_units_start_commands_that_exist(group: str, folder: str) -> None:
     where = Path(given[group])
     assert (command, where) == ("start", Path("/var/lib/sst") / folder)
     assert where.is_relative_to(service["ReadWritePaths"])
+    # A stop is no failure, and the command ends its own processes, in order.
+    assert (service["KillMode"], service["SuccessExitStatus"], "KillSignal" in service) == ("mixed", "130", False)
     assert service["Restart"] == {"hub": "on-failure", "site": "always"}[group]  # a hub ends when its run is finished
 
 
@@ -85,11 +87,20 @@ def test_the_hubs_proxy_alone_publishes_a_port(services: dict[str, Any]) -> None
     assert "network_mode" not in services["hub"]
 
 
+def test_the_hubs_health_is_its_status(services: dict[str, Any]) -> None:
+    """By a command that exists, and on the folder that the hub was started with."""
+    test = services["hub"]["healthcheck"]["test"]
+    assert test[:2] == ["CMD", "sst"]
+    command, given = parse(test[2:])
+    assert (command, given["hub"]) == ("status", services["hub"]["command"][2])
+
+
 def test_containers_start_commands_that_exist_and_can_do_little(services: dict[str, Any]) -> None:
     """Each starts again, Flower asks nobody, scans are read-only, and so is the container itself."""
     assert parse(services["site"]["command"])[0] == "start"
     assert {name: own["restart"] for name, own in services.items()} == {"hub": "on-failure", "site": "unless-stopped"}
     for own in services.values():
+        assert "stop_signal" not in own
         assert QUIET.items() <= own["environment"].items()
         assert own["read_only"] is True and own["cap_drop"] == ["ALL"] and "privileged" not in own
         assert own["build"] == {"context": "..", "dockerfile": "deploy/Containerfile"}

@@ -29,6 +29,7 @@ from server.atlas import published, read_atlas, save_atlas
 from server.authority import issue_server, make_authority, sign
 from server.kit import admit, dismiss, invite
 from server.office import LEFT, Office, Settings, check_address, write_settings
+from server.pulse import Pulse
 from server.setup import build_bundle, proxy
 from server.status import status
 from simulation.engines import OPEN
@@ -147,8 +148,11 @@ def test_the_hub_refuses_keys_that_are_not_what_they_should_be(office: Office, s
     with pytest.raises(DataError, match="no public key of a site"):
         admit(office, tmp_path / "south.pub")
     other = home.join(invite(office, "north").path, tmp_path / "again", ())[1]
-    with pytest.raises(DataError, match="has another key already"):
+    before = office.key("north").read_bytes()
+    with pytest.raises(DataError, match=r"had another key, SHA256:.*--replace"):
         admit(office, other)
+    assert office.key("north").read_bytes() == before
+    assert admit(office, other, replace=True) == "north" and office.key("north").read_bytes() == other.read_bytes()
 
 
 def test_a_dismissed_site_is_out_until_it_is_admitted_again(office: Office, site: home.Home) -> None:
@@ -163,6 +167,57 @@ def test_a_dismissed_site_is_out_until_it_is_admitted_again(office: Office, site
     admit(office, site.folder / "north.pub")
     assert json.loads((office.folder / LEFT).read_text()) == []
     assert [one.state for one in status(office).sites] == ["admitted"]
+
+
+def test_a_dismissed_site_comes_back_by_its_old_key_alone(office: Office, site: home.Home, tmp_path: Path) -> None:
+    """A new one needs the flag, also where the hub does not know the old one; so does nobody else's name."""
+    public = site.folder / "north.pub"
+    admit(office, public)
+    dismiss(office, "north")
+    other = home.join(invite(office, "north").path, tmp_path / "again", ())[1]
+    with pytest.raises(DataError, match="--replace"):
+        admit(office, other)
+    office.old_key("north").unlink()
+    with pytest.raises(DataError, match="--replace"):
+        admit(office, public)
+    assert admit(office, other, replace=True) == "north" and office.admitted == ("north",)
+    dismiss(office, "north")
+    invite(office, "south")
+    with pytest.raises(DataError, match="is the key of the site 'north'"):
+        admit(office, Path(shutil.copy(other, tmp_path / "south.pub")), replace=True)
+
+
+def test_a_site_makes_a_new_key_and_takes_it_in_use_later(office: Office, site: home.Home) -> None:
+    """Until then the old one counts; made twice it is the same; afterwards the old one is still there."""
+    old, public = site.key.read_bytes(), site.folder / "north.pub"
+    admit(office, public)
+    with pytest.raises(RunError, match="has no new key"):
+        home.use_new_key(site)
+    waiting = home.new_key(site)
+    assert home.new_key(site) == waiting and site.key.read_bytes() == old
+    assert stat.S_IMODE(site.new_key.stat().st_mode) == 0o600
+    text = waiting.read_bytes()
+    assert text != public.read_bytes()
+    assert admit(office, waiting, replace=True) == "north"
+    assert home.use_new_key(site) == public
+    assert public.read_bytes() == text == office.key("north").read_bytes()
+    assert (site.folder / "private" / "old.key").read_bytes() == old
+    assert stat.S_IMODE(site.key.stat().st_mode) == 0o600 and not site.new_key.exists()
+
+
+def test_both_sides_show_the_fingerprint_that_ssh_shows(
+    office: Office, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sst site join` and `sst hub admit` print it, and so does `ssh-keygen -lf`, where there is one."""
+    (tmp_path / "data").mkdir()
+    kit, folder = invite(office, "south").path, tmp_path / "south"
+    assert sst.run(["site", "join", str(kit), "--data", str(tmp_path / "data"), "--folder", str(folder)]) == 0
+    assert sst.run(["hub", "admit", str(office.folder), str(folder / "south.pub")]) == 0
+    shown = re.findall(r"SHA256:\S+", capsys.readouterr().out)
+    assert len(shown) == 2 and shown[0] == shown[1]
+    if tool := shutil.which("ssh-keygen"):
+        told = subprocess.run([tool, "-lf", folder / "south.pub"], capture_output=True, text=True, check=True).stdout
+        assert told.split()[1] == shown[0]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "é", "x" * 33])
@@ -415,6 +470,8 @@ def test_the_proxy_passes_the_fleet_path_alone(office: Office) -> None:
     assert not any(word in text.split("http {")[1] for word in ("FOLDER", "PORT", "INNER"))
     assert [line.split()[1] for line in text.splitlines() if line.strip().startswith("location")] == ["/v1/fleet/", "/"]
     assert "location / { return 403; }" in text
+    odd = Office(office.folder.parent / "PORTAL" / "INNER")
+    assert str(odd.folder.resolve()) in proxy(odd, office.settings)
     with pytest.raises(ConfigError, match="nginx"):
         proxy(Office(office.folder / "a b"), office.settings)
 
@@ -439,6 +496,7 @@ def test_the_status_is_read_from_what_the_hub_wrote(office: Office, site: home.H
     """Phase, round, sites and their last failures; a torn last line is no error."""
     admit(office, site.folder / "north.pub")
     assert status(office).state == "not begun"
+    Pulse(office).beat()
     events = [
         {"time": 1.0, "event": "round.started", "phase": "register", "round": 1},
         {

@@ -4,21 +4,18 @@ One JSON line per release, each with the hash of the line before it: an entry th
 breaks the chain, and `verify` says where. The ledger holds names, shapes and digests, never values.
 """
 
-import json
-import os
-import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from configs.errors import RunError
+from sst_models.wire import chain
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
 
 NAME = "ledger.jsonl"
-_START = "0" * 64
+WHAT = "ledger"
 
 
 def append(path: Path, request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> str:
@@ -28,16 +25,7 @@ def append(path: Path, request: PhaseRequest, reply: SiteReply, parcel: Parcel) 
         OSError: the entry could not be written; then the reply must not be sent.
         RunError: the last entry cannot be read.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    previous = _cut_torn_tail(path)
-    entry = {**describe(request, reply, parcel), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    entry["previous"] = previous
-    entry["hash"] = _hash(entry)
-    with path.open("ab") as file:
-        file.write(_canonical(entry) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return str(entry["hash"])
+    return chain.append(path, describe(request, reply, parcel), WHAT)
 
 
 def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> dict[str, Any]:
@@ -65,14 +53,7 @@ def verify(path: Path) -> int:
     Raises:
         RunError: the first line that was changed, dropped, moved or put in.
     """
-    previous = _START
-    lines = path.read_bytes().splitlines()
-    for number, line in enumerate(lines, start=1):
-        entry = _parse(line, path, number)
-        if entry.get("previous") != previous or entry.get("hash") != _hash(entry):
-            raise RunError(f"{path} line {number} does not follow from the lines above it: the ledger was altered")
-        previous = entry["hash"]
-    return len(lines)
+    return len(chain.verify(path, WHAT))
 
 
 def runs_with(path: Path, part: str) -> set[str]:
@@ -81,10 +62,7 @@ def runs_with(path: Path, part: str) -> set[str]:
     Raises:
         RunError: an entry cannot be read.
     """
-    data = path.read_bytes() if path.exists() else b""
-    lines = data[: data.rfind(b"\n") + 1].splitlines()  # a half-written last one left nothing
-    entries = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
-    return {str(entry["run"]) for entry in entries if part in entry.get("parts", {})}
+    return {str(entry["run"]) for entry in chain.entries(path, WHAT) if part in entry.get("parts", {})}
 
 
 def _describe_part(arrays: Arrays, form: str, sent: Arrays) -> dict[str, Any]:
@@ -98,34 +76,3 @@ def _describe_part(arrays: Arrays, form: str, sent: Arrays) -> dict[str, Any]:
         "bytes": sum(array.nbytes for array in sent.values()),
         "sha256": digest.hexdigest(),
     }
-
-
-def _cut_torn_tail(path: Path) -> str:
-    """Give the last entry's hash; drop a half-written last line: its reply was never sent."""
-    if not path.exists():
-        return _START
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    lines = whole.splitlines()
-    return str(_parse(lines[-1], path, len(lines)).get("hash")) if lines else _START
-
-
-def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{path} line {number} is not JSON: the ledger was altered") from error
-    if not isinstance(entry, dict):
-        raise RunError(f"{path} line {number} is not an entry: the ledger was altered")
-    return entry
-
-
-def _hash(entry: dict[str, Any]) -> str:
-    return sha256(_canonical({key: value for key, value in entry.items() if key != "hash"})).hexdigest()
-
-
-def _canonical(entry: dict[str, Any]) -> bytes:
-    return json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()

@@ -1,17 +1,21 @@
 """The hub and its SuperLink's commands: one that fails is not taken for an answer."""
 
 import fcntl
+import io
 import json
 import os
 import subprocess
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from configs.errors import FederationError
-from server import launch
+from configs.errors import FederationError, RunError
+from configs.processes import Processes
+from server import launch, setup
 from server.launch import Flower, Unanswered
-from server.office import Office
+from server.office import Office, Settings, write_settings
 
 
 class Script:
@@ -30,6 +34,14 @@ class Script:
             return subprocess.CompletedProcess(words, 1, json.dumps({"success": False}), "connection refused")
         told = {"success": True, "runs": self.runs, "node-id": "7"}
         return subprocess.CompletedProcess(words, 0, json.dumps(told), "")
+
+
+def wait_for(path: Path) -> None:
+    """Wait until another process has written a file."""
+    end = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -82,6 +94,34 @@ def test_a_dismissed_site_is_out_only_once_its_key_is(flower: Flower, office: Of
     assert [words[:2] for words in script.called].count(("supernode", "unregister")) == 2
 
 
+def test_a_new_key_of_a_site_puts_the_old_one_out(flower: Flower, office: Office, script: Script) -> None:
+    """Before it is let in: else the old one, which may be stolen, still could come."""
+    said: list[str] = []
+    flower.register(said.append)
+    office.key("left").write_text("new key of left")
+    script.called.clear()
+    flower.register(said.append)
+    assert [words[1] for words in script.called] == ["unregister", "register"]
+    assert said[1:] == ["the old key of site left is out", "site left may come in"]
+    script.called.clear()
+    flower.register(said.append)
+    assert script.called == []
+
+
+def test_the_proxy_is_told_of_a_new_certificate(office: Office, tmp_path: Path) -> None:
+    """By the signal at which nginx reads its files again; without a proxy of the hub's own, the operator is told."""
+    script = "trap 'echo told > told; exit 0' HUP; echo up > up; while :; do sleep 0.05; done"
+    with Processes(dict(os.environ), tmp_path / "logs", tmp_path / "work") as processes:
+        said: list[str] = []
+        launch._show_certificate(office, processes, said.append)
+        assert "nginx -s reload" in said[0]
+        process = processes.start("proxy", ["sh", "-c", script])
+        wait_for(tmp_path / "work" / "up")
+        launch._show_certificate(office, processes, said.append)
+        process.wait(20)
+        assert (tmp_path / "work" / "told").exists() and "nginx shows the new certificate" in said[1]
+
+
 def test_a_run_that_is_not_taken_is_told(flower: Flower, script: Script) -> None:
     """So that the hub asks again."""
     flower.submit()
@@ -97,6 +137,87 @@ def test_a_missing_nginx_is_named_before_anything_starts(office: Office, monkeyp
     monkeypatch.setattr(launch.Processes, "start", lambda *_: pytest.fail("a process was started"))
     with pytest.raises(FederationError, match="nginx.* is not installed.*--no-proxy"):
         launch.serve(office, print)
+
+
+def test_ports_of_hub_toml_reach_nginx_and_flower_at_each_start(office: Office) -> None:
+    """Not only those that `sst hub init` was given; what somebody wrote into nginx.conf by hand is gone."""
+    office.bundle.write_bytes(b"app")
+    for port, inner in ((8443, 8000), (9443, 9000)):
+        (office.folder / "hub.toml").write_text(write_settings(Settings("trial", "hub.example.org", port, inner)))
+        launch.write_configuration(office)
+        text = office.proxy.read_text()
+        assert f"listen {port} ssl;" in text and f"proxy_pass https://127.0.0.1:{inner};" in text
+        assert f"127.0.0.1:{inner}" in (office.flower / "config.toml").read_text()
+        assert "hand" not in text
+        office.proxy.write_text("# by hand\n")
+
+
+@pytest.fixture
+def tree(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source tree of three files of its own, and a hub whose app was built from it."""
+    project = tmp_path / "project"
+    (project / "server").mkdir(parents=True)
+    (project / "pyproject.toml").write_text('[tool.flwr.app]\nfab-include = ["server/**/*.py"]\n')
+    for name in ("app", "run"):
+        (project / "server" / f"{name}.py").write_text(f"# {name}\n")
+    for module in (setup, launch):
+        monkeypatch.setattr(module, "PROJECT", project)
+        monkeypatch.setattr(module, "build_bundle", lambda: b"app")
+    setup.write_bundle(office)
+    return project
+
+
+def test_the_sources_are_compared_without_building(tree: Path, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process is started, which on a busy machine took longer than a start may."""
+    for module in (setup, launch):
+        monkeypatch.setattr(module, "build_bundle", lambda: pytest.fail("the app was built"))
+    launch.check_bundle(office)
+    (tree / "server" / "notes.txt").write_text("goes into no app")
+    launch.check_bundle(office)
+
+
+@pytest.mark.parametrize("how", ["edited", "added", "removed", "listed"])
+def test_changed_sources_are_refused(how: str, tree: Path, office: Office) -> None:
+    """With the name of a file that differs; the list of files itself counts, too."""
+    victim = tree / "server" / "run.py"
+    if how == "edited":
+        victim.write_text("import os\n")
+    elif how == "added":
+        victim = tree / "server" / "new.py"
+        victim.write_text("import os\n")
+    elif how == "removed":
+        victim.unlink()
+    else:
+        victim = tree / "pyproject.toml"
+        victim.write_text(victim.read_text() + "# more\n")
+    with pytest.raises(RunError, match=rf"{victim.name} differs.*sst hub renew"):
+        launch.check_bundle(office)
+
+
+def test_an_app_that_was_put_in_its_place_is_refused(tree: Path, office: Office) -> None:
+    """The list says which bundle it is for."""
+    office.bundle.write_bytes(b"another")
+    with pytest.raises(RunError, match="is not the app that was built"):
+        launch.check_bundle(office)
+
+
+def test_a_hub_without_a_list_gets_one(tree: Path, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of an earlier version builds once more; where that gives another app, the sources are refused."""
+    kept = office.built.read_bytes()
+    office.built.unlink()
+    launch.check_bundle(office)
+    assert office.built.read_bytes() == kept
+    office.built.unlink()
+    monkeypatch.setattr(launch, "build_bundle", lambda: b"another")
+    with pytest.raises(RunError, match="sst hub renew"):
+        launch.check_bundle(office)
+    assert not office.built.exists()
+
+
+def test_a_list_names_all_that_is_in_the_app() -> None:
+    """Of the project itself: what Flower packs but for its own list."""
+    with zipfile.ZipFile(io.BytesIO(setup.build_bundle())) as archive:
+        assert set(archive.namelist()) - {".info/CONTENT"} == set(setup.sources())
 
 
 def test_while_an_app_works_flower_is_not_asked(office: Office, flower: Flower, script: Script) -> None:

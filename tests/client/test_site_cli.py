@@ -1,0 +1,54 @@
+"""What the commands of a hospital print."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sst
+from client.gate import ledger
+from server.authority import make_authority
+from simulation.engines.superlink import free_port
+from sst_models.wire.exchange import PhaseRequest, SiteReply
+from sst_models.wire.payload import Parcel
+
+HOSTILE = (
+    "[/boom]",
+    "[link=http://evil]all well[/link]",
+    "\x1b[2J\x1b[31mx",
+    "A" * 3_000_000,
+    "a\u202eb",
+    "\x9b2J\x7f",
+    ":skull: │",
+)
+
+
+@pytest.mark.parametrize("word", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hubs_hostile_words_do_nothing_to_the_ledgers_table(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run and phase of a request come from the hub."""
+    monkeypatch.setenv("COLUMNS", "400")
+    reply = SiteReply("north", "register", 1, 3, error=word)
+    ledger.append(tmp_path / "state" / ledger.NAME, PhaseRequest(word, word, 1, "north", "{}"), reply, Parcel({}))
+    assert sst.run(["site", "ledger", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert all(line.isprintable() for line in told.splitlines()) and len(told) < 20 * 400
+    assert ":skull:" in told or "skull" not in word
+    assert "[link=http://evil]" in told or "link" not in word
+    assert "1 entries" in told
+
+
+def test_a_kits_hostile_words_do_nothing_to_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions come from the hub; each line is one line, and only its mark has a colour."""
+    monkeypatch.setenv("COLUMNS", "3000")
+    make_authority(tmp_path, "trial")
+    (tmp_path / "kit.json").write_text(json.dumps({"versions": dict(zip("abcdefgh", HOSTILE, strict=False))}))
+    (tmp_path / "site.toml").write_text(f'name = "north"\naddress = "127.0.0.1:{free_port()}"\ndata = "{tmp_path}"\n')
+    assert sst.run(["site", "check", str(tmp_path)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isprintable() and line[:6] in ("  ok  ", "STOP  ") and len(line) < 2100 for line in lines)
+    assert len([line for line in lines if line.startswith("STOP  version of ")]) == len(HOSTILE)
+    assert any("the hub has [/boom]" in line for line in lines) and any(":skull:" in line for line in lines)
