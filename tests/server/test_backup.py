@@ -23,7 +23,7 @@ from server.authority import issue_server, make_authority, make_secret
 from server.backup import backup, restore
 from server.federation import Late, Traffic
 from server.office import Office, Settings, write_settings
-from server.run import gather, open_hub, run_round
+from server.run import joining_of, open_hub, run_round
 from server.state import RunState, Store, schedule
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire.exchange import PhaseRequest, SiteReply
@@ -38,22 +38,32 @@ class Adding:
         """Know nothing of the past."""
         self.traffic: list[Traffic] = []
         self.late: list[Late] = []
+        self.begun: list[PhaseRequest] = []
 
     def sites(self) -> tuple[str, ...]:
         """Who is there."""
         return ("north", "south")
 
     def ask(self, requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
-        """Join, or answer with the weights that were sent, and 1 or 2 added."""
+        """Answer with the weights that were sent, and 1 or 2 added."""
         for one in requests:
-            if one.phase == "join":
-                yield SiteReply(one.site, "join", 1, 3, settings={"atlas": str(one.settings["atlas"]), "scans": 3})
-                continue
             step = np.float32(1 + (one.site == "south"))
             parts = {
                 part: {name: values + step for name, values in arrays.items()} for part, arrays in one.arrays.items()
             }
             yield SiteReply(one.site, one.phase, one.round, 3, parts, series={"total": (1.0,)})
+
+    def begin(self, requests: Sequence[PhaseRequest], deadline: float) -> None:
+        """Take requests to join."""
+        self.begun += requests
+
+    def answered(self) -> list[SiteReply]:
+        """Join."""
+        ready, self.begun = self.begun, []
+        return [
+            SiteReply(one.site, "join", 1, 3, settings={"atlas": str(one.settings["atlas"]), "scans": 3})
+            for one in ready
+        ]
 
 
 @pytest.fixture
@@ -90,7 +100,7 @@ def go_on(folder: Path, until: int) -> RunState:
     hub = open_hub(folder, Adding())
     store = Store(folder / "state", hub.experiment)
     state = store.resume() or RunState()
-    gather(hub, 2)
+    joining_of(hub).gather(2)
     for phase, number in schedule(hub.experiment)[state.done : until]:
         state = run_round(hub, state, phase, number)
         store.save(state)
