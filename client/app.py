@@ -20,6 +20,7 @@ import platform
 import time
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +33,7 @@ from client.answer import answer
 from client.gate.confined import AppFailedError
 from client.gate.gate import REFUSED, Answer, handle
 from client.gate.policy import read_policy
-from client.messages import decode_request, encode_reply, return_nonce, size
+from client.messages import decode_request, encode_reply, receipt_in, return_nonce, size
 from client.preparation import Preparation, Stripping
 from client.site import Site, read_salt
 from configs import logs
@@ -98,8 +99,8 @@ def respond(message: Message, context: Context, answer: Answer) -> Message:
         site = site_of(context)
         gate = site.gate
         _log(gate, "request started", request)
-        reply, parcel = handle(request, lambda: decode_parcel(message.content), site, _with_hello(answer))
-        content = encode_reply(reply, parcel)
+        travelled, receipt = partial(decode_parcel, message.content), receipt_in(message.content)
+        content = encode_reply(*handle(request, receipt, travelled, site, _with_hello(answer)))
         if request.settings.get("late"):
             logs.note(gate / LOG, TOO_LATE, logging.WARNING, run=request.run)
     except Exception as error:

@@ -26,7 +26,7 @@ def pending(home: Home) -> Approval:
         assert isinstance(atlas, dict)
         digests = {name: str(atlas[name]) for name in ("image", "labels")}
         preset = from_json((home.folder / "experiment.json").read_text(encoding="utf-8"))
-        return Approval(str(kit["run"]), preset.to_json(), str(atlas["digest"]), **digests)
+        return Approval(str(kit["run"]), preset.to_json(), str(atlas["digest"]), **digests, signer=str(kit["signer"]))
     except (OSError, ValueError, KeyError, AssertionError) as error:
         raise DataError(
             f"the kit in {home.folder} does not say which run it is for: it is of a version before 0.3; ask the hub's "

@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
+from sst_models.wire.receipts import Receipt
 from sst_models.wire.records import decode_parcel, scalars, to_record
 
 
@@ -31,13 +32,24 @@ def decode_request(content: RecordDict) -> PhaseRequest:
     )
 
 
-def encode_reply(reply: SiteReply, parcel: Parcel | None = None) -> RecordDict:
-    """Write a reply as records, its parts as they are in `parcel`; all of them where there is none.
+def receipt_in(content: RecordDict) -> Receipt:
+    """Read the hub's receipt for the last entry of this site's ledger."""
+    return Receipt.of(content.config_records["meta"])
+
+
+def encode_reply(reply: SiteReply, parcel: Parcel | None = None, head: str = "") -> RecordDict:
+    """Write a reply as records.
+
+    Args:
+        reply: what to write.
+        parcel: its parts as they are to travel; all of them as they are where there is none.
+        head: hash of its entry in the ledger.
 
     Raises:
         TypeError: an array of a type that does not travel.
     """
     meta = {name: getattr(reply, name) for name in ("site", "phase", "round", "count", "error")}
+    meta["ledger"] = head
     content = RecordDict({"meta": ConfigRecord(meta), "settings": ConfigRecord(dict(reply.settings))})
     content["metrics"] = MetricRecord(dict(reply.metrics))
     content["series"] = MetricRecord({key: list(values) for key, values in reply.series.items()})

@@ -19,8 +19,10 @@ from pathlib import Path
 from cryptography import x509
 
 from client.consent import fault
+from client.gate import receipts
 from client.gate.confine import landlock_version, missing
 from client.gate.gate import REFUSED
+from client.gate.ledger import NAME, verify
 from client.gate.policy import read_policy
 from client.home import Home
 from client.layouts import find_scans
@@ -63,6 +65,7 @@ def check(home: Home) -> Iterator[Line]:
     yield _sandbox(settings.sandbox)
     yield _policy(home)
     yield _refusals(home)
+    yield _ledger(home)
     yield _private(home)
     yield _authority(home)
     yield from _hub(home, settings.address)
@@ -109,6 +112,16 @@ def _refusals(home: Home) -> Line:
     rows = [row for row in rows if datetime.fromisoformat(row["time"]).timestamp() > since]
     found = f"{len(rows)} since the approval; the last: {rows[-1]['phase']}: {rows[-1]['why']}" if rows else "none"
     return Line("refused requests", not rows, found, f"read {path}, and ask the hub's operator what they were")
+
+
+def _ledger(home: Home) -> Line:
+    """Hold the ledger against the hub's receipts."""
+    try:
+        count, cut = verify(home.gate / NAME) if (home.gate / NAME).exists() else 0, receipts.missing(home.gate)
+    except SstError as error:
+        return Line("ledger", False, str(error), "find out who changed it, and look for a copy")
+    found = f"{len(cut)} entries that the hub has seen are not there" if cut else f"{count} entries, none is missing"
+    return Line("ledger", not cut, found, "find out who cut them off, and look for a copy")
 
 
 def _sandbox(asked: str) -> Line:

@@ -121,20 +121,27 @@ def start(
 
 @app.command()
 def ledger(site: Folder) -> None:
-    """Show what left the site, and verify that nothing was changed or taken out."""
+    """Show what left the site, and verify that nothing was changed or taken out, nor what the hub has seen cut off."""
     import json
 
     from rich.console import Console
     from rich.table import Table
 
+    from client.gate import receipts
     from client.gate.ledger import NAME, verify
     from client.home import Home
 
-    path = Home(site).gate / NAME
-    if not path.exists():
+    gate = Home(site).gate
+    path, cut = gate / NAME, receipts.missing(gate)
+    if not path.exists() and not cut:
         typer.echo("nothing has left this site")
         return
-    count = verify(path)
+    count = verify(path) if path.exists() else 0
+    if cut:
+        raise RunError(
+            f"the hub has seen {len(cut)} entries that {path} does not have, {cut[0][:12]} for one: they were cut off, "
+            "or the file is another one; look for a copy"
+        )
     table = Table("time", "run", "phase", "round", "parts", "bytes", "error")
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)

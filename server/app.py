@@ -23,6 +23,7 @@ from configs import logs
 from configs.errors import ConfigError, RunError, SstError
 from configs.schema import from_json
 from server.federation import Federation, GridFederation
+from server.receipts import Receipts
 from sst_models.wire.files import replace_file
 
 FAILED, HOLDINGS = "failed.json", "holdings.json"
@@ -47,7 +48,8 @@ def serve(grid: Grid, run: Run) -> None:
         (hub / FAILED).unlink(missing_ok=True)
         try:
             experiment = from_json(_read(hub / "experiment.json"))
-            federation = GridFederation(grid, experiment.federation.deadline, kept=hub / HOLDINGS)
+            deadline, receipts = experiment.federation.deadline, Receipts(hub)
+            federation = GridFederation(grid, deadline, kept=hub / HOLDINGS, receipts=receipts)
             if not (hub / "members.json").exists():  # else the run goes on, and each round waits for whom it needs
                 federation.wait(_number("SST_SITES_EXPECTED", "1"), _number("SST_SITES_WAIT", "600"))
             run(hub, federation)

@@ -21,7 +21,8 @@ from flwr.serverapp import Grid
 from configs.errors import FederationError
 from configs.phases import phase_of
 from server.holdings import Holdings
-from server.messages import TYPES, Malformed, decode_reply, encode_request
+from server.messages import NO_RECEIPT, TYPES, Malformed, decode_reply, encode_request, ledger_head
+from server.receipts import Receipts
 from sst_models.wire import grammar
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel, WrongDigest
@@ -116,6 +117,7 @@ class GridFederation:
         retries: int = 3,
         patience_s: float = 180.0,
         kept: Path | None = None,
+        receipts: Receipts | None = None,
     ) -> None:
         """Use `grid`.
 
@@ -125,12 +127,13 @@ class GridFederation:
             retries: how often a lost request is sent again.
             patience_s: seconds to wait for a node that went away; Flower lets a crashed one back after 60.
             kept: file for what each site holds, so that a hub that is started again goes on with differences; or None.
+            receipts: for the last entries of the sites' ledgers, or None.
         """
         self.traffic: list[Traffic] = []
         self.late: list[Late] = []
         self._beside: list[_Open] = []  # what was begun and is not answered
         self._overdue: dict[str, PhaseRequest] = {}  # by message
-        self._holdings = Holdings(kept)
+        self._holdings, self._receipts = Holdings(kept), receipts
         self._grid, self._deadline, self._retries, self._patience = grid, deadline_s, retries, patience_s
         self._called: dict[int, str] = {}  # names that unregistered nodes gave in their hello
         self._watched = 0.0
@@ -248,6 +251,8 @@ class GridFederation:
             parcel = decode_parcel(message.content)
             one.up += parcel.bytes
             self._holdings.note(one.request, [*one.sent.digests.values(), *parcel.digests.values()])
+            if self._receipts is not None:
+                self._receipts.take(one.request.site, ledger_head(message.content))
         return reply
 
     def _send_whole(self, one: _Open) -> None:
@@ -310,7 +315,9 @@ class GridFederation:
                 one.messages.append(message_id)
 
     def _message(self, one: _Open, node: int, written: dict[int, ArrayRecord]) -> Message:
-        request, content = one.request, encode_request(one.request, written, one.sent, one.nonce)
+        request = one.request
+        receipt = self._receipts.of(request.site) if self._receipts else NO_RECEIPT
+        content = encode_request(request, written, one.sent, one.nonce, receipt)
         return Message(content, node, TYPES[request.phase], ttl=one.deadline + MARGIN, group_id=str(request.round))
 
     def _nodes(self, wanted: set[str] | None = None) -> dict[str, NodeInfo]:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from configs import kits
 from configs.errors import DataError, RunError
 from configs.schema import from_json
+from server import receipts
 from server.atlas import published, read_atlas
 from server.authority import sign
 from server.office import LEFT, Office, check_name
@@ -82,6 +83,7 @@ def invite(office: Office, site: str) -> Kit:
         "experiment": hashlib.sha256(experiment.to_json().encode()).hexdigest(),
         "seed": experiment.seed,
         **_run(office),
+        "signer": receipts.public(office.folder),
         "versions": versions(),
     }
     listed = ", ".join(f"{name} {number}" for name, number in versions().items())

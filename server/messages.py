@@ -15,14 +15,22 @@ from configs.phases import PHASES
 from sst_models.wire import grammar, payload
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
+from sst_models.wire.receipts import Receipt
 from sst_models.wire.records import decode_parcel, scalars, to_record
 
 TYPES: Mapping[str, str] = MappingProxyType({phase.name: phase.message for phase in PHASES if phase.message})
 """Flower's message type of each phase that is asked of sites."""
 
 
+NO_RECEIPT = Receipt("", "")
+
+
 def encode_request(
-    request: PhaseRequest, written: MutableMapping[int, ArrayRecord], parcel: Parcel | None = None, nonce: str = ""
+    request: PhaseRequest,
+    written: MutableMapping[int, ArrayRecord],
+    parcel: Parcel | None = None,
+    nonce: str = "",
+    receipt: Receipt = NO_RECEIPT,
 ) -> RecordDict:
     """Write a request as records.
 
@@ -32,12 +40,13 @@ def encode_request(
             weights for many sites are serialised once. Keep the requests alive for as long as this mapping.
         parcel: the request's parts as they travel; all of them where there is none.
         nonce: a random text that the reply must bring back.
+        receipt: for the last entry of the site's ledger.
 
     Raises:
         TypeError: an array of a type that does not travel.
     """
     meta = {name: getattr(request, name) for name in ("run", "phase", "round", "site", "experiment", "payload")}
-    meta["nonce"] = nonce
+    meta |= {"nonce": nonce, **receipt.as_meta()}
     content = RecordDict({"meta": ConfigRecord(meta), "settings": ConfigRecord(dict(request.settings))})
     parcel = Parcel(request.arrays) if parcel is None else parcel
     content["digests"], content["bases"] = ConfigRecord(dict(parcel.digests)), ConfigRecord(dict(parcel.bases))
@@ -89,6 +98,11 @@ def decode_reply(content: RecordDict, request: PhaseRequest, nonce: str = "") ->
         settings=scalars(content.config_records.get("settings", {})),
         error=meta["error"],
     )
+
+
+def ledger_head(content: RecordDict) -> str:
+    """Give the hash of a reply's entry in its site's ledger, as far as it is one."""
+    return Receipt.of(content.config_records["meta"]).head
 
 
 def _check_size(content: RecordDict, request: PhaseRequest) -> None:

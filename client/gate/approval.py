@@ -50,6 +50,7 @@ class Approval:
     atlas: str  # the digest by which hub and sites know it
     image: str  # `payload.digest` of what join publishes: {"image", "affine"}
     labels: str  # `payload.digest` of what adapt and deliver send of it: {"labels"}
+    signer: str = ""  # public key by which the hub signs receipts, hexadecimal; "" for a hub that signs none
 
     @cached_property
     def preset(self) -> Experiment:

@@ -8,7 +8,7 @@ remembers lies in a folder of its own (`Site.gate`), where the app does not writ
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.gate import bounds, ledger, release, replies
+from client.gate import bounds, ledger, receipts, release, replies
 from client.gate.approval import Approval, check_parts, check_words, first_folder, read_approval
 from client.gate.kept import Kept
 from client.gate.policy import Policy, check_floors
@@ -18,6 +18,7 @@ from configs.phases import phase_of
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
+from sst_models.wire.receipts import Receipt
 
 REFUSED = "refused.jsonl"
 """In the gate's folder: what was refused, when and why."""
@@ -25,17 +26,20 @@ REFUSED = "refused.jsonl"
 Answer = Callable[[PhaseRequest, Site], SiteReply]
 
 
-def handle(request: PhaseRequest, parcel: Callable[[], Parcel], site: Site, answer: Answer) -> tuple[SiteReply, Parcel]:
+def handle(
+    request: PhaseRequest, receipt: Receipt, parcel: Callable[[], Parcel], site: Site, answer: Answer
+) -> tuple[SiteReply, Parcel, str]:
     """Answer one request of the hub, or refuse it.
 
     Args:
         request: what the hub asks, without its parts.
+        receipt: the hub's for the last entry of this site's ledger.
         parcel: reads the parts as they travelled; called once the words have passed.
         site: this site.
         answer: the app.
 
     Returns:
-        The reply, and its parts as they are to travel. Its entry is in the ledger.
+        The reply, its parts as they are to travel, and the hash of its entry in the ledger.
 
     Raises:
         RefusalError: the request is not what was approved, or was asked before in another form.
@@ -46,6 +50,7 @@ def handle(request: PhaseRequest, parcel: Callable[[], Parcel], site: Site, answ
     if request.phase == "hello":
         return _let_out(answer(request, site), request, site, site.policy)
     approval = read_approval(site.gate, request.run)
+    receipts.take(receipt, site.name, approval.signer, site.gate)
     check_words(request, approval, site.name)
     check_floors(approval.preset, site.policy)
     check_announced(request, site.policy)
@@ -83,14 +88,13 @@ def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Ans
 
 def _let_out(
     reply: SiteReply, request: PhaseRequest, site: Site, policy: Policy, held: Kept | None = None
-) -> tuple[SiteReply, Parcel]:
+) -> tuple[SiteReply, Parcel, str]:
     release.check(reply, request, policy)  # again for one from disk: the policy may be another than it was
     parcel, results = payload.answer(reply.arrays, request)
     if held is not None:
         for digest, arrays in results.items():
             held.remember(digest, arrays)
-    ledger.append(site.gate / ledger.NAME, request, reply, parcel)
-    return reply, parcel
+    return reply, parcel, ledger.append(site.gate / ledger.NAME, request, reply, parcel)
 
 
 def _received(parcel: Parcel, held: Kept) -> dict[str, Arrays]:
