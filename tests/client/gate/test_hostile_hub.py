@@ -376,6 +376,16 @@ def test_labels_by_crafted_segmenters(victim: Victim) -> None:
     assert (reply.error, reply.count, dict(reply.metrics)) == ("too-few", 0, {})
 
 
+def test_many_scans_of_few_people_are_few_people(victim: Victim) -> None:
+    """Six scans of one person are that person's figures."""
+    path = victim.state / "runs" / "run" / scans.SPLITS
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps({case: ["test", row[1], "one person"] for case, row in list(rows.items())[:6]}))
+    segmenter = victim.first("segmenter")
+    reply = victim.send(victim.test(segmenter, digest(segmenter)))
+    assert (reply.error, dict(reply.metrics)) == ("too-few", {})
+
+
 def test_each_announced_segmenter_is_tested_once(victim: Victim) -> None:
     """With enough people: not twice, no other ones later, not more than the policy says; figures have three digits."""
     text = (victim.root / "policy.toml").read_text()
