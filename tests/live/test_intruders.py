@@ -47,13 +47,13 @@ LIE = '''
 _honest, _return = encode_reply, return_nonce
 
 
-def encode_reply(reply, parcel=None):
+def encode_reply(reply, parcel=None, head=""):
     from dataclasses import replace
 
     import numpy as np
 
     if reply.phase != "register":
-        return _honest(reply, parcel)
+        return _honest(reply, parcel, head)
     how, whole = _how(), reply.arrays["T"]
     if how == "nan":
         whole = {name: np.full_like(array, np.nan) for name, array in whole.items()}
@@ -62,7 +62,7 @@ def encode_reply(reply, parcel=None):
     elif how == "names":
         whole = {f"{name}.stolen": array for name, array in whole.items()}
     parts = {"T": whole} | ({"scan": {"x": np.ones((32, 32, 32), np.float32)}} if how == "undeclared" else {})
-    return _honest(replace(reply, arrays=parts))
+    return _honest(replace(reply, arrays=parts), None, head)
 
 
 def return_nonce(asked, content):
