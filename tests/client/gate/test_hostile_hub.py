@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -29,6 +28,7 @@ from client.gate.gate import REFUSED
 from client.messages import decode_request
 from configs.phases import at_sites, phase_of
 from configs.schema import Experiment, from_dict
+from live import write_brains
 from server.atlas import Atlas, load_atlas, published
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines.inprocess import identity
@@ -55,25 +55,6 @@ PRESET: Mapping[str, Any] = {
 }
 EXPERIMENT = from_dict(dict(PRESET), "small")
 LEARNING = tuple(phase.name for phase in at_sites())
-
-
-def brains(folder: Path, people: int) -> None:
-    """Ellipsoids of 24 voxels of 6 mm with five structures, no two alike, each with its label map."""
-    rng = np.random.default_rng(people)
-    axes = np.meshgrid(*[np.linspace(-1, 1, 24)] * 3, indexing="ij")
-    for number in range(people):
-        radius = sum((axis / size) ** 2 for axis, size in zip(axes, rng.uniform(0.6, 0.9, 3), strict=True))
-        left = axes[0] < rng.uniform(-0.1, 0.1)
-        ids = np.where(radius > 1, 0, np.where(radius > 0.5, np.where(left, 3, 42), np.where(left, 2, 41)))
-        ids[radius < 0.1] = 14
-        image = (ids > 0) * (60 + 9 * np.sin(ids) * 5 + 4 * rng.standard_normal(ids.shape)).clip(1)
-        for place, name, values in (
-            ("", "T1w", image.astype(np.float32)),
-            ("derivatives/reference", "dseg", ids.astype(np.uint8)),
-        ):
-            path = folder / place / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_{name}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(values, np.diag([6.0, 6.0, 6.0, 1.0])), path)
 
 
 class Victim:
@@ -143,9 +124,9 @@ class Victim:
 def joined(tmp_path_factory: pytest.TempPathFactory) -> Victim:
     """A site of twelve people that has joined."""
     root = tmp_path_factory.mktemp("hostile")
-    brains(root / "scans", 12)
-    case = root / "scans" / "sub-00" / "anat" / "sub-00_T1w.nii.gz"
-    labels = root / "scans" / "derivatives" / "reference" / "sub-00" / "anat" / "sub-00_dseg.nii.gz"
+    write_brains(root / "scans", 12, people=12)
+    case = root / "scans" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    labels = root / "scans" / "derivatives" / "reference" / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
     atlas = load_atlas(case, labels, EXPERIMENT.grid.shape, EXPERIMENT.grid.spacing)
     site = Victim(root / "site", atlas, root / "scans")
     reply = site.send(site.ask("join"))
