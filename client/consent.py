@@ -99,6 +99,7 @@ def policy_text() -> str:
         "segmenter = false  # weights of the segmenter that learnt from this site's scans; it is kept here either way\n"
         f"most_bytes = {usual.most_bytes:_}  # of one reply\n"
         f"most_rounds = {usual.most_rounds}  # of a run at this site\n"
+        f"most_missed_rounds = {usual.most_missed_rounds}  # of a part, without this site; more if it comes late\n"
         f"most_requests = {usual.most_requests}  # in 24 hours, of those that cost work\n"
         f"most_segmenters = {usual.most_segmenters}  # that a run may have tested here, each once\n"
         f"most_runs_with_moments = {usual.most_runs_with_moments}  # over the life of the ledger\n"

@@ -6,8 +6,9 @@ could still get a model is told so, and does not take part.
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from configs.errors import FederationError
 from server.members import FIRST, Members
@@ -136,8 +137,19 @@ class Joining:
         self._failed.clear()
 
 
+WHY: Mapping[str, str] = MappingProxyType(
+    {
+        MISMATCH: "holds another atlas, or is of another version; start it with a fresh state folder",
+        "load": "did not run the app: it has approved another version; send it its kit, for sst site approve --kit",
+        "refused": "has approved another run, preset or atlas; send it its kit, for sst site approve --kit",
+        "too-few": "has fewer scans than its policy asks for",
+    }
+)
+"""What a code means for a site that wants to join."""
+
+
 def cannot_join(site: str, code: str) -> str:
     """Say why a site does not take part, and what to do."""
-    if code == MISMATCH:
-        return f"site {site} holds another atlas, or is of another version; start it with a fresh state folder"
+    if code in WHY:
+        return f"site {site} {WHY[code]} ({code})"
     return f"site {site} could not join ({code}); its own site.log says why"

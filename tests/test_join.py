@@ -278,6 +278,17 @@ def test_a_kit_for_another_run_has_to_be_approved(office: Office, site: home.Hom
     assert (site.gate / "salt").read_bytes() == salt
 
 
+def test_a_folder_of_an_older_version_does_not_start(site: home.Home) -> None:
+    """Its kit says nothing of a run: one line, which says what to ask for; to approve the app alone is not enough."""
+    bundle.approve(site, bundle.read_bundle(site.bundle))
+    assert "the run of the last kit is not approved yet" in consent.fault(site)
+    about = {key: value for key, value in site.kit.items() if key not in ("run", "atlas", "signer")}
+    (site.folder / "kit.json").write_text(json.dumps(about))
+    assert "of a version before 0.3; ask the hub's operator for a new one" in consent.fault(site)
+    with pytest.raises(DataError, match="of a version before 0.3"):
+        consent.approve(site, bundle.read_bundle(site.bundle))
+
+
 def test_a_ledger_of_an_older_version_goes_on(office: Office, site: home.Home) -> None:
     """It lay in the state folder; nothing of it is lost."""
     site.state.mkdir()

@@ -54,13 +54,14 @@ class Seen:
     first: Path  # folder of the first weights
     places: dict[str, int] = field(default_factory=dict)  # part -> index of the round in which it was sent last
     moved: dict[str, float] = field(default_factory=dict)  # part -> the longest way that the site moved it in a round
+    answered: list[str] = field(default_factory=list)  # rounds in which the site learnt, "phase round"
 
     @classmethod
     def of(cls, folder: Path, first: Path) -> "Seen":
         """Read what is remembered; nothing yet is a beginning."""
         try:
             kept = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
-            return cls(folder, first, dict(kept["places"]), dict(kept["moved"]))
+            return cls(folder, first, dict(kept["places"]), dict(kept["moved"]), list(kept["answered"]))
         except OSError:
             return cls(folder, first)
         except (ValueError, KeyError, TypeError) as error:
@@ -92,21 +93,30 @@ class Seen:
         self._save()
 
     def learn(self, request: PhaseRequest, arrays: Mapping[str, Arrays]) -> None:
-        """Note how far this site moved each part that it learnt."""
+        """Note that this site answered a round, and how far it moved each part that it learnt."""
+        self.answered = [*dict.fromkeys([*self.answered, f"{request.phase} {request.round}"])]
         for part in set(arrays) & set(request.arrays) - UNBOUNDED:
             way = distance(arrays[part], request.arrays[part])
             self.moved[part] = max(way, self.moved.get(part, 0.0))
         self._save()
 
     def _save(self) -> None:
-        write_json({"places": self.places, "moved": self.moved}, self.folder / "seen.json")
+        kept = {"places": self.places, "moved": self.moved, "answered": self.answered}
+        write_json(kept, self.folder / "seen.json")
 
 
-def check(request: PhaseRequest, approval: Approval, seen: Seen) -> None:
+def check(request: PhaseRequest, approval: Approval, seen: Seen, most_missed: int) -> None:
     """Refuse weights that no honest mean can be.
 
+    Args:
+        request: with its parts.
+        approval: of its run.
+        seen: what the site remembers of the parts.
+        most_missed: rounds of a part that the site may not have taken part in; each leaves the hub more room.
+
     Raises:
-        RefusalError: a part has other names, shapes or types than its network, is not finite, or lies too far away.
+        RefusalError: a part has other names, shapes or types than its network, is not finite, lies too far away, or was
+            learnt in more rounds without this site.
     """
     for part in _bounded(request.phase):
         arrays = request.arrays[part]
@@ -115,6 +125,12 @@ def check(request: PhaseRequest, approval: Approval, seen: Seen) -> None:
         if not rounds:
             _check_same(part, arrays, base, part in seen.places)
             continue
+        missed = [f"{phase} {number}" for phase, number in rounds if f"{phase} {number}" not in seen.answered]
+        if len(missed) > most_missed:
+            raise RefusalError(
+                f"{part} was learnt in {len(missed)} round(s) that this site did not answer ({missed[0]}); the policy "
+                f"allows {most_missed} (most_missed_rounds)"
+            )
         _check_steps(part, arrays, base, _reach(part, rounds, approval.preset))
         if part in seen.moved and distance(arrays, base) > FAR * len(rounds) * seen.moved[part] * (1 + ROUNDING):
             raise RefusalError(f"{part} came back further away than sites can have moved it in {len(rounds)} round(s)")

@@ -72,7 +72,7 @@ def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Ans
     learns = bool(phase_of(request.phase).learns)
     seen = bounds.Seen.of(folder / "seen", first_folder(site.gate, request.run))
     if learns and not known:
-        bounds.check(request, approval, seen)
+        bounds.check(request, approval, seen, site.policy.most_missed_rounds)
     spend(site.gate, site.policy)
     record.bind(request, key)
     if learns and not known:

@@ -28,6 +28,7 @@ class Policy:
     segmenter: bool = False  # may the segmenter that learnt from this site's scans leave
     most_bytes: int = 50_000_000  # arrays of one reply; the largest exchange of the paper is 41 MB
     most_rounds: int = 200  # rounds of a run at this site, over all phases
+    most_missed_rounds: int = 0  # rounds of a part that this site may have missed: more lets a hub choose its weights
     most_requests: int = 200  # in 24 hours, of those that cost work
     most_segmenters: int = 16  # segmenters that a run may have tested here
     most_runs_with_moments: int = 10  # runs, over the life of the ledger, in which moments may leave

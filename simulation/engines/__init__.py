@@ -48,6 +48,7 @@ segmenter = true
 moments_each_round = true
 most_bytes = 1_000_000_000
 most_rounds = 100_000
+most_missed_rounds = 100_000
 most_requests = 1_000_000
 most_segmenters = 1000
 most_runs_with_moments = 1_000_000

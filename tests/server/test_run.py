@@ -272,3 +272,11 @@ def test_a_site_without_a_style_of_its_own_has_the_atlass(tmp_path: Path) -> Non
     assert (kept.appearance, kept.moments) == (None, part)
     averaged = replace(hub.experiment, federation=replace(hub.experiment.federation, style="statistics"))
     assert style_source(averaged, state, "keeps").appearance is part
+
+
+@pytest.mark.parametrize("code", ["load", "refused"])
+def test_a_site_of_another_version_or_approval_is_one_line_with_what_to_do(code: str) -> None:
+    """The hub's operator learns that the site's IT has to approve, not that something broke."""
+    line = cannot_join("north", code)
+    assert line.startswith("site north ") and "approved another" in line and "sst site approve --kit" in line
+    assert line.endswith(f"({code})")
