@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,6 +33,9 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/shm", "/dev/nvidiactl", "/dev/nvidia-
 
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "FREESURFER_HOME", "FSLDIR")
 """Of the environment; and what begins with OMP_ or MKL_. Nothing else of it reaches the app."""
+
+SCRATCH = "tmp-"
+"""Begins the name of an app's folder for temporary files, in the state folder."""
 
 PYTHON = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -69,7 +73,8 @@ class Confined:
             DataError: what it answered is no answer.
         """
         site.state.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix="tmp-", dir=site.state))
+        _tidy(site.state)
+        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=site.state))
         try:
             data, story, code = self._run(request, site, scratch)
         finally:
@@ -131,6 +136,14 @@ class Confined:
         words = shlex.split(site.preparation.stripping.command)
         if words and (tool := shutil.which(words[0])):
             yield str(Path(tool).resolve().parent)
+
+
+def _tidy(state: Path) -> None:
+    """Remove what apps that were killed left, a day ago or more."""
+    for left in state.glob(f"{SCRATCH}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 86_400:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _targets(folder: Path) -> Iterator[str]:
