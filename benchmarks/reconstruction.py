@@ -1,13 +1,13 @@
 """How much of a scan a hub can draw out of one approved round, by matching the gradients of the weights that it gets.
 
-    python benchmarks/reconstruction.py --site oasis=FOLDER --strangers ixi=FOLDER --atlas IMAGE LABELS --work RUN
+    python benchmarks/reconstruction.py --site oasis=FOLDER --atlas IMAGE LABELS --work RUN
 
 The hub is hostile, and the gate of the site holds: first weights and hyper-parameters are those of the approved preset,
 and each round is answered once. It knows the preset, the atlas, and the weights before and after the round. It searches
 volumes, beginning from the atlas, whose gradient points where the weights went (Geiping et al. 2020, cosine distance
 with total variation). How near they come to the site's training scans is told beside how near they come to strangers:
-people of the same site that did not train, and people of another site. What is alike in all brains that were aligned to
-one atlas is taken out by the strangers' mean.
+people of the same site that did not train. All brains that were aligned to one atlas are alike, so that is also told
+without the mean of all of the site's other people.
 
 The same search on the exact gradient of one volume shows what it can do where nothing stands in its way.
 """
@@ -125,11 +125,11 @@ def search(wanted: Sequence[Tensor], gradient: Gradient, start: Tensor, steps: i
     inside = (start[:1] > 0).to(start)
     volumes = (start + 0.02 * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))) * inside
     volumes.requires_grad_(True)
-    optimiser = torch.optim.Adam([volumes], lr=0.005)
+    optimiser = torch.optim.Adam([volumes], lr=0.01)
     best, found = float("inf"), volumes.detach().clone()
     for step in range(steps):
         distance = _distance(gradient(volumes), wanted)
-        total = distance + 1e-2 * _variation(volumes)
+        total = distance + 1e-3 * _variation(volumes)
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -154,20 +154,20 @@ def _variation(volumes: Tensor) -> Tensor:
 
 
 def nearness(found: Tensor, victim: Victim) -> dict[str, list[float]]:
-    """Give the correlation of each found volume with its nearest training scan and its nearest stranger.
+    """Give the correlations of the found volumes with the training scans, and with strangers, within the atlas's brain.
 
-    "raw" is of the voxels within the atlas's brain, "own" of what remains of both without the strangers' mean.
+    For each person the best of the found volumes counts. "own" is what remains of a volume and of a person's without
+    the mean of all other people of the site.
     """
     inside = victim.atlas[0, 0] > 0
-    known = torch.stack([one[0][inside] for one in victim.strangers])
-    mean = known.mean(dim=0)
-    rows: dict[str, list[float]] = {"raw training": [], "raw stranger": [], "own training": [], "own stranger": []}
-    for volume in found:
-        here = volume[0][inside]
-        training = torch.stack([one[0][inside] for one in victim.training])
-        for name, others in (("training", training), ("stranger", known)):
-            rows[f"raw {name}"].append(max(_correlation(here, one) for one in others))
-            rows[f"own {name}"].append(max(_correlation(here - mean, one - mean) for one in others))
+    people = torch.stack([one[0][inside] for one in (*victim.training, *victim.strangers)])
+    rows: dict[str, list[float]] = {"training": [], "stranger": [], "own training": [], "own stranger": []}
+    for number, person in enumerate(people):
+        kind = "training" if number < len(victim.training) else "stranger"
+        mean = (people.sum(dim=0) - person) / (len(people) - 1)
+        here = [volume[0][inside] for volume in found]
+        rows[kind].append(max(_correlation(one, person) for one in here))
+        rows[f"own {kind}"].append(max(_correlation(one - mean, person - mean) for one in here))
     return rows
 
 
@@ -180,7 +180,7 @@ def run(victim: Victim, experiment: Experiment, steps: int) -> dict[str, dict[st
     results: dict[str, dict[str, list[float]]] = {}
     nets = {part: build(part, experiment) for part in ("T", "E", "D_style", "A", "F")}
     first = {part: weights.parameters(net) for part, net in nets.items()}
-    start = {"E": victim.atlas.repeat(4, 1, 1, 1, 1), "A": victim.atlas.repeat(2, 1, 1, 1, 1)}
+    start = {"E": victim.atlas.repeat(2, 1, 1, 1, 1), "A": victim.atlas}
     rounds = (("style", "E"), ("joint", "A"))
     after = {
         phase: trained(phase, {name: build(name, experiment) for name in nets}, experiment, victim)
@@ -189,16 +189,21 @@ def run(victim: Victim, experiment: Experiment, steps: int) -> dict[str, dict[st
     sst_models.networks.appearance.normalise_activate = _plain_norm  # from here on nothing is trained
     fresh = {part: build(part, experiment) for part in ("E", "A")}
     gradients = {"E": contrastive(fresh["E"], experiment), "A": appearance(fresh["A"], fresh["E"])}
-    for part, count in (("E", 4), ("A", 2)):
+    for part, count in (("E", 2), ("A", 1)):
         print(f"control: exact gradient of {part} on {count} training scans", flush=True)
         exact = [g.detach() for g in gradients[part](victim.training[:count])]
         found = search(exact, gradients[part], start[part], steps)
-        results[f"control {part}"] = nearness(found, Victim(victim.training[:count], victim.strangers, victim.atlas))
+        others = torch.cat([victim.training[count:], victim.strangers])
+        results[f"exact gradient of {part}, {count} scan(s)"] = nearness(
+            found, Victim(victim.training[:count], others, victim.atlas)
+        )
     for phase, part in rounds:
         print(f"attack: {part} after a round of {phase}", flush=True)
         names = [name for name, _ in fresh[part].named_parameters()]
         wanted = [torch.from_numpy(first[part][name] - after[phase][part][name]) for name in names]
-        results[f"{phase} {part}"] = nearness(search(wanted, gradients[part], start[part], steps), victim)
+        results[f"{part} after a round of {phase}"] = nearness(
+            search(wanted, gradients[part], start[part], steps), victim
+        )
     return results
 
 
@@ -206,7 +211,6 @@ def main() -> None:
     """Prepare, attack, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--site", required=True, metavar="NAME=DIR")
-    parser.add_argument("--strangers", required=True, metavar="NAME=DIR")
     parser.add_argument("--atlas", required=True, nargs=2, type=Path, metavar=("IMAGE", "LABELS"))
     parser.add_argument("--preset", default="real-cpu")
     parser.add_argument("--steps", type=int, default=300)
@@ -216,16 +220,16 @@ def main() -> None:
     grid = experiment.grid
     image, labels = given.atlas
     atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling)
-    (name, _, data), (other, _, far) = given.site.partition("="), given.strangers.partition("=")
+    name, _, data = given.site.partition("=")
     own = [prepared(name, Path(data), atlas, given.work, split) for split in ("train", "val", "test")]
-    strangers = [*own[1], *own[2], *prepared(other, Path(far), atlas, given.work, "test")]
+    strangers = [*own[1], *own[2]]
     victim = Victim(torch.stack(own[0]), torch.stack(strangers), atlas.image[None])
     print(f"{len(own[0])} training scans, {len(strangers)} strangers", flush=True)
     results = run(victim, experiment, given.steps)
     (given.work / "reconstruction.json").write_text(json.dumps(results, indent=1))
-    print("| what the hub sees | nearest training scan | nearest stranger | ... without the mean | ... stranger |")
+    print("mean, most | training | strangers | without the mean: training | strangers")
     for what, rows in results.items():
-        print(f"| {what} | " + " | ".join(f"{max(rows[key]):.3f}" for key in rows) + " |")
+        print(f"{what} | " + " | ".join(f"{np.mean(rows[key]):.3f}, {max(rows[key]):.3f}" for key in rows))
 
 
 if __name__ == "__main__":
