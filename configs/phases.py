@@ -97,7 +97,7 @@ NOTHING = "nothing but that it was done"
 _IF = {
     "A": " (if appearance = true)",
     "segmenter": " (if segmenter = true)",
-    "moments": " after the last round, or after each (if moments = true and style is among the phases)",
+    "moments": " (if moments = true and style is among the phases; after the last round, unless moments_each_round)",
 }
 
 PHASES: tuple[Phase, ...] = (
