@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 
 from client import bundle
-from client.gate.approval import FOLDER, Approval, approved_runs, write_approval
+from client.gate.approval import FOLDER, Approval, approved_runs
 from client.gate.policy import Policy, check_floors, read_policy
 from client.home import Home
 from client.site import read_salt
@@ -53,6 +53,8 @@ def approve(home: Home, found: bundle.Bundle) -> None:
         RunError: the run is not what the policy allows.
         DataError, ConfigError: the kit cannot be used.
     """
+    from client.gate.approve import write_approval  # needs torch, and the other functions here are for every start
+
     run = pending(home)
     if not home.policy.exists():
         replace_file(home.policy, policy_text())

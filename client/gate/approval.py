@@ -7,7 +7,6 @@ is refused before a scan is read (docs/threat-model.md, "A hostile hub").
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from client.gate.names import RUN
-from configs.errors import DataError, RefusalError
+from configs.errors import RefusalError
 from configs.phases import Phase, learning, phase_of
 from configs.schema import Experiment, from_json
 from sst_models.wire.exchange import Arrays, PhaseRequest
-from sst_models.wire.files import write_json
 from sst_models.wire.payload import digest
 
 FOLDER = "approved"
@@ -70,22 +68,6 @@ class Approval:
     def rounds(self) -> list[tuple[str, int]]:
         """List all rounds of the run in order, those of the hub, too: (phase, number of the round from 1)."""
         return [(phase.name, n + 1) for phase in learning() for n in range(self.preset.phases.of(phase.name).rounds)]
-
-
-def write_approval(approval: Approval, gate: Path) -> None:
-    """Approve a run, and keep the weights that its networks must begin with.
-
-    Raises:
-        ConfigError: the preset is none of this version.
-        DataError: the run's name is none.
-    """
-    if not RUN.fullmatch(approval.run):
-        raise DataError(f"'{approval.run}' is no name of a run: letters, digits, dots, - and _, at most 64")
-    from client.gate.bounds import write_first  # needs torch
-
-    write_first(approval.preset, first_folder(gate, approval.run))
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_json({**_plain(approval), "time": when}, gate / FOLDER / f"{approval.run}.json", indent=1)
 
 
 def read_approval(gate: Path, run: str) -> Approval:
@@ -206,10 +188,6 @@ def _flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= _flat(value, f"{start}{key}.") if isinstance(value, dict) else {f"{start}{key}": value}
     return found
-
-
-def _plain(approval: Approval) -> dict[str, str]:
-    return {name: getattr(approval, name) for name in Approval.__annotations__}
 
 
 def parts_of(arrays: Arrays, labels: Arrays) -> dict[str, str]:

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 
 from client.gate.approval import Approval
 from configs.errors import RefusalError
-from configs.phases import learning, phase_of
+from configs.phases import phase_of
 from configs.schema import Experiment
 from sst_models.wire.exchange import Arrays, PhaseRequest
 from sst_models.wire.files import replace_file, write_json
@@ -140,15 +140,6 @@ def distance(one: Arrays, other: Arrays) -> float:
     """Give the Euclidean distance of two versions of a part."""
     total = sum(float(np.square(array.astype(np.float64) - other[name]).sum()) for name, array in one.items())
     return math.sqrt(total)
-
-
-def write_first(experiment: Experiment, folder: Path) -> None:
-    """Make the first weights of all networks of a preset and keep them, a file each."""
-    from sst_models.networks.build import build
-    from sst_models.wire import weights
-
-    for part in dict.fromkeys(part for phase in learning() for part in phase.learns):
-        replace_file(folder / f"{part}.safetensors", save(weights.parameters(build(part, experiment))))
 
 
 def _bounded(phase: str) -> list[str]:

@@ -61,7 +61,8 @@ min_test_people = 1
 
 def approve(site: SiteFolder, hub: Path) -> None:
     """Approve the hub's run at a simulated site, as its IT would; its salt is empty, so that runs are repeatable."""
-    from client.gate.approval import Approval, parts_of, write_approval
+    from client.gate.approval import Approval, parts_of
+    from client.gate.approve import write_approval
     from configs.schema import from_json
     from server.atlas import published, read_atlas
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from client.gate.approval import Approval, first_folder, parts_of, write_approval
+from client.gate.approval import Approval, first_folder, parts_of
+from client.gate.approve import write_approval
 from configs.schema import Experiment, from_dict
 from server.atlas import Atlas, _digest, published
 from simulation.engines import OPEN

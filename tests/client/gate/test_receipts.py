@@ -13,7 +13,8 @@ import client.app
 import sst
 from approving import ATLAS, approve, open_policy, toy
 from client.gate import ledger, receipts
-from client.gate.approval import Approval, write_approval
+from client.gate.approval import Approval
+from client.gate.approve import write_approval
 from client.gate.gate import REFUSED
 from server import receipts as hub_receipts
 from server.federation import GridFederation
