@@ -182,8 +182,12 @@ def write_tools(home: Home) -> Path:
     tools, python = home.folder.resolve() / "bin", shlex.quote(sys.executable)
     gate = "from client.gate.clientapp import main; main()"  # this installation's: the app has its own `client`
     plain = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
+    named = "import sys; sys.argv.pop(1); "  # its name stands in the list of processes
     programs = {"flwr-clientapp": gate, "flower-superexec": plain}
-    scripts = {name: f'#!/bin/sh\nexec {python} -P -c {shlex.quote(code)} "$@"\n' for name, code in programs.items()}
+    scripts = {
+        name: f'#!/bin/sh\nexec {python} -P -c {shlex.quote(named + code)} {name} "$@"\n'
+        for name, code in programs.items()
+    }
     for name, text in (scripts | {name: guard.refusal(name) for name in guard.OTHERS}).items():
         replace_file(tools / name, text)
         (tools / name).chmod(0o700)

@@ -24,6 +24,7 @@ TARGETS = (
     ("hub", "flower-superlink"),
     ("site", "flower-supernode"),
     ("site", "flwr-clientapp"),
+    ("site", "client.inside"),
     ("hub", "flower-superexec"),
     ("hub", "sst hub"),
     ("site", "sst site"),
