@@ -100,7 +100,7 @@ def test_a_row_and_a_file_make_a_phase(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PLAY, str(ROOT), str(tmp_path / "run")],
         cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tree), str(ROOT / "tests" / "client")))},
         capture_output=True,
         text=True,
         check=False,

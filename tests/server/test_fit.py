@@ -48,7 +48,7 @@ def test_a_persons_own_labels_are_taken(pair, tmp_path: Path) -> None:
     for image, classes, affine in pair[1]:
         check_pair(*write(tmp_path, image, classes, affine))
         assert moved(image, classes, sides(affine)) < 0.75 * MOVED
-        assert overlap(image, classes)[0] == 1.0
+        assert overlap(image, classes)[0] > 0.9999  # a voxel of the brain may be 0 by its noise
 
 
 def test_another_persons_labels_are_refused(pair, tmp_path: Path) -> None:
