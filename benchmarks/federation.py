@@ -214,8 +214,9 @@ def sites(folder: Path) -> list["Site"]:
     from client.preparation import Preparation
     from client.site import Site
 
+    policy = Policy(segmenter=True, moments_each_round=True, min_scans=1)  # as `simulation.engines.OPEN`
     return [
-        Site(one.name, one.data, one.state, Policy(), one.splits, one.device, Preparation(bias=False))
+        Site(one.name, one.data, one.state, policy, one.splits, one.device, Preparation(bias=False))
         for one in site_folders(folder)
     ]
 
@@ -399,6 +400,8 @@ def federate(folder: Path) -> list[Row]:
 
 def set_up(folder: Path) -> None:
     """Make a hub's folder and two sites' folders, whose scans are prepared already."""
+    from simulation.engines import OPEN
+
     port, inner, *own = free_ports(4)
     port = port if proxied() else inner
     image, labels = map(str, brain(folder))
@@ -414,6 +417,7 @@ def set_up(folder: Path) -> None:
         text = text.replace('bias = "yes"', 'bias = "no"')
         text = text.replace('splits = ""', f"splits = {json.dumps(str(folder / 'splits.tsv'))}")
         settings.write_text(text, encoding="utf-8")
+        (folder / name / "policy.toml").write_text(OPEN, encoding="utf-8")  # half of a preset's steps is below a floor
         sst(folder, "site", "approve", name, "--yes")
         shutil.copytree(folder / "plain" / name / "prepared", folder / name / "state" / "prepared")
     sst(folder, "hub", "admit", "desk", *(f"{name}/{name}.pub" for name in NAMES))
