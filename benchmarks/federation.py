@@ -335,10 +335,12 @@ def plain_round(state: "RunState", phase: "Phase", experiment: "Experiment", lea
 def run_inside(folder: Path) -> Row:
     """Do each phase's round without and with the in-process grid, in turn; give the seconds of both."""
     import client.app
+    from client import scans
     from client.learn import learn
     from server.federation import GridFederation
     from server.run import open_hub, run_round
     from server.state import Store
+    from simulation.engines import approve
     from simulation.engines.inprocess import InProcessGrid, identity, node_config
 
     experiment, both = preset(folder), sites(folder)
@@ -346,8 +348,9 @@ def run_inside(folder: Path) -> Row:
     with identity():
         grid = InProcessGrid(client.app.app, {one.name: node_config(one) for one in site_folders(folder)})
         hub = open_hub(folder / "hub", GridFederation(grid, deadline_s=3600.0))
-        for one in both:
-            hub.members.add(one.name)  # as joining would; the sites have the atlas
+        for folders, one in zip(site_folders(folder), both, strict=True):
+            approve(folders, folder / "hub")
+            hub.members.add(one.name, len(scans.cases(one.folder(RUN), "train")))  # as joining would
         store, state = Store(folder / "hub" / "state", experiment), first_state(experiment)
         for number, phase in enumerate(shared_phases()):
             for version in ("plain", "federated")[:: -1 if number % 2 else 1]:
