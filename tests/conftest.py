@@ -35,6 +35,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "simulation/test_simulate.py",
             "test_deploy.py",
             "test_examples.py",
+            "test_join.py",
             "test_new_phase.py",
             "test_planted.py",
             "test_private.py",
