@@ -22,6 +22,7 @@ from server.aggregate import RunningMean
 from server.state import MOMENTS, Stored, store
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
+from sst_models.wire.payload import distance
 
 FAR = 10.0
 """How many times further than the other sites' median a reply may have moved the weights that it was sent.
@@ -70,7 +71,7 @@ class Fold:
         weights.save(tensors, self._path(reply.site))
         self._counts[reply.site], self.series[reply.site] = reply.count, dict(reply.series)
         self._distances[reply.site] = {
-            part: _distance(reply.arrays[part], request.arrays[part])
+            part: distance(reply.arrays[part], request.arrays[part])
             for part in filter(self._shared, self.phase.learns)
             if part in reply.arrays
         }
@@ -93,7 +94,7 @@ class Fold:
         self._clip()
         shared = self._mean() if how == "mean" else self._robust(how)
         sent = next(iter(self.requests.values())).arrays
-        self.moved = {part: _distance(arrays, sent[part]) for part, arrays in sorted(shared.items())}
+        self.moved = {part: distance(arrays, sent[part]) for part, arrays in sorted(shared.items())}
         parts = self._own() | shared
         shutil.rmtree(self.spool, ignore_errors=True)
         return parts
@@ -180,10 +181,3 @@ class Fold:
 
     def _path(self, site: str) -> Path:
         return self.spool / f"{site}.safetensors"
-
-
-def _distance(arrays: Arrays, sent: Arrays) -> float:
-    """Give how far a part's weights are from those that were sent, Euclidean."""
-    return math.sqrt(
-        sum(float(np.square(array.astype(np.float64) - sent[name]).sum()) for name, array in arrays.items())
-    )

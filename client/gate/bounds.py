@@ -25,6 +25,7 @@ from configs.phases import phase_of
 from configs.schema import Experiment
 from sst_models.wire.exchange import Arrays, PhaseRequest
 from sst_models.wire.files import replace_file, write_json
+from sst_models.wire.payload import distance
 
 FAR = 4.0
 """How many times further than this site moved a part in a round the mean of all sites may: a hub clips each site's
@@ -134,12 +135,6 @@ def check(request: PhaseRequest, approval: Approval, seen: Seen, most_missed: in
         _check_steps(part, arrays, base, _reach(part, rounds, approval.preset))
         if part in seen.moved and distance(arrays, base) > FAR * len(rounds) * seen.moved[part] * (1 + ROUNDING):
             raise RefusalError(f"{part} came back further away than sites can have moved it in {len(rounds)} round(s)")
-
-
-def distance(one: Arrays, other: Arrays) -> float:
-    """Give the Euclidean distance of two versions of a part."""
-    total = sum(float(np.square(array.astype(np.float64) - other[name]).sum()) for name, array in one.items())
-    return math.sqrt(total)
 
 
 def _bounded(phase: str) -> list[str]:

@@ -5,16 +5,15 @@ so a request that differs in one weight is a new one. A file that cannot be read
 """
 
 import json
-import os
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
+from client import pipe
+from configs.errors import DataError
 from sst_models.wire.exchange import PhaseRequest, SiteReply
+from sst_models.wire.files import replace_file
 
 KEEP = 4
 """Replies on disk: one for the request under way, and some for runs that interleave at one site."""
@@ -34,12 +33,8 @@ def key_of(request: PhaseRequest) -> str:
 def recall(folder: Path, key: str) -> SiteReply | None:
     """Give the reply kept under `key`, or None."""
     try:
-        data = (folder / f"{key}.safetensors").read_bytes()
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        meta = json.loads(header["__metadata__"]["reply"])
-        tensors = load(data)
-        return _inflate(meta, tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return pipe.read_reply((folder / f"{key}.safetensors").read_bytes())
+    except (OSError, DataError):
         return None
 
 
@@ -49,42 +44,7 @@ def remember(folder: Path, key: str, reply: SiteReply) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors, meta = _flatten(reply)
-    unfinished = folder / f"{key}.unfinished"
-    with unfinished.open("wb") as file:
-        file.write(save(tensors, {"reply": json.dumps(meta)}))
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(folder / f"{key}.safetensors")
+    replace_file(folder / f"{key}.safetensors", pipe.write_reply(reply))
     kept = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in kept[KEEP:]:
         path.unlink(missing_ok=True)
-
-
-def _flatten(reply: SiteReply) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    names = [(part, name) for part, arrays in reply.arrays.items() for name in arrays]
-    tensors = {
-        str(number): np.asarray(reply.arrays[part][name], order="C") for number, (part, name) in enumerate(names)
-    }
-    meta = {
-        "site": reply.site,
-        "phase": reply.phase,
-        "round": reply.round,
-        "count": reply.count,
-        "parts": list(reply.arrays),
-        "names": names,
-        "metrics": dict(reply.metrics),
-        "series": dict(reply.series),
-        "settings": dict(reply.settings),
-    }
-    return tensors, meta
-
-
-def _inflate(meta: dict[str, Any], tensors: dict[str, np.ndarray]) -> SiteReply:
-    names, parts, series = meta.pop("names"), meta.pop("parts"), meta.pop("series")
-    arrays: dict[str, dict[str, np.ndarray]] = {part: {} for part in parts}
-    for number, (part, name) in enumerate(names):
-        arrays[part][name] = tensors[str(number)]
-    curves = {key: tuple(values) for key, values in series.items()}
-    return SiteReply(**meta, arrays=arrays, series=curves)

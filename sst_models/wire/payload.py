@@ -6,6 +6,7 @@ same bytes; a digest over these says so.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -162,6 +163,12 @@ def digest(arrays: Arrays) -> str:
         whole.update(json.dumps([name, str(array.dtype), array.shape]).encode())
         whole.update(np.ascontiguousarray(array).tobytes())
     return whole.hexdigest()
+
+
+def distance(one: Arrays, other: Arrays) -> float:
+    """Give the Euclidean distance of two versions of a part."""
+    total = sum(float(np.square(array.astype(np.float64) - other[name]).sum()) for name, array in one.items())
+    return math.sqrt(total)
 
 
 def _held(part: str, name: str, held: Callable[[str, str], Arrays | None]) -> Arrays:

@@ -24,7 +24,6 @@ from client import scans
 from client.answer import answer
 from client.consent import policy_text
 from client.gate import ledger
-from client.gate.bounds import distance
 from client.gate.gate import REFUSED
 from client.messages import decode_request
 from configs.phases import at_sites, phase_of
@@ -34,7 +33,7 @@ from server.atlas import Atlas, load_atlas, published
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines.inprocess import identity
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
-from sst_models.wire.payload import digest
+from sst_models.wire.payload import digest, distance
 
 PRESET: Mapping[str, Any] = {
     "name": "small",
