@@ -7,9 +7,9 @@ the hub, and a handler that returns nothing would block the site's node for ever
 A site says who it is in its node's config: `site-name`, `data-path` (one folder or several, separated as in PATH),
 `state-dir`; it may add `gate-dir` (for what the gate alone writes; else a folder in the state's), `policy` (a
 policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as `sst prepare` takes them, and `bias`,
-"no" for scans whose bias field is out already. Flower's simulation gives a site
-nothing but its number; then the JSON file named by the environment variable SST_SITES lists `{"name", "data": [...],
-"state"}` and the same three by that number.
+"no" for scans whose bias field is out already. Flower's simulation gives a site nothing but its number; then the JSON
+file named by the environment variable SST_SITES lists `{"name", "data": [...], "state"}` and the same three by that
+number.
 """
 
 import errno
@@ -212,24 +212,27 @@ def code_of(error: Exception) -> str:
     return next((word for kind, word in CODES.items() if isinstance(error, kind)), "internal")
 
 
+def _named(request: PhaseRequest) -> dict[str, str | int]:
+    """Say which request; a hub may write any length."""
+    return {"run": request.run[:64], "phase": request.phase[:64], "round": request.round}
+
+
 def _log(gate: Path | None, event: str, request: PhaseRequest, **fields: object) -> None:
     if gate is not None:
         level = logging.WARNING if fields.get("code") else logging.INFO
-        named = {"run": request.run[:64], "phase": request.phase[:64], "round": request.round}
-        logs.note(gate / LOG, event, level, **named, **fields)
+        logs.note(gate / LOG, event, level, **_named(request), **fields)
 
 
 def _record(gate: Path | None, request: PhaseRequest, error: Exception) -> None:
     """Write the whole story of a failure where only the site reads it; a refusal is a line of its own, too."""
-    about = f"run={request.run[:64]} phase={request.phase[:64]} round={request.round}"
+    about = " ".join(f"{key}={value}" for key, value in _named(request).items())
     refused = isinstance(error, RefusalError)
     story = f"{about}\n{str(error) + chr(10) if refused else ''.join(traceback.format_exception(error))}"
     try:
         if gate is None:
             raise OSError("no folder is known")
         if refused:
-            named = {"run": request.run[:64], "phase": request.phase[:64], "round": request.round, "why": str(error)}
-            logs.note(gate / REFUSED, "refused", logging.WARNING, **named)
+            logs.note(gate / REFUSED, "refused", logging.WARNING, **_named(request), why=str(error))
         gate.mkdir(parents=True, exist_ok=True)
         path = gate / STORY
         if path.exists() and path.stat().st_size > MOST:
