@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from configs.errors import DataError, RunError
-from server import state
+from server import journal, state
 from server.office import SETTINGS, Office
 
 LIST = "backup.json"
@@ -142,7 +142,7 @@ def _link(path: Path, target: Path) -> None:
 
 def _pack(place: Path, file: Path, name: str) -> Saved:
     paths = sorted(path for path in place.rglob("*") if path.is_file())
-    digests = {path.relative_to(place).as_posix(): _digest(path) for path in paths}
+    digests = {path.relative_to(place).as_posix(): journal.digest(path) for path in paths}
     about = {"format": FORMAT, "name": name, "time": time.time(), "files": digests}
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}")
@@ -157,7 +157,7 @@ def _pack(place: Path, file: Path, name: str) -> Saved:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
-    return Saved(file, len(paths), _digest(file))
+    return Saved(file, len(paths), journal.digest(file))
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -189,12 +189,7 @@ def _unpack(file: Path, place: Path) -> int:
             if not one.isreg() or path.is_absolute() or ".." in path.parts or one.name in found:
                 raise DataError(f"{file}: {one.name!r} does not belong into a backup; take another copy of it")
             tar.extract(one, place, filter="data")
-            found[one.name] = _digest(place / one.name)
-    if odd := sorted({name for name, digest in (about["files"].items() ^ found.items())}):
+            found[one.name] = journal.digest(place / one.name)
+    if odd := sorted({name for name, _ in (about["files"].items() ^ found.items())}):
         raise DataError(f"{file}: {odd[0]!r} is not as it was saved; take another copy of the backup")
     return len(found)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as opened:
-        return file_digest(opened, "sha256").hexdigest()
