@@ -17,11 +17,14 @@ def main(reply_to: int) -> None:
     from client import pipe
     from client.answer import answer
     from client.app import code_of
+    from configs.schema import from_json
+    from sst_models.training.memory import keep_freed_on
     from sst_models.wire.exchange import SiteReply
 
     with open(REQUEST, "rb") as file:
         request, site = pipe.read_request(file.read())
     try:
+        keep_freed_on(from_json(request.experiment).grid.shape)
         reply = answer(request, site)
     except Exception as error:  # its text goes to the gate's log alone, its code to the gate
         traceback.print_exception(error, file=sys.stderr)

@@ -24,6 +24,7 @@ from configs.errors import ConfigError, RunError, SstError
 from configs.schema import from_json
 from server.federation import Federation, GridFederation
 from server.receipts import Receipts
+from sst_models.training.memory import keep_freed_on
 from sst_models.wire.files import replace_file
 
 FAILED, HOLDINGS = "failed.json", "holdings.json"
@@ -48,6 +49,7 @@ def serve(grid: Grid, run: Run) -> None:
         (hub / FAILED).unlink(missing_ok=True)
         try:
             experiment = from_json(_read(hub / "experiment.json"))
+            keep_freed_on(experiment.grid.shape)
             deadline, receipts = experiment.federation.deadline, Receipts(hub)
             federation = GridFederation(grid, deadline, kept=hub / HOLDINGS, receipts=receipts)
             if not (hub / "members.json").exists():  # else the run goes on, and each round waits for whom it needs

@@ -5,7 +5,6 @@ command goes on where it was stopped.
 """
 
 import json
-import math
 import multiprocessing
 import platform
 import subprocess
@@ -39,7 +38,7 @@ from simulation.results import write
 from simulation.schemes import Direction
 from simulation.stage import Stage, federate, planned, prepare
 from sst_models.training.device import choose
-from sst_models.training.memory import keep_freed
+from sst_models.training.memory import keep_freed_on
 from sst_models.wire.files import write_json
 
 
@@ -70,8 +69,7 @@ def simulate(options: Options, progress: Progress) -> Results:
     """
     began, started = time.monotonic(), datetime.now(UTC)
     experiment = experiment_of(options)
-    if math.prod(experiment.grid.shape) <= SMALL:
-        keep_freed()
+    keep_freed_on(experiment.grid.shape)
     options = replace(options, arms=tuple(arm for arm in options.arms if ARMS[arm].applies(experiment)))
     claim(options, experiment)
     stages = set_up(options, experiment, progress)
@@ -93,11 +91,6 @@ def simulate(options: Options, progress: Progress) -> Results:
     save_panels(panels, options.out / PICTURES)
     write_report(results, panels, options.out)
     return results
-
-
-SMALL = 64 * 80 * 80
-"""Voxels of a grid on which a run keeps the memory that it frees: a ninth of its time for 0.3 to 0.8 GB (LEARNING.md).
-At 128 x 160 x 160 a joint step would take more than the 3 GB that a laptop is to have for it."""
 
 
 def experiment_of(options: Options) -> Experiment:
