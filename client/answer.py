@@ -27,6 +27,10 @@ def _handler(phase: str) -> Callable[[PhaseRequest, Site], SiteReply]:
         from client import deliver
 
         return deliver.evaluate if phase == "evaluate" else deliver.deliver
+    if phase == "statistics":
+        from client.measure import measure
+
+        return measure
     if phase in {phase.name for phase in at_sites()}:
         from client.learn import learn
 

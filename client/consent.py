@@ -105,8 +105,9 @@ def policy_text() -> str:
         f"most_requests = {usual.most_requests}  # in 24 hours, of those that cost work\n"
         f"most_segmenters = {usual.most_segmenters}  # that a run may have tested here, each once\n"
         f"most_runs_with_moments = {usual.most_runs_with_moments}  # over the life of the ledger\n"
+        f"most_runs_with_statistics = {usual.most_runs_with_statistics}  # likewise\n"
         f"min_scans = {usual.min_scans}  # fewest training scans behind anything that is learnt\n"
-        f"min_cases = {usual.min_cases}  # fewest scans behind moments\n"
+        f"min_cases = {usual.min_cases}  # fewest scans behind moments and statistics\n"
         f"min_volumes = {usual.min_volumes}  # fewest volumes that a round of training reads: steps x batch\n"
         f"min_test_people = {usual.min_test_people}  # fewest people behind figures of a test\n"
     )
@@ -130,7 +131,9 @@ def _run(run: Approval, policy: Policy) -> Iterator[str]:
     yield f"run {run.run}, and no other, as below and in {run.experiment_digest[:12]} (SHA-256 of its preset):"
     about = f"preset {preset.name}, seed {preset.seed}, {grid} voxels of {preset.grid.spacing} mm"
     yield f"  {about}; atlas {run.atlas[:12]}"
-    for phase in at_sites():
+    if preset.phases.statistics.rounds and "statistics" in policy.phases:
+        yield "  statistics  once, of all training scans"
+    for phase in (phase for phase in at_sites() if phase.learns):
         settings = preset.phases.of(phase.name)
         if settings.rounds and phase.name in policy.phases:
             long = f"{settings.rounds} round(s) of {settings.steps} steps"

@@ -25,7 +25,7 @@ from client.quality import QUANTILES
 from configs.errors import DataError
 from configs.schema import Experiment, from_json
 from configs.structures import STRUCTURES
-from sst_models.networks.build import build
+from sst_models.networks.build import build, first
 from sst_models.phases.generate import Generator, PriorStyles
 from sst_models.phases.moments import StyleMoments
 from sst_models.training.device import place
@@ -73,6 +73,8 @@ class Model:
 
     def registration(self, device: torch.device) -> dict[str, nn.Module] | None:
         """Give E, A and F, ready to propagate the atlas's labels; None where the model lacks one."""
+        if "F" not in self.experiment.trained:
+            return {part: place(first(part, self.experiment), device).eval() for part in ("E", "A", "F")}
         held = set(self.card["digests"])
         if REGISTRATION not in held or (self.experiment.appearance.weight and GENERATOR not in held):
             return None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from client.site import Site
-from configs.phases import at_sites
+from configs.phases import phase_of
 from configs.schema import Experiment
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
@@ -22,8 +22,7 @@ class Withheld:
     def __init__(self, site: Site, run: str, experiment: Experiment) -> None:
         """Look where the parts of a run lie."""
         self._folder, self._policy = site.folder(run) / "own", site.policy
-        phases = [(phase, experiment.phases.of(phase.name).rounds) for phase in at_sites()]
-        self._rounds = [(phase, n + 1) for phase, rounds in phases for n in range(rounds)]
+        self._rounds = [(phase_of(name), n) for name, n in experiment.schedule if phase_of(name).message]
 
     def before(self, phase: str, number: int) -> dict[str, dict[str, np.ndarray]]:
         """Give the site's latest version of each part that is withheld and stands in a phase, from the rounds before.

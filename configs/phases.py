@@ -46,7 +46,7 @@ TRAINING, TESTING = "number of training scans", "number of labelled test scans"
 class Phase:
     """One phase. All that a reply may hold is declared here; `count`, its phase, round and error code are always in it.
 
-    A phase with a `message` is asked of sites; one that `learns` has rounds.
+    A phase with a `message` is asked of sites; one that `learns`, or measures `statistics`, has rounds.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Phase:
     uses: tuple[str, ...] = ()  # parts that are sent and stay as they are
     kept: tuple[str, ...] = ()  # of those that are learnt: each site's version is kept under its name, none is averaged
     moments: bool = False  # mean and standard deviation of the site's style codes come back, if its policy allows
+    statistics: bool = False  # nothing is learnt: moments of intensities and shapes of the site's scans come back
     foreign: bool = False  # moments of the other sites are sent
     labels: bool = False  # the atlas's labels are sent
     count: str = ""  # what the count of a reply is
@@ -69,8 +70,14 @@ class Phase:
 
     @property
     def parts(self) -> frozenset[str]:
-        """Every part that a reply may hold; `moments` is statistics, every other part the weights of a network."""
-        return frozenset({*self.learns, *(("moments",) if self.moments else ())})
+        """Every part that a reply may hold: moments of style codes, statistics, or the weights of a network."""
+        more = [name for name in ("moments", "statistics") if getattr(self, name)]
+        return frozenset({*self.learns, *more})
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether a preset gives it rounds: it learns, or measures statistics."""
+        return bool(self.learns) or self.statistics
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -79,6 +86,8 @@ class Phase:
         items = [f"weights of {parts}"] if parts else []
         if self.moments:
             items.append("mean and standard deviation of style codes" + _IF["moments"])
+        if self.statistics:
+            items.append(STATISTICS)
         if self.losses:
             items.append(f"training curves ({', '.join(self.losses)})")
         if self.figures:
@@ -93,6 +102,10 @@ class Phase:
 
 
 NOTHING = "nothing but that it was done"
+
+STATISTICS = (
+    "means and covariances over its training scans of how bright each structure is, and of its volume, place and shape"
+)
 
 _IF = {
     "A": " (if appearance = true)",
@@ -175,6 +188,18 @@ PHASES: tuple[Phase, ...] = (
         cost=0.7,
     ),
     Phase(
+        "statistics",
+        4,
+        "aligns the atlas to its scans, measures how bright each structure is and what shape it has",
+        "keeps the moments under the site's name; pairs are drawn from them",
+        message="train.statistics",
+        statistics=True,
+        labels=True,
+        count=TRAINING,
+        optional=True,
+        cost=6.0,
+    ),
+    Phase(
         "segment",
         5,
         "nothing",
@@ -236,13 +261,13 @@ def asked() -> tuple[Phase, ...]:
 
 
 def at_sites() -> tuple[Phase, ...]:
-    """Give the phases in which sites train."""
-    return tuple(phase for phase in asked() if phase.learns)
+    """Give the phases in which sites work on their training scans: they train, or measure statistics."""
+    return tuple(phase for phase in asked() if phase.has_rounds)
 
 
 def learning() -> tuple[Phase, ...]:
     """Give the phases that have rounds, at sites or at the hub."""
-    return tuple(phase for phase in PHASES if phase.learns)
+    return tuple(phase for phase in PHASES if phase.has_rounds)
 
 
 def markdown() -> str:
@@ -258,8 +283,9 @@ def markdown_leaves() -> str:
     for phase in (phase for phase in PHASES if phase.message):
         items = [f"weights of {', '.join(phase.learns)}"] if phase.learns else []
         items += ["moments of style codes"] if phase.moments else []
+        items += ["moments of intensities and shapes"] if phase.statistics else []
         items += ["training curves"] if phase.losses else []
-        rest = phase.leaves[bool(phase.learns) + bool(phase.moments) + bool(phase.losses) :]
+        rest = phase.leaves[sum(map(bool, (phase.learns, phase.moments, phase.statistics, phase.losses))) :]
         rows.append(
             f"| {phase.number} | {phase.name} | {'; '.join([*items, *rest]) or 'nothing but that it was done'} |"
         )

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from configs.errors import ConfigError
-from configs.phases import PHASES
+from configs.phases import PHASES, learning
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -124,7 +124,7 @@ class Segmenter:
 class Learning:
     """How long one phase learns, and how."""
 
-    rounds: Positive = 1  # after each, the hub takes the sites' weights together
+    rounds: Natural = 1  # after each, the hub takes the sites' weights together; 0: its networks stay as they begin
     steps: Positive = 100  # local steps of each site in a round
     batch: Positive = 1  # volumes or pairs a step
     rate: Rate = 2e-4  # learning rate
@@ -159,6 +159,13 @@ class Adapt(Segment):
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Measure:
+    """The measuring of statistics; nothing of it is in the paper."""
+
+    rounds: Annotated[int, Field(ge=0, le=1)] = 0  # 1: the hub's pairs are drawn from the sites' statistics
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Phases:
     """All phases that learn, in their order (`configs.phases` says what each is)."""
 
@@ -167,6 +174,7 @@ class Phases:
     style: Learning = Learning(rounds=4, steps=250, batch=32)
     joint: Joint = Joint(rounds=10, steps=1000)
     flow_codes: Learning = Learning(rounds=4, steps=500, batch=4)
+    statistics: Measure = Measure()
     segment: Segment = Segment(rounds=10, steps=185)
     adapt: Adapt = Adapt()
     more: dict[str, Learning] = field(default_factory=dict, hash=False)  # of other phases of `configs.phases`
@@ -176,9 +184,13 @@ class Phases:
         found: Learning = getattr(self, name) if name in OWN_SETTINGS else self.more.get(name, Learning())
         return found
 
+    def rounds(self, name: str) -> int:
+        """Give a phase's number of rounds, of one that learns or measures."""
+        return self.statistics.rounds if name == "statistics" else self.of(name).rounds
 
-OWN_SETTINGS = tuple(item.name for item in fields(Phases) if item.name not in ("critic_rate", "more"))
-"""The phases whose table of a preset is a field of `Phases`."""
+
+OWN_SETTINGS = tuple(item.name for item in fields(Phases) if item.name not in ("critic_rate", "statistics", "more"))
+"""The phases that learn and whose table of a preset is a field of `Phases`."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -219,6 +231,16 @@ class Experiment:
         own = self.flow_codes
         shrink = FLOW_REDUCTION * 2 ** len(own.widths)
         return (own.latent, *(-(-side // shrink) for side in self.grid.shape))
+
+    @property
+    def schedule(self) -> list[tuple[str, int]]:
+        """List all rounds of a run in their order, at sites or at the hub: (phase, number of the round from 1)."""
+        return [(phase.name, n + 1) for phase in learning() for n in range(self.phases.rounds(phase.name))]
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """The networks that this preset trains; others stay as they begin."""
+        return frozenset(part for phase in learning() if self.phases.rounds(phase.name) for part in phase.learns)
 
     def to_json(self) -> str:
         """Give the preset as one line of JSON with sorted keys: the same preset, the same bytes."""

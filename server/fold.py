@@ -19,7 +19,7 @@ from configs.phases import Phase
 from configs.schema import Experiment
 from server import bounds, vet
 from server.aggregate import RunningMean
-from server.state import MOMENTS, Stored, store
+from server.state import MOMENTS, STATISTICS, Stored, store
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import distance
@@ -135,7 +135,7 @@ class Fold:
     def _shared(self, part: str) -> bool:
         if part == "A" and self.experiment.federation.style == "statistics":
             return True
-        return part != MOMENTS and part not in self.phase.kept
+        return part not in (MOMENTS, STATISTICS) and part not in self.phase.kept
 
     def _own(self) -> dict[str, Arrays]:
         own: dict[str, Arrays] = {}

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from configs.errors import FederationError, RunError
 from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
@@ -18,9 +20,11 @@ from server.federation import Federation
 from server.fold import Fold
 from server.joining import Joining
 from server.members import Members
-from server.state import LIBRARY, MOMENTS, SEGMENTER, RunState, Store, fresh_parts, schedule, store
+from server.state import LIBRARY, MOMENTS, SEGMENTER, STATISTICS, RunState, Store, fresh_parts, schedule, store
+from sst_models.networks.build import first
+from sst_models.phases.segment import Pairs
 from sst_models.training.device import choose
-from sst_models.wire import payload
+from sst_models.wire import payload, weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
@@ -66,7 +70,8 @@ class Hub:
 
     def late(self, state: RunState) -> bool:
         """Say whether a site that joins now gets no segmenter: no round is left that learns its scanner's style."""
-        return not any("A" in phase.kept for phase, _ in schedule(self.experiment)[state.done :])
+        left = (phase for phase, _ in schedule(self.experiment)[state.done :])
+        return not any("A" in phase.kept or phase.statistics for phase in left)
 
     def request(
         self, phase: str, number: int, site: str, arrays: Mapping[str, Arrays], state: RunState | None = None
@@ -201,9 +206,7 @@ def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> Ru
 def _train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int]) -> segmenters.Trained:
     """Train one site's segmenter for a round; `of` is how many of the round's segmenters are done, of how many."""
     device, phase = choose(hub.plan.device), hub.experiment.phases.segment
-    source = style_source(hub.experiment, state, site)
-    generator = segmenters.make_generator(hub.experiment, hub.atlas, source, state.parts["decoder"], device)
-    pairs = segmenters.generated(generator, hub.experiment, source)
+    pairs = pairs_for(hub.experiment, hub.atlas, state, site, device, hub.members.counts)
     done, all_ = (count * phase.steps for count in of)
 
     def watch(step: int, loss: float) -> None:
@@ -218,6 +221,8 @@ def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arr
     arrays: dict[str, Arrays] = {}
     for part in phase.learns + phase.uses:
         found = state.of(part, site)
+        if found is None and part not in hub.experiment.trained:
+            found = weights.parameters(first(part, hub.experiment))
         assert found is not None, part
         arrays[part] = found
     if phase.labels:
@@ -226,6 +231,28 @@ def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arr
         start = f"{MOMENTS}."
         arrays |= {p: a for p, a in state.parts.items() if p.startswith(start) and p != f"{start}{site}"}
     return arrays
+
+
+def pairs_for(
+    experiment: Experiment, atlas: Atlas, state: RunState, site: str, device: torch.device, counts: Mapping[str, int]
+) -> Pairs:
+    """Give what a site's segmenter learns from: pairs of sites' statistics where the preset has them, else of networks.
+
+    Raises:
+        FederationError: the preset trains no generator, and no site released statistics.
+    """
+    start = f"{STATISTICS}."
+    found = {part.removeprefix(start): arrays for part, arrays in state.parts.items() if part.startswith(start)}
+    if found:
+        return segmenters.drawn(experiment, atlas, found, site, counts, device)
+    if "decoder" not in state.parts:
+        raise FederationError(
+            "no site released statistics, and this preset trains no networks to generate pairs with: ask the sites to "
+            "take part in the phase 'statistics', or take a preset with the paper's phases"
+        )
+    source = style_source(experiment, state, site)
+    generator = segmenters.make_generator(experiment, atlas, source, state.parts["decoder"], device)
+    return segmenters.generated(generator, experiment, source)
 
 
 def style_source(experiment: Experiment, state: RunState, site: str) -> segmenters.StyleSource:

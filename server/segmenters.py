@@ -13,6 +13,10 @@ from sst_models.networks.build import build
 from sst_models.phases.generate import Generator, PriorStyles, Recipe
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.segment import Pairs, SegmentLearner, SegmentSettings
+from sst_models.statistics.intensity import Restyling
+from sst_models.statistics.measure import Statistics, basis_of
+from sst_models.statistics.moments import Moments
+from sst_models.statistics.pairs import DrawnPairs, Source
 from sst_models.training.device import place
 from sst_models.training.learner import Span, Watch, memory, recall, train
 from sst_models.training.seeds import below
@@ -58,6 +62,37 @@ def generated(generator: Generator, experiment: Experiment, source: StyleSource)
         return made.image, made.labels
 
     return pairs
+
+
+def drawn(
+    experiment: Experiment,
+    atlas: Atlas,
+    statistics: Mapping[str, Arrays],
+    site: str,
+    counts: Mapping[str, int],
+    device: torch.device,
+) -> DrawnPairs:
+    """Give pairs drawn from sites' statistics: with the intensities of one site, and the shapes of all.
+
+    Args:
+        experiment: the preset.
+        atlas: the hub's.
+        statistics: by site, of those that released them.
+        site: whose style pairs have; that of all sites where it released none.
+        counts: training scans of each site.
+        device: to draw on.
+    """
+    every = {name: (Statistics.of(arrays), counts.get(name, 1)) for name, arrays in sorted(statistics.items())}
+    looks = [every[site]] if site in every else list(every.values())
+    total = sum(count for _, count in every.values())
+    residual = sum(own.residual * count for own, count in every.values()) / total
+    source = Source(
+        Moments.pooled([(own.intensity, count) for own, count in looks]).to(device),
+        Moments.pooled([(own.shape, count) for own, count in every.values()]).to(device),
+        residual,
+    )
+    spacing, image, labels = experiment.grid.spacing, atlas.image.to(device), atlas.labels.to(device)
+    return DrawnPairs(Restyling(image, labels, spacing), basis_of(image, labels, spacing), source)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import torch
 from safetensors import safe_open
 
 from configs.errors import RunError
-from configs.phases import Phase, learning
+from configs.phases import Phase, learning, phase_of
 from configs.schema import Experiment, from_json
 from sst_models.networks.build import build
 from sst_models.wire import payload, weights
 from sst_models.wire.exchange import Arrays, Delta
 from sst_models.wire.files import write_json
 
-MOMENTS = "moments"
+MOMENTS, STATISTICS = "moments", "statistics"
 
 KEPT = frozenset(part for phase in learning() for part in phase.kept)
 """The parts of which each site's version is kept under its name, "A.SITE", in the hub's library."""
@@ -76,7 +76,8 @@ def store(arrays: Arrays, folder: Path) -> Stored:
 class RunState:
     """Everything that a run goes on from after some number of finished rounds.
 
-    `parts` maps "T", "F", ... to the shared arrays, and "A.SITE", "segmenter.SITE" and "moments.SITE" to one site's.
+    `parts` maps "T", "F", ... to the shared arrays, and "A.SITE", "segmenter.SITE", "moments.SITE" and
+    "statistics.SITE" to one site's.
     """
 
     done: int = 0  # rounds finished, over all phases
@@ -121,7 +122,7 @@ SEGMENTER = "segmenter"
 
 def schedule(experiment: Experiment) -> list[tuple[Phase, int]]:
     """List all rounds of a run in order: (phase, number of the round from 1)."""
-    return [(phase, n + 1) for phase in learning() for n in range(experiment.phases.of(phase.name).rounds)]
+    return [(phase_of(name), number) for name, number in experiment.schedule]
 
 
 def fresh_parts(phase: Phase, state: RunState, experiment: Experiment) -> dict[str, Arrays]:

@@ -136,7 +136,7 @@ def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
     from configs.schema import from_json
 
     experiment = from_json((office.folder / "experiment.json").read_text(encoding="utf-8"))
-    planned = {phase.name: experiment.phases.of(phase.name).rounds for phase in learning()}
+    planned = {phase.name: experiment.phases.rounds(phase.name) for phase in learning()}
     took: dict[str, list[float]] = {}
     began: dict[tuple[str, int], float] = {}
     for event in events:

@@ -6,16 +6,23 @@ keeps of a reply has passed here, or is its error code, which `server.messages` 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from configs.phases import Phase
+from configs.statistics import SHAPES
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
 MOMENTS = ("mean", "std")
+
+MOST_SPREAD: Mapping[str, float] = MappingProxyType({"intensity": 12.0, "shape": 40.0})
+"""Largest mean and standard deviation of codes: intensities are from 0 to 1, logarithms of them from -7; shapes are in
+mm, and a brain that was brought to the atlas's place and size moves by no more."""
 
 MOST = 3
 """Replies of a site that may fail a check before it is not asked any more."""
@@ -54,19 +61,37 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: in
         code_length: of a style code.
 
     Returns:
-        A code of `sst_models.wire.grammar`, or "count", "missing", "names", "shape", "type" or "not-finite".
+        A code of `sst_models.wire.grammar`, or "count", "missing", "names", "shape", "type", "not-finite" or "range".
     """
     if found := grammar.fault(reply, phase):
         return found.code
-    if phase.learns and reply.count < 1:
+    if phase.has_rounds and reply.count < 1:
         return "count"
-    if not set(phase.learns) - set(phase.kept) <= set(reply.arrays):  # what is kept by site, a site may withhold
+    needed = {"statistics"} if phase.statistics else set(phase.learns) - set(phase.kept)  # what is kept, may stay there
+    if not needed <= set(reply.arrays):
         return "missing"
     for part, arrays in sorted(reply.arrays.items()):
-        asked = _moments(code_length) if part == "moments" else {n: a.shape for n, a in request.arrays[part].items()}
-        if code := _fault(arrays, asked):
+        if part == "statistics":
+            asked = SHAPES
+        elif part == "moments":
+            asked = _moments(code_length)
+        else:
+            asked = {name: array.shape for name, array in request.arrays[part].items()}
+        if code := _fault(arrays, asked) or (_odd(arrays) if part == "statistics" else ""):
             return code
     return ""
+
+
+def _odd(statistics: Arrays) -> str:
+    """Give "range" for statistics that are none of prepared scans; a hub draws from them."""
+    for kind, most in MOST_SPREAD.items():
+        mean, covariance = statistics[f"{kind}.mean"], statistics[f"{kind}.covariance"].astype(np.float64)
+        apart = float(np.abs(covariance - covariance.T).max())
+        if np.abs(mean).max() > most or np.abs(covariance).max() > most**2 or apart > 1e-3 * most:
+            return "range"
+        if float(np.linalg.eigvalsh(covariance).min()) < -1e-3 * most:
+            return "range"
+    return "" if 0 <= float(statistics["shape.residual"][0]) <= MOST_SPREAD["shape"] else "range"
 
 
 def _moments(code_length: int) -> dict[str, tuple[int, ...]]:

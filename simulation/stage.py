@@ -105,14 +105,20 @@ def _set_up(stage: Stage, scheme: Scheme, hub: Path) -> None:
     write_json(plan, hub / "plan.json")
 
 
+USUAL = 15
+"""Training scans of a site, as far as a display knows before they are counted."""
+
+
 def planned(stage: Stage, scheme: Scheme) -> Sequence[PlannedPhase]:
     """List the stages of a federation for the display, with work units: steps, weighed by what a step costs."""
     plan = []
     for phase in learning():
+        rounds = scheme.experiment.phases.rounds(phase.name)
         settings = scheme.experiment.phases.of(phase.name)
+        volumes = USUAL if phase.statistics else settings.steps * settings.batch
         workers = scheme.segment if SEGMENTER in phase.learns else scheme.sites
-        units = phase.cost * settings.rounds * settings.steps * settings.batch * len(workers)
+        units = phase.cost * rounds * volumes * len(workers)
         name = f"{stage.where} {scheme.name}: {phase.name}"
         if units:
-            plan.append(PlannedPhase(phase.name, settings.rounds, units, name, at_hub=not phase.message))
+            plan.append(PlannedPhase(phase.name, rounds, units, name, at_hub=not phase.message))
     return plan

@@ -36,7 +36,7 @@ FLOWER = (
 )
 
 # The wings of the method, from the ground up: each imports only from floors below its own.
-FLOORS = (("volume", "wire"), ("losses", "training"), ("propagation",), ("networks",), ("phases",))
+FLOORS = (("volume", "wire"), ("losses", "training"), ("propagation",), ("networks", "statistics"), ("phases",))
 
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

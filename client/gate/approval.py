@@ -17,7 +17,7 @@ import numpy as np
 
 from client.gate.names import RUN
 from configs.errors import RefusalError
-from configs.phases import Phase, learning, phase_of
+from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
 from sst_models.wire.exchange import Arrays, PhaseRequest
 from sst_models.wire.payload import digest
@@ -63,11 +63,6 @@ class Approval:
     def experiment_digest(self) -> str:
         """Give the SHA-256 of the preset, as a hub's operator can read it out."""
         return hashlib.sha256(self.experiment.encode()).hexdigest()
-
-    @property
-    def rounds(self) -> list[tuple[str, int]]:
-        """List all rounds of the run in order, those of the hub, too: (phase, number of the round from 1)."""
-        return [(phase.name, n + 1) for phase in learning() for n in range(self.preset.phases.of(phase.name).rounds)]
 
 
 def read_approval(gate: Path, run: str) -> Approval:
@@ -167,7 +162,7 @@ def _allowed(phase: Phase) -> set[str]:
 def _rounds(phase: str, approval: Approval) -> int:
     if phase == "evaluate":
         return MOST_SITES
-    return approval.preset.phases.of(phase).rounds if phase_of(phase).learns else 1
+    return approval.preset.phases.rounds(phase) if phase_of(phase).has_rounds else 1
 
 
 def _changed(sent: str, approved: str) -> str:

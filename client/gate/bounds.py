@@ -87,7 +87,7 @@ class Seen:
         Raises:
             OSError: the disk is full.
         """
-        here = approval.rounds.index((request.phase, request.round))
+        here = approval.preset.schedule.index((request.phase, request.round))
         for part in _bounded(request.phase):
             replace_file(self.folder / f"{part}.safetensors", save(_plain(request.arrays[part])))
             self.places[part] = here
@@ -144,14 +144,14 @@ def _bounded(phase: str) -> list[str]:
 
 def _base(part: str, request: PhaseRequest, approval: Approval, seen: Seen) -> tuple[Arrays, list[tuple[str, int]]]:
     """Give what a part is compared with, and the rounds of the schedule that may have moved it since."""
-    here = approval.rounds.index((request.phase, request.round))
+    here = approval.preset.schedule.index((request.phase, request.round))
     start = STARTS.get(part)
     if part in seen.places or start is None:
-        return seen.last(part), _training(approval.rounds[seen.places.get(part, 0) : here], part)
-    own = _training(approval.rounds[:here], part)
+        return seen.last(part), _training(approval.preset.schedule[seen.places.get(part, 0) : here], part)
+    own = _training(approval.preset.schedule[:here], part)
     if start in request.arrays:  # it stands where it stood when its own rounds ended
         return request.arrays[start], own
-    return seen.last(start), _training(approval.rounds[seen.places.get(start, 0) : here], start) + own
+    return seen.last(start), _training(approval.preset.schedule[seen.places.get(start, 0) : here], start) + own
 
 
 def _training(rounds: list[tuple[str, int]], part: str) -> list[tuple[str, int]]:

@@ -14,6 +14,7 @@ from client.gate.kept import Kept
 from client.gate.policy import Policy, check_floors
 from client.gate.record import Record, check_announced, spend
 from client.site import Site
+from configs.errors import RefusalError
 from configs.phases import phase_of
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -53,6 +54,7 @@ def handle(
     receipts.take(receipt, site.name, approval.signer, site.gate)
     check_words(request, approval, site.name)
     check_floors(approval.preset, site.policy)
+    _check_budget(site, request)
     check_announced(request, site.policy)
     folder = site.gate / "runs" / request.run
     held = Kept(folder / "parts")
@@ -110,7 +112,22 @@ def _narrowed(site: Site, approval: Approval, request: PhaseRequest) -> Policy:
     policy, phase = site.policy, phase_of(request.phase)
     if not (phase.moments and policy.releases_moments):
         return policy
-    last = approval.preset.phases.of(phase.name).rounds
+    last = approval.preset.phases.rounds(phase.name)
     runs = ledger.runs_with(site.gate / ledger.NAME, "moments") | {request.run}
     due = policy.moments_each_round or request.round == last
     return policy if due and len(runs) <= policy.most_runs_with_moments else replace(policy, moments=False)
+
+
+def _check_budget(site: Site, request: PhaseRequest) -> None:
+    """See that statistics leave in so many runs, before anything is measured.
+
+    Raises:
+        RefusalError: they left in as many runs as the policy allows.
+    """
+    if not phase_of(request.phase).statistics:
+        return
+    runs = ledger.runs_with(site.gate / ledger.NAME, "statistics") | {request.run}
+    if len(runs) > site.policy.most_runs_with_statistics:
+        raise RefusalError(
+            f"statistics have left in {len(runs) - 1} run(s), as many as the policy allows (most_runs_with_statistics)"
+        )

@@ -32,8 +32,9 @@ class Policy:
     most_requests: int = 200  # in 24 hours, of those that cost work
     most_segmenters: int = 16  # segmenters that a run may have tested here
     most_runs_with_moments: int = 10  # runs, over the life of the ledger, in which moments may leave
+    most_runs_with_statistics: int = 10  # likewise, statistics of intensities and shapes
     min_scans: int = 5  # fewest training scans behind anything that is learnt
-    min_cases: int = 5  # fewest scans behind moments
+    min_cases: int = 5  # fewest scans behind moments and statistics
     min_volumes: int = 40  # fewest volumes that a round of training reads: steps x batch
     min_test_people: int = 5  # fewest people behind figures of a test
 
@@ -53,11 +54,11 @@ def check_floors(experiment: Experiment, policy: Policy) -> None:
     Raises:
         RefusalError: the first thing that it does not.
     """
-    learnt = [phase for phase in at_sites() if phase.name in policy.phases]
-    rounds = sum(experiment.phases.of(phase.name).rounds for phase in learnt)
+    wanted = [phase for phase in at_sites() if phase.name in policy.phases]
+    rounds = sum(experiment.phases.rounds(phase.name) for phase in wanted)
     if rounds > policy.most_rounds:
         raise RefusalError(f"the run has {rounds} rounds; the policy allows {policy.most_rounds}")
-    for phase in learnt:
+    for phase in (phase for phase in wanted if phase.learns):
         settings = experiment.phases.of(phase.name)
         if settings.rounds and settings.steps * settings.batch < policy.min_volumes:
             raise RefusalError(

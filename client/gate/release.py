@@ -13,6 +13,7 @@ import numpy as np
 from client.gate.policy import Policy
 from configs.errors import ReleaseError, TooFewError
 from configs.phases import PHASES, Phase
+from configs.statistics import SHAPES
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -62,7 +63,7 @@ def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
 
 def _check_enough(reply: SiteReply, policy: Policy) -> None:
     phase = _declared(reply.phase)
-    if (phase.learns or phase.name == "join") and reply.count < policy.min_scans:
+    if (phase.has_rounds or phase.name == "join") and reply.count < policy.min_scans:
         raise TooFewError(f"{reply.count} training scans; the policy asks for {policy.min_scans} or more")
     if phase.figures and reply.metrics and reply.count < policy.min_test_people:
         raise TooFewError(f"a test on {reply.count} scans; the policy asks for {policy.min_test_people} people or more")
@@ -76,6 +77,8 @@ def _check_part(part: str, arrays: Arrays, reply: SiteReply, request: PhaseReque
     shape, code = _geometry(request)
     if part == "moments":
         _check_moments(arrays, code, reply.count, policy)
+    elif part == "statistics":
+        _check_statistics(arrays, reply.count, policy)
     else:
         _check_names(part, arrays, request)
     for name, array in arrays.items():
@@ -97,10 +100,20 @@ def _geometry(request: PhaseRequest) -> tuple[tuple[int, ...], int]:
 def _check_moments(arrays: Arrays, code: int, count: int, policy: Policy) -> None:
     if not policy.releases_moments:
         raise ReleaseError("the policy keeps the moments of the style codes at the site")
-    if count < policy.min_cases:
-        raise ReleaseError(f"moments of {count} scans; the policy asks for {policy.min_cases} or more")
+    _check_cases("moments", count, policy)
     if {name: array.shape for name, array in arrays.items()} != {"mean": (code,), "std": (code,)}:
         raise ReleaseError(f"moments must be exactly mean ({code},) and std ({code},)")
+
+
+def _check_statistics(arrays: Arrays, count: int, policy: Policy) -> None:
+    _check_cases("statistics", count, policy)
+    if {name: array.shape for name, array in arrays.items()} != SHAPES:
+        raise ReleaseError(f"statistics must be exactly {', '.join(SHAPES)}, in their sizes")
+
+
+def _check_cases(what: str, count: int, policy: Policy) -> None:
+    if count < policy.min_cases:
+        raise ReleaseError(f"{what} of {count} scans; the policy asks for {policy.min_cases} or more")
 
 
 def _check_names(part: str, arrays: Arrays, request: PhaseRequest) -> None:

@@ -52,6 +52,7 @@ most_missed_rounds = 100_000
 most_requests = 1_000_000
 most_segmenters = 1000
 most_runs_with_moments = 1_000_000
+most_runs_with_statistics = 1_000_000
 min_scans = 1
 min_volumes = 1
 min_test_people = 1

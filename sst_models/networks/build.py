@@ -54,3 +54,8 @@ def build(part: str, experiment: Experiment) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(experiment.seed, "weights", part).initial_seed())
         return _BUILDERS[part](experiment)
+
+
+def first(part: str, experiment: Experiment) -> nn.Module:
+    """Make one network as a run begins with it: F starts with the weights of T (Sec. 3.3)."""
+    return build("T" if part == "F" else part, experiment)

@@ -21,6 +21,7 @@ from client.messages import decode_request, encode_reply, return_nonce
 from configs.errors import FederationError
 from configs.phases import PHASES, phase_of
 from configs.schema import load
+from configs.statistics import SHAPES
 from configs.structures import GROUPS
 from server import bounds
 from server.atlas import Atlas
@@ -68,6 +69,14 @@ def parts_of(phase: str, value: float = 0.0) -> dict[str, Arrays]:
     return {part: {"w": np.full((2, 3), value, np.float32)} for part in phase_of(phase).learns}
 
 
+def measured(**changes: np.ndarray) -> dict[str, Arrays]:
+    """Statistics as a site measures them, but for `changes`."""
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    for kind in ("intensity", "shape"):
+        arrays[f"{kind}.covariance"] = np.eye(len(arrays[f"{kind}.mean"]), dtype=np.float32)
+    return {"statistics": {**arrays, **changes}}
+
+
 def asked(phase: str, site: str = "mallory") -> PhaseRequest:
     """What a hub asks in a phase."""
     return PhaseRequest("run", phase, 1, site, TINY.to_json(), parts_of(phase))
@@ -76,7 +85,8 @@ def asked(phase: str, site: str = "mallory") -> PhaseRequest:
 def honest(phase: str, site: str = "mallory", **changes: Any) -> SiteReply:
     """A reply that passes, but for `changes`."""
     count = 9 if phase_of(phase).count else 0
-    return replace(SiteReply(site, phase, 1, count, parts_of(phase, 1e-4)), **changes)
+    parts = measured() if phase_of(phase).statistics else parts_of(phase, 1e-4)
+    return replace(SiteReply(site, phase, 1, count, parts), **changes)
 
 
 def word(reply: SiteReply) -> str:
@@ -147,9 +157,33 @@ def test_no_count_is_more_than_a_hospital_has(phase: str, count: Any) -> None:
         assert word(honest(phase, count=count)) == "count"
 
 
+MEAN, SPREAD = SHAPES["shape.mean"], SHAPES["shape.covariance"]
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "code"),
+    [
+        ("shape.mean", np.full(MEAN, np.nan, np.float32), "not-finite"),
+        ("shape.mean", np.full(MEAN, 1e6, np.float32), "range"),
+        ("shape.covariance", np.full(SPREAD, 1e9, np.float32), "range"),
+        ("shape.covariance", -np.eye(SPREAD[0], dtype=np.float32), "range"),
+        ("shape.covariance", np.triu(np.ones(SPREAD, np.float32)), "range"),
+        ("shape.residual", np.full((1,), -1.0, np.float32), "range"),
+        ("shape.residual", np.full((1,), 1e6, np.float32), "range"),
+        ("intensity.mean", np.zeros((2, 3), np.float32), "shape"),
+        ("shape.mean", np.zeros(MEAN, np.float64), "type"),
+        ("a.scan", np.zeros((32, 48, 32), np.float32), "names"),
+    ],
+)
+def test_statistics_are_of_prepared_scans(name: str, array: np.ndarray, code: str) -> None:
+    """The hub draws from them: nothing that no scan can have, and no covariance that has no root."""
+    assert word(honest("statistics", arrays=measured(**{name: array}))) == code
+    assert word(honest("statistics", arrays={})) == "missing"
+
+
 def test_a_phase_that_learns_has_scans_and_one_that_brings_nothing_has_none() -> None:
     """Nought would divide by itself; a delivery says nothing but that it was done."""
-    for phase in ("register", "style", "joint", "flow_codes", "adapt"):
+    for phase in ("register", "style", "joint", "flow_codes", "statistics", "adapt"):
         assert said(phase, put("meta", count=0)) == "count"
     for phase in ("hello", "deliver"):
         assert said(phase, put("meta", count=1)) == "count"

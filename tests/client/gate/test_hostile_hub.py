@@ -369,6 +369,27 @@ def test_moments_leave_once_for_each_phase_of_a_run(victim: Victim) -> None:
     assert (later.error, set(later.arrays)) == ("", {"E", "D_style"})
 
 
+def test_statistics_leave_once_in_a_run_and_in_so_many_runs(victim: Victim) -> None:
+    """Asked again they come from disk; with other labels, in one run too many, or unasked for, they do not come."""
+    measuring = from_dict({**PRESET, "phases": {**PRESET["phases"], "statistics": {"rounds": 1}}}, "small")
+    assert victim.send(victim.ask("statistics")).error == "refused"
+    assert "has no round 1 of phase statistics" in victim.refused()[-1]
+    labels = {"atlas": {"labels": victim.atlas.labels.packed()}}
+    replies = []
+    victim.allow("most_runs_with_statistics", 1)
+    for run in ("first", "second"):
+        victim.approve(measuring, run)
+        about = {"run": run, "experiment": measuring.to_json()}
+        assert victim.send(victim.ask("join", **about)).error == ""
+        replies += [victim.send(victim.ask("statistics", parts=labels, **about)) for _ in range(2)]
+    assert [reply.error for reply in replies] == ["", "", "refused", "refused"]
+    assert digest(replies[0].arrays["statistics"]) == digest(replies[1].arrays["statistics"])
+    assert "statistics have left in 1 run(s)" in victim.refused()[-1]
+    crafted = {"atlas": {"labels": np.roll(victim.atlas.labels.packed(), 1)}}
+    about = {"run": "first", "experiment": measuring.to_json()}
+    assert victim.send(victim.ask("statistics", parts=crafted, **about)).error == "refused"
+
+
 def test_labels_by_crafted_segmenters(victim: Victim) -> None:
     """attacks/dice.py: a test set of few people tells which structure lies where. It answers with a code alone."""
     crafted = moved(victim.first("segmenter"), 1.0)

@@ -10,6 +10,7 @@ from client.gate.policy import Policy, read_policy
 from client.gate.release import check, permit
 from configs.errors import ConfigError, ReleaseError, TooFewError
 from configs.phases import phase_of
+from configs.statistics import SHAPES
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
@@ -123,6 +124,23 @@ def test_moments_need_leave_and_enough_cases():
     ):
         with pytest.raises(ReleaseError, match="exactly"):
             check(reply(arrays={"moments": odd}), ask(), Policy())
+
+
+def test_statistics_are_exactly_what_is_declared_of_enough_scans():
+    """Nothing more, nothing of another size, and of no fewer scans than the policy says."""
+    good = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    check(reply("statistics", arrays={"statistics": good}), ask("statistics"), Policy())
+    with pytest.raises(ReleaseError, match="4 scans"):
+        check(reply("statistics", 4, arrays={"statistics": good}), ask("statistics"), Policy(min_scans=1))
+    with pytest.raises(ReleaseError, match="not among the phases"):
+        check(reply("statistics", arrays={"statistics": good}), ask("statistics"), Policy(phases=("join", "deliver")))
+    for odd in (
+        {"shape.mean": good["shape.mean"]},
+        {**good, "codes": np.zeros((9, 8), np.float32)},
+        {**good, "shape.mean": np.zeros((9, 256), np.float32)},
+    ):
+        with pytest.raises(ReleaseError, match="exactly"):
+            check(reply("statistics", arrays={"statistics": odd}), ask("statistics"), Policy())
 
 
 def test_policy_keeps_phase_appearance_and_bytes():

@@ -1,0 +1,41 @@
+"""The phase "statistics" at a site: its scans in numbers, of which means and covariances leave and nothing else."""
+
+from client import scans
+from client.progress import Progress
+from client.site import Site
+from configs.errors import DataError, TooFewError
+from configs.schema import from_json
+from sst_models.networks.build import first
+from sst_models.propagation.align import Aligner, Alignment
+from sst_models.statistics.measure import FEWEST, Statistics
+from sst_models.statistics.measure import measure as measure_scans
+from sst_models.training.device import choose, place
+from sst_models.volume.labels import AtlasLabels
+from sst_models.wire.exchange import PhaseRequest, SiteReply
+
+
+def measure(request: PhaseRequest, site: Site) -> SiteReply:
+    """Measure the statistics of a site's training scans.
+
+    The atlas is aligned by networks with their first weights, which every site can make: what they bring is the demons
+    iterations, and a site needs nothing of another's scans.
+
+    Raises:
+        DataError: the site has not joined, or the request holds no labels of the atlas.
+        TooFewError: it has fewer training scans than its policy asks for.
+    """
+    experiment, folder = from_json(request.experiment), site.folder(request.run)
+    own = scans.cases(folder, "train")
+    least = max(FEWEST, site.policy.min_cases)
+    if len(own) < least:
+        raise TooFewError(f"{len(own)} training scans; statistics are of {least} or more")
+    sent = request.arrays.get("atlas", {})
+    if "labels" not in sent:
+        raise DataError("the request holds no labels of the atlas; hub and site need the same version")
+    device, atlas = choose(site.device), scans.atlas_volume(folder)
+    labels = AtlasLabels.unpack(sent["labels"], atlas.shape[1:], experiment.grid.label_oversampling)
+    nets = {part: place(first(part, experiment), device).eval() for part in ("E", "A", "F")}
+    aligner = Aligner(nets, atlas.to(device), labels.to(device), Alignment.of(experiment))
+    progress = Progress(site, request, len(own))
+    found: Statistics = measure_scans(own, aligner, lambda done: progress.learnt(done, 0.0))
+    return SiteReply(site.name, request.phase, request.round, len(own), arrays={"statistics": found.arrays})

@@ -1,0 +1,86 @@
+"""What a site measures of its scans: the moments of their intensity codes and of their shape codes.
+
+The atlas is aligned to each training scan, its labels are refined by the scan's own intensities, and both codes are
+read off. A dozen scans become two dozen shapes by their mirror images (`propagation.mirror`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sst_models.propagation.align import Aligner
+from sst_models.statistics.intensity import Restyling
+from sst_models.statistics.moments import Moments
+from sst_models.statistics.shape import ShapeBasis
+from sst_models.training.learner import Scans
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.mirror import mirror_labels
+
+FEWEST = 2
+"""Scans whose moments can be measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Everything that a site of level "statistics" says of its scans."""
+
+    intensity: Moments  # of intensity codes
+    shape: Moments  # of shape codes
+    residual: float  # RMS in mm of what shape codes leave out of a scan's velocity
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give them as arrays by name, float32."""
+        tensors = {
+            "intensity.mean": self.intensity.mean,
+            "intensity.covariance": self.intensity.covariance,
+            "shape.mean": self.shape.mean,
+            "shape.covariance": self.shape.covariance,
+            "shape.residual": torch.tensor([self.residual]),
+        }
+        return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Statistics":
+        """Read what `arrays` gave."""
+        found = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        intensities = Moments(found["intensity.mean"], found["intensity.covariance"])
+        shapes = Moments(found["shape.mean"], found["shape.covariance"])
+        return cls(intensities, shapes, float(found["shape.residual"]))
+
+
+def basis_of(atlas: Tensor, labels: AtlasLabels, spacing: float) -> ShapeBasis:
+    """Give the shape basis of an atlas (1, D, H, W) in [0, 1], background 0; `spacing` of the grid in mm."""
+    return ShapeBasis(labels, (atlas > 0).to(atlas), spacing)
+
+
+def measure(scans: Scans, aligner: Aligner, watch: Callable[[int], None] | None = None) -> Statistics:
+    """Measure a site's scans, N >= 2.
+
+    Args:
+        scans: the site's training scans.
+        aligner: finds the flow from the atlas to a scan, with the atlas's labels.
+        watch: called with the number of scans done.
+    """
+    assert aligner.labels is not None
+    spacing = aligner.how.spacing
+    basis = basis_of(aligner.atlas, aligner.labels, spacing)
+    restyling = Restyling(aligner.atlas, aligner.labels, spacing)
+    looks: list[Tensor] = []
+    found: list[tuple[Tensor, float]] = []
+    for index in range(len(scans)):
+        scan = scans.image(index)[None].to(aligner.atlas)
+        flow, mirrored = aligner.flows(scan)
+        labels = aligner.labels_on(scan, flow, mirrored)
+        looks.append(restyling.code(scan, labels, flow))
+        found.append(basis.code(flow, labels))
+        if mirrored is not None:
+            found.append(basis.code(mirrored, mirror_labels(labels)))
+        if watch:
+            watch(index + 1)
+    codes, rests = zip(*found, strict=True)
+    residual = float(np.sqrt(np.mean(np.square(rests))))
+    return Statistics(Moments.of(torch.stack(looks)), Moments.of(torch.stack(codes)), residual)

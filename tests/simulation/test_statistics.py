@@ -1,0 +1,92 @@
+"""A federation of sites that train nothing: the hub draws its pairs from their statistics."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from approving import open_policy
+from client.gate.ledger import verify
+from client.model import open_model
+from configs.errors import FederationError
+from configs.schema import Experiment, load
+from server.atlas import load_atlas, save_atlas
+from server.state import RunState, Store
+from simulation.engines import SiteFolder, run_federation
+from simulation.scanner import SCANNERS
+from simulation.sites import write_site
+
+PEOPLE = 7  # at each site: one to validate on, one to test on, five to measure
+EXPERIMENT = load(
+    "tiny",
+    (
+        *(f"phases.{phase}.rounds=0" for phase in ("register", "style", "joint", "flow_codes")),
+        "phases.statistics.rounds=1",
+        "phases.adapt.rounds=1",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two sites as BIDS folders of NIfTI."""
+    folder = tmp_path_factory.mktemp("data")
+    return {name: write_site(folder / name, scanner, PEOPLE, 1, 5.0) for name, scanner in SCANNERS.items()}
+
+
+def federate(
+    data: dict[str, Path], root: Path, policies: dict[str, str], experiment: Experiment = EXPERIMENT
+) -> tuple[RunState, dict[str, SiteFolder]]:
+    """Run a federation to its end; give the hub's last state and the sites, whose policies have more lines."""
+    sites = {}
+    for name, folder in data.items():
+        policy = open_policy(root / f"{name}-policy")
+        policy.write_text(policies.get(name, "") + policy.read_text(encoding="utf-8"), encoding="utf-8")
+        sites[name] = SiteFolder(name, (folder,), root / name, policy, device="cpu", bias=False)
+    hub = root / "hub"
+    hub.mkdir(parents=True)
+    scan = next(iter(sorted(data["candi"].glob("sub-*/anat/*.nii.gz"))))
+    labels = next(iter(sorted(data["candi"].glob("derivatives/*/sub-*/anat/*.nii.gz"))))
+    save_atlas(load_atlas(scan, labels, experiment.grid.shape, experiment.grid.spacing), hub)
+    (hub / "experiment.json").write_text(experiment.to_json(), encoding="utf-8")
+    (hub / "plan.json").write_text('{"run": "tiny", "device": "cpu"}', encoding="utf-8")
+    run_federation("inprocess", hub, list(sites.values()), root / "work")
+    state = Store(hub / "state", experiment).resume()
+    assert state is not None
+    return state, sites
+
+
+def left(site: SiteFolder) -> list[tuple[str, list[str]]]:
+    """What left a site, by its own ledger: phase and parts of each reply."""
+    ledger = site.state / "gate" / "ledger.jsonl"
+    verify(ledger)
+    entries = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
+    return [(entry["phase"], sorted(entry["parts"])) for entry in entries]
+
+
+def test_moments_leave_and_nothing_else_and_each_site_gets_a_model(data: dict[str, Path], tmp_path: Path) -> None:
+    """Not a weight leaves; the segmenter that is adapted at its site stays there, and segments by itself."""
+    state, sites = federate(data, tmp_path, {name: "" for name in data})
+    assert set(state.parts) == {*(f"statistics.{name}" for name in data), *(f"segmenter.{name}" for name in data)}
+    for site in sites.values():
+        parts = dict(left(site))
+        assert parts["statistics"] == ["statistics"]
+        model = open_model(site.state / "runs" / "tiny" / "model")
+        assert model.card["site"] == site.name
+
+
+def test_a_site_may_keep_its_statistics(data: dict[str, Path], tmp_path: Path) -> None:
+    """Its policy leaves the phase out: no part leaves, and its segmenter is drawn in the others' looks."""
+    phases = 'phases = ["join", "deliver"]\n'
+    state, sites = federate(data, tmp_path, {"oasis": phases})
+    assert "statistics.candi" in state.parts and "statistics.oasis" not in state.parts
+    assert {"segmenter.candi", "segmenter.oasis"} <= set(state.parts)
+    assert [parts for _, parts in left(sites["oasis"])] == [[]] * len(left(sites["oasis"]))
+    assert open_model(sites["oasis"].state / "runs" / "tiny" / "model").card["site"] == "oasis"
+
+
+def test_few_scans_have_no_statistics(data: dict[str, Path], tmp_path: Path) -> None:
+    """Moments of so few people would say much of each; where nobody may release any, the run says so and ends."""
+    few = "min_cases = 6\n"
+    with pytest.raises(FederationError, match="no site released statistics"):
+        federate(data, tmp_path, {name: few for name in data})

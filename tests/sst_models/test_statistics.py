@@ -1,0 +1,153 @@
+"""Statistics of a site: codes that say what a scan is like, moments of them, and pairs drawn from moments."""
+
+import numpy as np
+import pytest
+import torch
+
+from configs.statistics import INFLATIONS, INTENSITY, SHAPE, SHAPES
+from material import CORTEX, VENTRICLE, WHITE, Blobs, brain, preset
+from sst_models.losses.flow import folded_fraction
+from sst_models.networks.build import first
+from sst_models.propagation.align import Aligner, Alignment
+from sst_models.statistics.intensity import Look, Restyling
+from sst_models.statistics.measure import Statistics, basis_of, measure
+from sst_models.statistics.moments import Moments
+from sst_models.statistics.pairs import DrawnPairs, Source
+from sst_models.statistics.shape import volumes
+from sst_models.volume.groups import COUNT
+from sst_models.volume.labels import AtlasLabels
+
+SIDES, SPACING = (32, 48, 32), 4.8
+LABELS, IMAGE = brain(SIDES)
+ATLAS, ON_ATLAS = IMAGE[None], AtlasLabels(LABELS)
+BASIS = basis_of(ATLAS, ON_ATLAS, SPACING)
+RESTYLING = Restyling(ATLAS, ON_ATLAS, SPACING)
+
+
+def inflated(structure: int, mm: float) -> torch.Tensor:
+    """A shape code that inflates one structure alone."""
+    code = torch.zeros(SHAPE)
+    code[structure - 1] = mm
+    return code
+
+
+def share(code: torch.Tensor, structure: int) -> float:
+    """How large a code makes a structure of the atlas, beside what it is."""
+    own, new = (volumes(labels)[structure - 1] for labels in (LABELS, ON_ATLAS.propagate(BASIS.flow(code))))
+    return float(new / own)
+
+
+def test_an_inflation_makes_its_structure_larger_or_smaller() -> None:
+    """By what it says, and a code of zeros leaves all as it is."""
+    assert BASIS.flow(torch.zeros(SHAPE)).abs().max() == 0
+    sizes = [share(inflated(VENTRICLE, mm), VENTRICLE) for mm in (-3.0, 3.0)]
+    assert min(sizes) < 0.75 and max(sizes) > 1.3
+
+
+@pytest.mark.parametrize("wider", [0.6, 1.6])
+def test_a_code_has_the_volumes_of_the_scans_labels(wider: float) -> None:
+    """A registration that saw nothing: the volumes come from the labels all the same, and nothing folds."""
+    scan = LABELS.clone()
+    radius = (
+        torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, s) for s in SIDES], indexing="ij")).square().sum(0).sqrt()
+    )
+    scan[scan == VENTRICLE] = WHITE
+    scan[radius < 0.3 * wider ** (1 / 3)] = VENTRICLE
+    code, _ = BASIS.code(torch.zeros(1, 3, *SIDES), scan)
+    flow = BASIS.flow(code)
+    found, wanted = volumes(ON_ATLAS.propagate(flow)), volumes(scan)
+    for structure in (WHITE, CORTEX, VENTRICLE):
+        assert abs(float(found[structure - 1] / wanted[structure - 1]) - 1) < 0.1
+    assert folded_fraction(flow) == 0
+
+
+def test_a_code_of_a_flow_gives_the_flow_back() -> None:
+    """What the velocities can say, least squares find; what they cannot is the residual."""
+    code = torch.zeros(SHAPE)
+    code[4 * INFLATIONS :] = 0.5 * torch.randn(SHAPE - 4 * INFLATIONS, generator=torch.Generator().manual_seed(1))
+    flow = BASIS.flow(code)
+    found, rest = BASIS.code(flow, ON_ATLAS.propagate(flow))
+    inside = (ATLAS > 0).expand(3, -1, -1, -1)
+    assert (BASIS.flow(found)[0] - flow[0])[inside].square().mean() < 0.02 * flow[0][inside].square().mean()
+    _, rough = BASIS.code(flow + 0.3 * torch.randn(flow.shape, generator=torch.Generator().manual_seed(2)), LABELS)
+    assert rest < 0.3 < rough
+
+
+def test_velocities_are_of_the_atlas_alone() -> None:
+    """Two sites with the same atlas have the same ones, whatever their scans; that is what makes moments comparable."""
+    again = basis_of(ATLAS.clone(), AtlasLabels(LABELS.clone()), SPACING)
+    assert torch.equal(BASIS.velocities, again.velocities)
+    assert BASIS.velocities.shape == (SHAPE, 3, *SIDES)
+    peak = BASIS.velocities[0].square().sum(0).sqrt().max() * SPACING
+    assert float(peak) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_an_atlas_takes_on_a_look_and_it_is_measured_back() -> None:
+    """Each structure gets its mean; a structure that the atlas lacks changes nothing."""
+    own = Look.of(RESTYLING.code(ATLAS[None], LABELS, torch.zeros(1, 3, *SIDES)))
+    mean = own.mean.clone()
+    group = {WHITE: 1, CORTEX: 2, VENTRICLE: 3}
+    for structure, level in ((WHITE, 0.6), (CORTEX, 0.8), (VENTRICLE, 0.4)):
+        mean[group[structure]] = level
+    scan = RESTYLING.restyled(Look(mean, own.spread, 0.0))
+    found = Look.of(RESTYLING.code(scan, LABELS, torch.zeros(1, 3, *SIDES)))
+    torch.testing.assert_close(found.mean, mean, atol=0.01, rtol=0)
+    assert (scan == 0).equal(ATLAS[None] == 0)
+
+
+def test_moments_of_sites_together_are_those_of_all_their_codes() -> None:
+    """The hub pools without seeing a code."""
+    draws = torch.Generator().manual_seed(1)
+    parts = [torch.randn(n, 5, generator=draws) * s + m for n, s, m in ((400, 1.0, 0.0), (800, 2.0, 1.0))]
+    pooled = Moments.pooled([(Moments.of(codes), len(codes)) for codes in parts])
+    whole = Moments.of(torch.cat(parts))
+    torch.testing.assert_close(pooled.mean, whole.mean)
+    torch.testing.assert_close(pooled.covariance, whole.covariance, rtol=5e-3, atol=5e-3)
+
+
+def test_draws_have_the_moments_and_leave_the_plane_of_few_scans() -> None:
+    """Four scans span three directions; draws of their moments have all of them, and the same variances."""
+    codes = torch.randn(4, 6, generator=torch.Generator().manual_seed(3))
+    moments, draws = Moments.of(codes), torch.Generator().manual_seed(4)
+    drawn = torch.stack([moments.draw(draws) for _ in range(4000)])
+    torch.testing.assert_close(drawn.mean(0), moments.mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.var(0), moments.covariance.diagonal(), rtol=0.15, atol=0)
+    least = [float(torch.linalg.eigvalsh(covariance).min()) for covariance in (moments.covariance, torch.cov(drawn.T))]
+    assert least[0] < 1e-5 and least[1] > 0.15 * moments.covariance.diagonal().min()
+
+
+def statistics() -> Statistics:
+    """Those of three sites' worth of blobs, whose labels are the atlas's."""
+    experiment = preset(mirror=True)
+    nets = {part: first(part, experiment).eval() for part in ("E", "A", "F")}
+    return measure(Blobs(3), Aligner(nets, ATLAS, ON_ATLAS, Alignment.of(experiment)))
+
+
+def test_what_leaves_is_as_declared_and_reads_back() -> None:
+    """Names and sizes are known before anything is measured: a site's gate holds its app to them."""
+    found = statistics()
+    assert {name: array.shape for name, array in found.arrays.items()} == SHAPES
+    assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in found.arrays.values())
+    again = Statistics.of(found.arrays)
+    assert torch.equal(again.shape.covariance, found.shape.covariance) and again.residual == pytest.approx(
+        found.residual
+    )
+
+
+def test_pairs_are_drawn_again_alike_and_have_labels_that_fit() -> None:
+    """Bright white matter, dark ventricle: in the drawn image, too, by the drawn labels."""
+    look = torch.zeros(INTENSITY)
+    look[:COUNT] = 0.5
+    look[1], look[2], look[3] = 0.8, 0.5, 0.2
+    look[COUNT : 2 * COUNT] = np.log(0.03)
+    look[-1] = np.log(0.02)
+    shape = Moments(torch.zeros(SHAPE), 0.25 * torch.eye(SHAPE))
+    pairs = DrawnPairs(RESTYLING, BASIS, Source(Moments(look, 1e-6 * torch.eye(INTENSITY)), shape, 0.5))
+    one, other, again = (pairs(torch.Generator().manual_seed(seed)) for seed in (1, 2, 1))
+    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
+    assert (one[1] != other[1]).float().mean() > 0.005  # shapes differ
+    for image, labels in (one, other):
+        assert image.shape == (1, *SIDES) and labels.shape == SIDES
+        assert image.min() >= 0 and image.max() <= 1 and (image[0][labels == 0] == 0).float().mean() > 0.9
+        means = [float(image[0][labels == structure].mean()) for structure in (WHITE, CORTEX, VENTRICLE)]
+        assert means == pytest.approx([0.8, 0.5, 0.2], abs=0.08)
