@@ -16,7 +16,7 @@ from client.model import Model
 from client.native import IDS, save_nifti
 from configs.errors import DataError
 from configs.structures import STRUCTURES
-from sst_models.phases.generate import GeneratedPair, Generator, Recipe
+from sst_models.phases.generate import GeneratedPair, PairGenerator, Recipe
 from sst_models.phases.segment import move
 from sst_models.training.seeds import generator
 from sst_models.wire.files import write_json
@@ -36,7 +36,7 @@ class PairFiles:
     recipe: Path  # JSON: with it and the model, the pair can be made again
 
 
-def make(recipe: Recipe, generating: Generator, model: Model) -> GeneratedPair:
+def make(recipe: Recipe, generating: PairGenerator, model: Model) -> GeneratedPair:
     """Make the pair of a recipe as the segmenter saw such pairs: with the preset's small affine, if it has one.
 
     The same recipe and model give the same pair.

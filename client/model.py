@@ -26,8 +26,10 @@ from configs.errors import DataError
 from configs.schema import Experiment, from_json
 from configs.structures import STRUCTURES
 from sst_models.networks.build import build, first
-from sst_models.phases.generate import Generator, PriorStyles
+from sst_models.phases.generate import Generator, PairGenerator, PriorStyles
 from sst_models.phases.moments import StyleMoments
+from sst_models.phases.statistics_generator import StatisticsGenerator
+from sst_models.statistics.measure import Statistics
 from sst_models.training.device import place
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import weights
@@ -80,7 +82,10 @@ class Model:
             return None
         parts = _by_part(weights.load(self.folder / REGISTRATION))
         if self.experiment.appearance.weight:
-            parts["A"] = _by_part(weights.load(self.folder / GENERATOR))["A"]
+            generator = _by_part(weights.load(self.folder / GENERATOR))
+            if "A" not in generator:
+                return None
+            parts["A"] = generator["A"]
         return {part: self._net(part, tensors, device).eval() for part, tensors in parts.items()}
 
     def atlas(self, device: torch.device) -> tuple[Tensor, AtlasLabels]:
@@ -90,15 +95,19 @@ class Model:
             atlas["labels"].to(device), self.experiment.grid.label_oversampling
         )
 
-    def generator(self, device: torch.device) -> Generator:
-        """Give the generator of labelled pairs in the site's style (eq. 12).
+    def generator(self, device: torch.device) -> PairGenerator:
+        """Give the generator of labelled pairs in the site's style (eq. 12): of its statistics, or of networks.
 
         Raises:
-            DataError: the model has none: the site keeps its appearance model, or nobody sent one.
+            DataError: the model has none: the site keeps its statistics or its appearance model, or nobody sent one.
         """
         if GENERATOR not in self.card["digests"]:
-            raise DataError(f"the model {self.folder} holds no generator; its site keeps the weights of A to itself")
+            why = "its site keeps its statistics, or the weights of A, to itself"
+            raise DataError(f"the model {self.folder} holds no generator; {why}")
         parts = _by_part(weights.load(self.folder / GENERATOR))
+        if "statistics" in parts:
+            measured = Statistics.of({name: tensor.numpy() for name, tensor in parts["statistics"].items()})
+            return StatisticsGenerator(*self.atlas(device), self.experiment.grid.spacing, measured)
         nets: dict[str, nn.Module | None] = {part: self._net(part, parts[part], device) for part in ("A", "decoder")}
         styles: StyleMoments | PriorStyles = PriorStyles(self.experiment.style.code)
         if "moments" in parts:
@@ -151,8 +160,8 @@ def _fill(
     labels = AtlasLabels.unpack(arrays["atlas"]["labels"], frame.shape, experiment.grid.label_oversampling).parts
     affine = torch.tensor(frame.affine, dtype=torch.float64)
     weights.save({"image": torch.from_numpy(frame.image)[None], "labels": labels, "affine": affine}, part / ATLAS)
-    if {"A", "decoder"} <= set(arrays):
-        weights.save(_flat(arrays, ("A", "decoder", "moments")), part / GENERATOR)
+    if {"A", "decoder"} <= set(arrays) or "statistics" in arrays:
+        weights.save(_flat(arrays, ("A", "decoder", "moments", "statistics")), part / GENERATOR)
     if {"E", "F"} <= set(arrays):
         weights.save(_flat(arrays, ("E", "F")), part / REGISTRATION)
     card = {

@@ -22,7 +22,7 @@ from server.joining import Joining
 from server.members import Members
 from server.state import LIBRARY, MOMENTS, SEGMENTER, STATISTICS, RunState, Store, fresh_parts, schedule, store
 from sst_models.networks.build import first
-from sst_models.phases.segment import Pairs
+from sst_models.phases.generate import PairGenerator
 from sst_models.training.device import choose
 from sst_models.wire import payload, weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -206,7 +206,8 @@ def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> Ru
 def _train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int]) -> segmenters.Trained:
     """Train one site's segmenter for a round; `of` is how many of the round's segmenters are done, of how many."""
     device, phase = choose(hub.plan.device), hub.experiment.phases.segment
-    pairs = pairs_for(hub.experiment, hub.atlas, state, site, device, hub.members.counts)
+    generator = generator_of(hub.experiment, hub.atlas, state, site, hub.members.counts, device)
+    pairs = segmenters.generated(generator, hub.experiment, site)
     done, all_ = (count * phase.steps for count in of)
 
     def watch(step: int, loss: float) -> None:
@@ -233,10 +234,10 @@ def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arr
     return arrays
 
 
-def pairs_for(
-    experiment: Experiment, atlas: Atlas, state: RunState, site: str, device: torch.device, counts: Mapping[str, int]
-) -> Pairs:
-    """Give what a site's segmenter learns from: pairs of sites' statistics where the preset has them, else of networks.
+def generator_of(
+    experiment: Experiment, atlas: Atlas, state: RunState, site: str, counts: Mapping[str, int], device: torch.device
+) -> PairGenerator:
+    """Give what makes a site's pairs: the sites' statistics where they released some, else networks.
 
     Raises:
         FederationError: the preset trains no generator, and no site released statistics.
@@ -244,15 +245,14 @@ def pairs_for(
     start = f"{STATISTICS}."
     found = {part.removeprefix(start): arrays for part, arrays in state.parts.items() if part.startswith(start)}
     if found:
-        return segmenters.drawn(experiment, atlas, found, site, counts, device)
+        return segmenters.make_statistics_generator(experiment, atlas, found, site, counts, device)
     if "decoder" not in state.parts:
         raise FederationError(
             "no site released statistics, and this preset trains no networks to generate pairs with: ask the sites to "
             "take part in the phase 'statistics', or take a preset with the paper's phases"
         )
     source = style_source(experiment, state, site)
-    generator = segmenters.make_generator(experiment, atlas, source, state.parts["decoder"], device)
-    return segmenters.generated(generator, experiment, source)
+    return segmenters.make_generator(experiment, atlas, source, state.parts["decoder"], device)
 
 
 def style_source(experiment: Experiment, state: RunState, site: str) -> segmenters.StyleSource:
@@ -314,6 +314,8 @@ def deliver(hub: Hub, state: RunState) -> None:
             parts |= {"A": own.appearance}
         if own.moments is not None:
             parts["moments"] = own.moments
+        if (measured := state.parts.get(f"{STATISTICS}.{site}")) is not None:  # its own; those of others stay here
+            parts["statistics"] = measured
         if hub.experiment.segmenter.fuse_registration:
             parts |= {part: found for part in ("E", "F") if (found := state.of(part, site)) is not None}
         request = hub.request("deliver", 1, site, parts, state)

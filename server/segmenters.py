@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from configs.schema import Experiment
 from server.atlas import Atlas
 from sst_models.networks.build import build
-from sst_models.phases.generate import Generator, PriorStyles, Recipe
+from sst_models.phases.generate import Generator, PairGenerator, PriorStyles, Recipe
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.segment import Pairs, SegmentLearner, SegmentSettings
-from sst_models.statistics.intensity import Restyling
-from sst_models.statistics.measure import Statistics, basis_of
-from sst_models.statistics.moments import Moments
-from sst_models.statistics.pairs import DrawnPairs, Source
+from sst_models.phases.statistics_generator import StatisticsGenerator
+from sst_models.statistics.measure import Statistics
 from sst_models.training.device import place
 from sst_models.training.learner import Span, Watch, memory, recall, train
 from sst_models.training.seeds import below
@@ -52,27 +50,15 @@ def make_generator(
     return Generator(atlas.image.to(device), atlas.labels.to(device), nets, experiment.latent, styles, cached)
 
 
-def generated(generator: Generator, experiment: Experiment, source: StyleSource) -> Pairs:
-    """Give pairs made as they are needed: each draw picks one of `generation.pairs` recipes. Nothing goes to disk."""
-
-    def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        number = below(experiment.generation.pairs, draws)
-        style = number % (experiment.generation.cached_styles or experiment.generation.pairs)
-        made = generator.pair(Recipe(experiment.seed, style, number, source.name))
-        return made.image, made.labels
-
-    return pairs
-
-
-def drawn(
+def make_statistics_generator(
     experiment: Experiment,
     atlas: Atlas,
     statistics: Mapping[str, Arrays],
     site: str,
     counts: Mapping[str, int],
     device: torch.device,
-) -> DrawnPairs:
-    """Give pairs drawn from sites' statistics: with the intensities of one site, and the shapes of all.
+) -> StatisticsGenerator:
+    """Make the generator of a site from sites' statistics: with the intensities of one site, and the shapes of all.
 
     Args:
         experiment: the preset.
@@ -80,19 +66,30 @@ def drawn(
         statistics: by site, of those that released them.
         site: whose style pairs have; that of all sites where it released none.
         counts: training scans of each site.
-        device: to draw on.
+        device: to compute on.
     """
     every = {name: (Statistics.of(arrays), counts.get(name, 1)) for name, arrays in sorted(statistics.items())}
     looks = [every[site]] if site in every else list(every.values())
-    total = sum(count for _, count in every.values())
-    residual = sum(own.residual * count for own, count in every.values()) / total
-    source = Source(
-        Moments.pooled([(own.intensity, count) for own, count in looks]).to(device),
-        Moments.pooled([(own.shape, count) for own, count in every.values()]).to(device),
-        residual,
-    )
-    spacing, image, labels = experiment.grid.spacing, atlas.image.to(device), atlas.labels.to(device)
-    return DrawnPairs(Restyling(image, labels, spacing), basis_of(image, labels, spacing), source)
+    drawn = Statistics.pooled(looks, list(every.values()))
+    return StatisticsGenerator(atlas.image.to(device), atlas.labels.to(device), experiment.grid.spacing, drawn)
+
+
+def generated(generator: PairGenerator, experiment: Experiment, source: str) -> Pairs:
+    """Give pairs made as they are needed: each draw picks one of `generation.pairs` recipes. Nothing goes to disk.
+
+    Args:
+        generator: of networks or of statistics.
+        experiment: the preset.
+        source: whose style, for the recipes.
+    """
+
+    def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        number = below(experiment.generation.pairs, draws)
+        style = number % (experiment.generation.cached_styles or experiment.generation.pairs)
+        made = generator.pair(Recipe(experiment.seed, style, number, source))
+        return made.image, made.labels
+
+    return pairs
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from simulation.measured import ArmScore, PairsPoint, ScanScore, mean_of, std_of
 from simulation.schemes import Scheme
 from simulation.stage import Stage
 from simulation.training import train_alone
-from sst_models.networks.build import build
+from sst_models.networks.build import first
 from sst_models.phases.segment import Pairs
 from sst_models.propagation.align import Aligner, Alignment
 from sst_models.propagation.predict import Prediction, segment
@@ -64,10 +64,11 @@ class Bench:
     def net(self, scheme: str, part: str, site: str) -> nn.Module:
         """Give a network of a federation as a site has it."""
         own, state = self.states[scheme]
-        net = build(part, own.experiment)
+        net = first(part, own.experiment)
         arrays = state.of(part, site)
-        assert arrays is not None, part
-        weights.load_parameters(net, arrays, part)
+        if part in own.experiment.trained:
+            assert arrays is not None, part
+            weights.load_parameters(net, arrays, part)
         return place(net, self.stage.device).eval()
 
     def aligner(self, scheme: str, site: str) -> Aligner:
@@ -105,7 +106,7 @@ class Bench:
         target, decoder = self.stage.direction.target, self.state(flows).parts["decoder"]
         source = style_source(self.experiment, self.state(styles), target)
         generator = segmenters.make_generator(self.experiment, self.stage.atlas, source, decoder, self.stage.device)
-        return segmenters.generated(generator, self.experiment, source)
+        return segmenters.generated(generator, self.experiment, target)
 
     def labelled_pairs(self, role: str) -> Pairs:
         """Give real labelled training scans of the source or the target: the pairs of the upper bounds."""

@@ -6,8 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from client.pictures import coronal
-from server import segmenters
-from server.run import style_source
+from server.run import generator_of
 from server.state import RunState
 from simulation.arms import ARMS
 from simulation.bench import labelled
@@ -37,8 +36,8 @@ def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[
 def generated(stage: Stage, state: RunState) -> list[Panel]:
     """Show pairs of the target's style: a row a style, a column a flow, beside the atlas and a real scan (Fig. 8)."""
     target, name = stage.direction.target, direction_name(stage.direction.source, stage.direction.target)
-    own = style_source(stage.experiment, state, target)
-    generator = segmenters.make_generator(stage.experiment, stage.atlas, own, state.parts["decoder"], stage.device)
+    counts = {site: len(stage.cases(site, "train")) for site in stage.data}
+    generator = generator_of(stage.experiment, stage.atlas, state, target, counts, stage.device)
     panels = [Panel(name, GENERATED, REAL, "atlas", _image(stage.atlas.image))]
     scan = stage.cases(target, "train").image(0)
     panels.append(Panel(name, GENERATED, REAL, f"a scan of {target}", _image(scan)))

@@ -19,13 +19,14 @@ from client.gate.names import RUN
 from configs.errors import RefusalError
 from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
+from configs.statistics import SHAPES
 from sst_models.wire.exchange import Arrays, PhaseRequest
 from sst_models.wire.payload import digest
 
 FOLDER = "approved"
 """In the gate's folder: an approval for each run, `RUN.json`, and its first weights, `RUN.first/PART.safetensors`."""
 
-DELIVERED = frozenset({"segmenter", "atlas", "A", "decoder", "moments", "E", "F"})
+DELIVERED = frozenset({"segmenter", "atlas", "A", "decoder", "moments", "statistics", "E", "F"})
 """What a hub may deliver."""
 
 SETTINGS: Mapping[str, frozenset[str]] = {
@@ -137,6 +138,11 @@ def check_parts(request: PhaseRequest, approval: Approval) -> None:
     for part in sorted(moments | ({"moments"} & set(request.arrays))):
         if not _is_moments(request.arrays[part], code):
             raise RefusalError(f"'{part[:40]}' is no mean and standard deviation of style codes")
+    measured = request.arrays.get("statistics", {})
+    if measured and {name: (array.shape, array.dtype) for name, array in measured.items()} != {
+        name: (shape, np.dtype(np.float32)) for name, shape in SHAPES.items()
+    }:
+        raise RefusalError("'statistics' are none: they have other names, sizes or types than such arrays have")
 
 
 def _is_moments(arrays: Arrays, code: tuple[int, ...]) -> bool:

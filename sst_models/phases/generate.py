@@ -34,6 +34,14 @@ class GeneratedPair:
     recipe: Recipe
 
 
+class PairGenerator(Protocol):
+    """What makes labelled pairs: of networks (`Generator`), or of statistics (`statistics_generator`)."""
+
+    def pair(self, recipe: Recipe) -> GeneratedPair:
+        """Make the pair of a recipe; the same recipe gives the same pair."""
+        ...
+
+
 class Styles(Protocol):
     """Where style codes come from."""
 

@@ -4,7 +4,7 @@ The atlas is aligned to each training scan, its labels are refined by the scan's
 read off. A dozen scans become two dozen shapes by their mirror images (`propagation.mirror`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,20 @@ class Statistics:
     intensity: Moments  # of intensity codes
     shape: Moments  # of shape codes
     residual: float  # RMS in mm of what shape codes leave out of a scan's velocity
+
+    def to(self, device: torch.device) -> "Statistics":
+        """Give the same statistics on another device."""
+        return Statistics(self.intensity.to(device), self.shape.to(device), self.residual)
+
+    @staticmethod
+    def pooled(looks: Sequence[tuple["Statistics", int]], every: Sequence[tuple["Statistics", int]]) -> "Statistics":
+        """Give the intensities of some sites with the shapes of others; each by its statistics and number of scans."""
+        total = sum(count for _, count in every)
+        return Statistics(
+            Moments.pooled([(own.intensity, count) for own, count in looks]),
+            Moments.pooled([(own.shape, count) for own, count in every]),
+            sum(own.residual * count for own, count in every) / total,
+        )
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from approving import open_policy
 from client.gate.ledger import verify
@@ -15,6 +16,7 @@ from server.state import RunState, Store
 from simulation.engines import SiteFolder, run_federation
 from simulation.scanner import SCANNERS
 from simulation.sites import write_site
+from sst_models.phases.generate import Recipe
 
 PEOPLE = 7  # at each site: one to validate on, one to test on, five to measure
 EXPERIMENT = load(
@@ -73,6 +75,7 @@ def test_moments_leave_and_nothing_else_and_each_site_gets_a_model(data: dict[st
         assert parts["statistics"] == ["statistics"]
         model = open_model(site.state / "runs" / "tiny" / "model")
         assert model.card["site"] == site.name
+        assert model.generator(torch.device("cpu")).pair(Recipe(1, 1, 1, site.name)).labels.unique().numel() > 10
 
 
 def test_a_site_may_keep_its_statistics(data: dict[str, Path], tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from configs.statistics import INFLATIONS, INTENSITY, SHAPE, SHAPES
 from material import CORTEX, VENTRICLE, WHITE, Blobs, brain, preset
 from sst_models.losses.flow import folded_fraction
 from sst_models.networks.build import first
+from sst_models.phases.generate import Recipe
+from sst_models.phases.statistics_generator import StatisticsGenerator
 from sst_models.propagation.align import Aligner, Alignment
 from sst_models.statistics.intensity import Look, Restyling
 from sst_models.statistics.measure import Statistics, basis_of, measure
 from sst_models.statistics.moments import Moments
-from sst_models.statistics.pairs import DrawnPairs, Source
 from sst_models.statistics.shape import volumes
 from sst_models.volume.groups import COUNT
 from sst_models.volume.labels import AtlasLabels
@@ -142,11 +143,14 @@ def test_pairs_are_drawn_again_alike_and_have_labels_that_fit() -> None:
     look[COUNT : 2 * COUNT] = np.log(0.03)
     look[-1] = np.log(0.02)
     shape = Moments(torch.zeros(SHAPE), 0.25 * torch.eye(SHAPE))
-    pairs = DrawnPairs(RESTYLING, BASIS, Source(Moments(look, 1e-6 * torch.eye(INTENSITY)), shape, 0.5))
-    one, other, again = (pairs(torch.Generator().manual_seed(seed)) for seed in (1, 2, 1))
-    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
-    assert (one[1] != other[1]).float().mean() > 0.005  # shapes differ
-    for image, labels in (one, other):
+    measured = Statistics(Moments(look, 1e-6 * torch.eye(INTENSITY)), shape, 0.5)
+    make = StatisticsGenerator(ATLAS, ON_ATLAS, SPACING, measured)
+    recipes = (Recipe(1, 1, 1, "a"), Recipe(1, 1, 2, "a"), Recipe(1, 1, 1, "a"))
+    one, other, again = map(make.pair, recipes)
+    assert torch.equal(one.image, again.image) and torch.equal(one.labels, again.labels)
+    assert (one.labels != other.labels).float().mean() > 0.005  # shapes differ
+    assert torch.equal(one.labels, make.pair(Recipe(1, 2, 1, "a")).labels)  # style and flow are drawn apart
+    for image, labels in ((pair.image, pair.labels) for pair in (one, other)):
         assert image.shape == (1, *SIDES) and labels.shape == SIDES
         assert image.min() >= 0 and image.max() <= 1 and (image[0][labels == 0] == 0).float().mean() > 0.9
         means = [float(image[0][labels == structure].mean()) for structure in (WHITE, CORTEX, VENTRICLE)]

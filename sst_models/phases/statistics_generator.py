@@ -1,0 +1,66 @@
+"""Generation of labelled pairs from sites' statistics: eq. 12 of the paper with measured codes in place of learnt ones.
+
+The atlas takes on a drawn intensity code structure by structure and is deformed by the flow of a drawn shape code, and
+its labels with it. What codes leave out is drawn beside them: a velocity as strong as a site's residual, a smooth
+shading as strong as a site's, and noise.
+"""
+
+import torch
+from torch import Tensor
+
+from sst_models.phases.generate import GeneratedPair, Recipe
+from sst_models.statistics.intensity import LEAST, Look, Restyling, shading
+from sst_models.statistics.measure import Statistics, basis_of
+from sst_models.training.seeds import generator
+from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.separable import blur
+from sst_models.volume.warp import warp
+
+WIDER = 1.2
+"""By how much intensity codes vary more than at a site: a dozen scans do not show all that will come."""
+
+NOISE = 0.02
+"""Most of the standard deviation of the noise of a pair."""
+
+SMOOTH = 4.8
+"""Millimetres, sigma of the Gaussian by which the residual velocity is smooth."""
+
+
+class StatisticsGenerator:
+    """Make labelled pairs: the atlas, restyled and deformed.
+
+    Args:
+        atlas: volume (1, D, H, W) in [0, 1], background 0.
+        labels: the atlas's, on the same device.
+        spacing: of the grid, mm.
+        statistics: what codes are drawn from; looks may be of one site, and shapes of several.
+    """
+
+    def __init__(self, atlas: Tensor, labels: AtlasLabels, spacing: float, statistics: Statistics) -> None:
+        self.restyling, self.basis = Restyling(atlas, labels, spacing), basis_of(atlas, labels, spacing)
+        self.statistics = statistics.to(atlas.device)
+
+    @torch.no_grad()
+    def pair(self, recipe: Recipe) -> GeneratedPair:
+        """Make the pair of a recipe; the same recipe gives the same pair."""
+        flow, look = self.flow(recipe), self.look(recipe)
+        draws = generator(recipe.seed, "noise", recipe.source, recipe.style, recipe.flow)
+        image = warp(self.restyling.restyled(look), flow)[0]
+        inside = image > LEAST / 2
+        image = image + shading(tuple(image.shape[1:]), self.basis.spacing, look.shading, draws).to(image)
+        strength = NOISE * float(torch.rand(1, generator=draws))
+        image = image + strength * torch.randn(image.shape, generator=draws).to(image)
+        return GeneratedPair(image.clamp(LEAST, 1) * inside, self.basis.labels.propagate(flow), recipe)
+
+    def look(self, recipe: Recipe) -> Look:
+        """Draw an intensity code."""
+        draws = generator(recipe.seed, "style", recipe.source, recipe.style)
+        return Look.of(self.statistics.intensity.draw(draws, WIDER))
+
+    @torch.no_grad()
+    def flow(self, recipe: Recipe) -> Tensor:
+        """Draw a shape code and the residual; give their flow, (1, 3, D, H, W) in voxels."""
+        draws = generator(recipe.seed, "flow", recipe.flow)
+        code, step = self.statistics.shape.draw(draws), self.basis.reduction * self.basis.spacing
+        noise = blur(torch.randn(3, *self.basis.sides, generator=draws), SMOOTH / step)
+        return self.basis.flow(code, (self.statistics.residual / step * noise / noise.std()).to(code))
