@@ -25,7 +25,7 @@ Natural = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Sharing = Literal["weights", "statistics"]
+Sharing = Literal["weights", "moments"]
 Widths = Annotated[tuple[Positive, ...], Field(min_length=2)]
 
 

@@ -133,7 +133,7 @@ class Fold:
         weights.save(tensors, self._path(site))
 
     def _shared(self, part: str) -> bool:
-        if part == "A" and self.experiment.federation.style == "statistics":
+        if part == "A" and self.experiment.federation.style == "moments":
             return True
         return part not in (MOMENTS, STATISTICS) and part not in self.phase.kept
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch and all that: imported only when a run begins, so tha
     from simulation.progress import Progress
 
 DEVICES = ("auto", "cpu", "cuda")
-STYLES = ("weights", "statistics")
+STYLES = ("weights", "moments")
 
 CORE_ARMS = (
     "affine", "T", "F", "F refined", "U-Net w/o adaptation", "U-Net w/ adaptation",

@@ -28,7 +28,7 @@ _STYLES: dict[str, tuple[str, str]] = {  # arm -> colour, marker
     "U-Net w/o adaptation refined": ("#9c5600", "D"),
     "U-Net w/ adaptation refined": ("#0f4c8a", "o"),
     "U-Net w/ adaptation and F": ("#06284d", "o"),
-    "U-Net w/ adaptation (statistics)": ("#56b4e9", "h"),
+    "U-Net w/ adaptation (moments)": ("#56b4e9", "h"),
     "U-Net in-site": ("#c0679b", "P"),
     "U-Net in-site refined": ("#8a3a68", "P"),
     "U-Net in-site and F": ("#52203d", "P"),

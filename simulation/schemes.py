@@ -10,10 +10,10 @@ from simulation.arms.arm import (
     ALONE_SOURCE,
     ALONE_TARGET,
     FEDERATED,
+    MOMENTS,
     PLAIN,
     POOLED,
     SOURCE,
-    STATISTICS,
     TARGET,
     Arm,
 )
@@ -55,7 +55,7 @@ def schemes_for(arms: Iterable[Arm], direction: Direction, experiment: Experimen
     needs = [need for arm in arms for need in (*arm.needs, *arm.trained_as.needs)]
     source, target = direction.source, direction.target
     both, names = (source, target), {SOURCE: source, TARGET: target, ALL: POOLED}
-    other: Sharing = "weights" if experiment.federation.style == "statistics" else "statistics"
+    other: Sharing = "weights" if experiment.federation.style == "moments" else "moments"
     shared = replace(
         experiment,
         federation=replace(experiment.federation, style=other),
@@ -64,7 +64,7 @@ def schemes_for(arms: Iterable[Arm], direction: Direction, experiment: Experimen
     plain = replace(experiment, appearance=replace(experiment.appearance, weight=0.0))
     table = (
         (FEDERATED, experiment, both),
-        (STATISTICS, shared, both),
+        (MOMENTS, shared, both),
         (PLAIN, plain, both),
         (ALONE_SOURCE, experiment, (source,)),
         (ALONE_TARGET, experiment, (target,)),

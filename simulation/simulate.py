@@ -103,7 +103,7 @@ def experiment_of(options: Options) -> Experiment:
     experiment = load(options.preset, options.changes)
     if options.seed is not None:
         experiment = replace(experiment, seed=options.seed)
-    if options.style == "statistics":
+    if options.style == "moments":
         experiment = replace(experiment, generation=replace(experiment.generation, styles="moments"))
     if options.style is not None:
         federation = replace(experiment.federation, style=options.style)  # type: ignore[arg-type]

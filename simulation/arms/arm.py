@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SOURCE, TARGET, ALL = "source", "target", "all sites"
 """Which site of a direction: that of the atlas, the one to which style is adapted, or one site that has all scans."""
 
-FEDERATED, STATISTICS, PLAIN = "federated", "statistics", "no-appearance"
+FEDERATED, MOMENTS, PLAIN = "federated", "moments", "no-appearance"
 ALONE_SOURCE, ALONE_TARGET, POOLED = "alone-source", "alone-target", "pooled"
 """The federations that an arm may need, see `simulation.schemes`."""
 

@@ -9,9 +9,9 @@ from simulation.arms.arm import (
     ALONE_SOURCE,
     ALONE_TARGET,
     FEDERATED,
+    MOMENTS,
     POOLED,
     SOURCE,
-    STATISTICS,
     TARGET,
     Arm,
     Bench,
@@ -110,10 +110,10 @@ ARMS = (
     _WITHOUT[1],
     *_WITH[1:],
     Arm(
-        "U-Net w/ adaptation (statistics)",
+        "U-Net w/ adaptation (moments)",
         "The adapted one, but the tested site shared only averages of its style.",
         network,
-        (Need(STATISTICS, TARGET),),
+        (Need(MOMENTS, TARGET),),
     ),
     *_IN_SITE,
     Arm(

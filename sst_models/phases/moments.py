@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class StyleMoments:
-    """Mean and spread of a site's style codes: what "statistics" shares of a site's style."""
+    """Mean and spread of a site's style codes: what a site shares of its style where A is averaged."""
 
     mean: Tensor  # (code,)
     std: Tensor  # (code,)

@@ -58,9 +58,9 @@ def test_replies_count_by_their_scans_and_leave_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mean", ["auto", "mean", "median"])
-@pytest.mark.parametrize("style", ["weights", "statistics"])
+@pytest.mark.parametrize("style", ["weights", "moments"])
 def test_each_site_keeps_its_a_or_all_share_one(style: str, mean: str, tmp_path: Path) -> None:
-    """Weights of A as they came, in the library under each site's name; or, with statistics, one A like other parts."""
+    """Weights of A as they came, in the library under each site's name; or, with moments, one A like other parts."""
     phase = phase_of("joint")
     federation = replace(TINY.federation, style=style, aggregation=mean)  # type: ignore[arg-type]
     sent = {part: {"w": np.zeros(2, np.float32)} for part in phase.learns}

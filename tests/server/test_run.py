@@ -270,7 +270,7 @@ def test_a_site_without_a_style_of_its_own_has_the_atlass(tmp_path: Path) -> Non
     assert style_source(hub.experiment, state, "gives").appearance is part
     kept = style_source(hub.experiment, state, "keeps")
     assert (kept.appearance, kept.moments) == (None, part)
-    averaged = replace(hub.experiment, federation=replace(hub.experiment.federation, style="statistics"))
+    averaged = replace(hub.experiment, federation=replace(hub.experiment.federation, style="moments"))
     assert style_source(averaged, state, "keeps").appearance is part
 
 

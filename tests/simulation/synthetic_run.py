@@ -16,7 +16,7 @@ LEVELS = {
     "F w/o appearance": 66.0,
     "U-Net w/o adaptation": 58.0,
     "U-Net w/ adaptation": 71.0,
-    "U-Net w/ adaptation (statistics)": 69.0,
+    "U-Net w/ adaptation (moments)": 69.0,
 }
 IN_SITE = {"U-Net in-site": 76.0, "U-Net alone": 70.0, "U-Net pooled": 75.0, "supervised": 86.0}
 DIRECTIONS = (("oasis", "ixi"), ("ixi", "oasis"))

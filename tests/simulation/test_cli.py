@@ -42,7 +42,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     [
         ("--engine", "superlnk", "'superlink'"),
         ("--device", "gpu", "'cpu'"),
-        ("--style", "statistic", "'statistics'"),
+        ("--style", "moment", "'moments'"),
         ("--arms", "affin,F", "'affine'"),
         ("--atlas", "oasi=sub-01", "'oasis'"),
     ],
