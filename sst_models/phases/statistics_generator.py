@@ -1,20 +1,20 @@
 """Generation of labelled pairs from sites' statistics: eq. 12 of the paper with measured codes in place of learnt ones.
 
 The atlas takes on a drawn intensity code structure by structure and is deformed by the flow of a drawn shape code, and
-its labels with it. What codes leave out is drawn beside them: a velocity as strong as a site's residual, a smooth
-shading as strong as a site's, and noise.
+its labels with it. What codes leave out is drawn beside them: a velocity as strong as a site's residual, a finer
+displacement, a smooth shading as strong as a site's, and noise.
 """
 
 import torch
 from torch import Tensor
 
 from sst_models.phases.generate import GeneratedPair, Recipe
-from sst_models.statistics.intensity import LEAST, Look, Restyling, shading
+from sst_models.statistics.intensity import LEAST, Look, Rendering, shading
 from sst_models.statistics.measure import Statistics, basis_of
 from sst_models.training.seeds import generator
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.separable import blur
-from sst_models.volume.warp import warp
+from sst_models.volume.warp import compose
 
 WIDER = 1.2
 """By how much intensity codes vary more than at a site: a dozen scans do not show all that will come."""
@@ -24,6 +24,10 @@ NOISE = 0.02
 
 SMOOTH = 4.8
 """Millimetres, sigma of the Gaussian by which the residual velocity is smooth."""
+
+FINE, FINE_SMOOTH = 1.2, 3.6
+"""Millimetres along each axis, and sigma of the Gaussian by which it is smooth, of a displacement that is finer than
+what is measured: folds of the cortex that no registration follows. Chosen on validation scans (LEARNING.md)."""
 
 
 class StatisticsGenerator:
@@ -37,7 +41,7 @@ class StatisticsGenerator:
     """
 
     def __init__(self, atlas: Tensor, labels: AtlasLabels, spacing: float, statistics: Statistics) -> None:
-        self.restyling, self.basis = Restyling(atlas, labels, spacing), basis_of(atlas, labels, spacing)
+        self.rendering, self.basis = Rendering(atlas, labels, spacing), basis_of(atlas, labels, spacing)
         self.statistics = statistics.to(atlas.device)
 
     @torch.no_grad()
@@ -45,12 +49,12 @@ class StatisticsGenerator:
         """Make the pair of a recipe; the same recipe gives the same pair."""
         flow, look = self.flow(recipe), self.look(recipe)
         draws = generator(recipe.seed, "noise", recipe.source, recipe.style, recipe.flow)
-        image = warp(self.restyling.restyled(look), flow)[0]
-        inside = image > LEAST / 2
+        image, labels = self.rendering.pair(look, flow)
+        inside = image > 0
         image = image + shading(tuple(image.shape[1:]), self.basis.spacing, look.shading, draws).to(image)
         strength = NOISE * float(torch.rand(1, generator=draws))
         image = image + strength * torch.randn(image.shape, generator=draws).to(image)
-        return GeneratedPair(image.clamp(LEAST, 1) * inside, self.basis.labels.propagate(flow), recipe)
+        return GeneratedPair(image.clamp(LEAST, 1) * inside, labels, recipe)
 
     def look(self, recipe: Recipe) -> Look:
         """Draw an intensity code."""
@@ -62,5 +66,14 @@ class StatisticsGenerator:
         """Draw a shape code and the residual; give their flow, (1, 3, D, H, W) in voxels."""
         draws = generator(recipe.seed, "flow", recipe.flow)
         code, step = self.statistics.shape.draw(draws), self.basis.reduction * self.basis.spacing
-        noise = blur(torch.randn(3, *self.basis.sides, generator=draws), SMOOTH / step)
-        return self.basis.flow(code, (self.statistics.residual / step * noise / noise.std()).to(code))
+        residual = self.statistics.residual / step * _smooth(self.basis.sides, SMOOTH / step, draws)
+        flow = self.basis.flow(code, residual.to(code))
+        spacing = self.basis.spacing
+        fine = FINE / spacing * _smooth(tuple(flow.shape[2:]), FINE_SMOOTH / spacing, draws)
+        return compose(flow, fine[None].to(flow))
+
+
+def _smooth(sides: tuple[int, ...], sigma: float, draws: torch.Generator) -> Tensor:
+    """Draw a smooth field (3, *sides) of standard deviation 1; sigma in its own points."""
+    noise = blur(torch.randn(3, *sides, generator=draws), sigma)
+    return noise / noise.std()

@@ -1,8 +1,11 @@
 """Look of a scan in a few dozen numbers: how bright each structure is, and how much it varies.
 
 Known forms of "style by structure" learn a code for each region (SEAN: Zhu et al. 2020, CVPR); here the codes are
-measured: mean and standard deviation of the intensities of each of the 16 groups and of the unlabelled inside of the
-brain, in the cores of their labels, and the strength of the smooth shading that is left. Nothing is learnt.
+measured, and nothing is learnt. A scan is taken as a mixture of tissues: what of each of the 16 groups, or of the
+unlabelled inside of the brain, a voxel holds times the intensity of that group (partial volume; as SynthSeg draws
+images, Billot et al. 2023, Med. Image Anal. 86), and what is left. A pair is rendered likewise: shares of groups are
+counted in the deformed labels, which are finer than the grid, so that a thin ventricle stays dark and edges stay sharp
+however often a volume is interpolated; what the atlas's own mixture leaves is added on top.
 """
 
 from dataclasses import dataclass
@@ -12,20 +15,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sst_models.volume.groups import COUNT, groups, one_hot
+from sst_models.volume.groups import COUNT, group_probabilities, groups, one_hot
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.separable import blur
 from sst_models.volume.warp import warp
 
-CORE, CORE_SIGMA = 0.5, 1.0
-"""A voxel tells of its structure if more than this share of its neighbourhood (a Gaussian, sigma in voxels) is of it:
-others hold two tissues."""
+SPREAD_OUT = 0.6
+"""Voxels by which a scan's labels are softened to shares: they are of whole voxels, and the scan is not."""
 
-RIM = 0.7
-"""Voxels by which edges between structures are softened when the atlas is given new intensities."""
+PURE = 0.8
+"""Share of a group from which on a voxel tells how much the group varies."""
 
 FEW = 20.0
-"""Voxels: a structure with fewer of them in its core keeps the atlas's own intensities."""
+"""Voxels: a structure with fewer of them keeps the atlas's own intensities."""
+
+RIDGE = 1.0
+"""Voxels, of the least squares for the groups' intensities: two groups may share all of theirs."""
 
 LEAST = 1e-3
 """Least standard deviation of a structure, and least intensity in the brain: 0 is background."""
@@ -41,7 +46,7 @@ SHADE = 19.2
 class Look:
     """An intensity code, part by part."""
 
-    mean: Tensor  # (17,), of each group, in [0, 1]
+    mean: Tensor  # (17,), intensity of each group
     spread: Tensor  # (17,), standard deviations
     shading: float  # standard deviation of what is added to the whole scan, smoothly
 
@@ -52,7 +57,7 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False)
-class Restyling:
+class Rendering:
     """An atlas that takes on intensity codes.
 
     Args:
@@ -66,59 +71,51 @@ class Restyling:
     spacing: float
 
     @torch.no_grad()
-    def restyled(self, look: Look) -> Tensor:
-        """Give the atlas with the means and variation of a look, (1, 1, D, H, W); its edges stay what they are."""
-        own_mean, own_spread, count = self._own
-        known = count > FEW
-        # The softened edges mix means, in cores of small structures, too; the change is as much larger.
-        change = torch.linalg.solve(self._mixing, torch.where(known, look.mean - own_mean, torch.zeros_like(own_mean)))
-        mean = own_mean + change
-        gain = torch.where(known, look.spread / own_spread, torch.ones_like(own_spread)).clamp(*GAIN)
-        rows = torch.stack([mean, own_mean, gain])
-        to, here, scale = (rows @ self._weights.flatten(1)).view(3, 1, 1, *self.atlas.shape[1:])
-        styled: Tensor = (to + scale * (self.atlas - here)).clamp(LEAST, 1) * self._inside
-        return styled
+    def pair(self, look: Look, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the deformed atlas with the intensities of a look, (1, D, H, W), and its labels, (D, H, W) int64.
+
+        The image is not cut to [0, 1]; outside of the brain it is exactly 0.
+
+        Args:
+            look: of a scan, or drawn.
+            flow: (1, 3, D, H, W) in voxels.
+        """
+        mixture = self._mixture
+        known = mixture.voxels > FEW
+        mean = torch.where(known, look.mean, mixture.mean)
+        gain = torch.where(known, look.spread / mixture.spread, torch.ones_like(mixture.spread)).clamp(*GAIN)
+        classes = self.labels.probabilities(flow)
+        shares = group_probabilities(classes)
+        image = _mix(shares, mean) + _mix(shares, gain) * warp(mixture.rest[None], flow)[0]
+        inside = warp(self._inside[None], flow)[0] > 0.5
+        return torch.where(inside & (image < LEAST), LEAST, image) * inside, classes.argmax(0)
 
     @torch.no_grad()
-    def code(self, scan: Tensor, labels: Tensor, flow: Tensor) -> Tensor:
+    def code(self, scan: Tensor, labels: Tensor) -> Tensor:
         """Measure the intensity code of a scan, (35,).
 
         Args:
             scan: (1, 1, D, H, W) in [0, 1], background 0.
             labels: of the scan, class indices (D, H, W).
-            flow: (1, 3, D, H, W) in voxels, scan -> atlas.
         """
-        mean, spread, count = _measure(scan, labels)
-        own_mean, own_spread, _ = self._own
-        mean, spread = torch.where(count > FEW, mean, own_mean), torch.where(count > FEW, spread, own_spread)
-        rest = (scan - warp(self.restyled(Look(mean, spread, 0.0)), flow)) * (scan > 0)
+        inside = (scan[0] > 0).to(scan)
+        shares = blur(one_hot(groups(scan.device)[labels.long()], COUNT, scan.dtype) * inside, SPREAD_OUT)
+        found = _unmix(scan[0], shares / shares.sum(0, keepdim=True).clamp(min=1e-6) * inside)
+        known = found.voxels > FEW
+        mean = torch.where(known, found.mean, self._mixture.mean)
+        spread = torch.where(known, found.spread, self._mixture.spread)
         sigma = SHADE / self.spacing
-        smooth = blur(rest[0], sigma) / blur((scan > 0).to(scan)[0], sigma).clamp(min=0.05)
-        shading = smooth[scan[0] > 0].std().clamp(min=LEAST)
-        return torch.cat([mean, spread.log(), shading.log()[None]])
+        smooth = blur(found.rest, sigma) / blur(inside, sigma).clamp(min=0.05)
+        return torch.cat([mean, spread.log(), smooth[inside > 0].std().clamp(min=LEAST).log()[None]])
 
     @property
     def _inside(self) -> Tensor:
         return (self.atlas > 0).to(self.atlas)
 
     @cached_property
-    def _own(self) -> tuple[Tensor, Tensor, Tensor]:
-        return _measure(self.atlas[None], self.labels.on_grid)
-
-    @cached_property
-    def _weights(self) -> Tensor:
-        """(17, D, H, W): how much of each group a voxel of the atlas is, softened, summing to 1."""
-        soft = blur(_shares(self.labels.on_grid, self._inside), RIM)
-        return soft / soft.sum(0, keepdim=True).clamp(min=1e-6)
-
-    @cached_property
-    def _mixing(self) -> Tensor:
-        """(17, 17): the mean of each group's weight in the core of each group; the identity for what has no core."""
-        core = _core(_shares(self.labels.on_grid, self._inside)).flatten(1)
-        count = core.sum(1, keepdim=True)
-        return torch.where(
-            count > FEW, core @ self._weights.flatten(1).T / count.clamp(min=1), torch.eye(COUNT).to(core)
-        )
+    def _mixture(self) -> "_Mixture":
+        still = self.atlas.new_zeros(1, 3, *self.atlas.shape[1:])
+        return _unmix(self.atlas, group_probabilities(self.labels.probabilities(still)) * self._inside)
 
 
 def shading(shape: tuple[int, ...], spacing: float, strength: float, draws: torch.Generator) -> Tensor:
@@ -128,20 +125,28 @@ def shading(shape: tuple[int, ...], spacing: float, strength: float, draws: torc
     return strength * F.interpolate(coarse, shape, mode="trilinear", align_corners=True)[0]
 
 
-def _shares(labels: Tensor, inside: Tensor) -> Tensor:
-    """Give what each voxel is: (17, D, H, W), the 16 groups and the unlabelled inside of the brain."""
-    return one_hot(groups(labels.device)[labels.long()], COUNT, inside.dtype) * inside
+@dataclass(frozen=True, eq=False)
+class _Mixture:
+    """A volume as a mixture of groups."""
+
+    mean: Tensor  # (17,)
+    spread: Tensor  # (17,)
+    voxels: Tensor  # (17,), how many there are of each group
+    rest: Tensor  # (1, D, H, W), what the mixture leaves
 
 
-def _core(shares: Tensor) -> Tensor:
-    return shares * (blur(shares, CORE_SIGMA) > CORE)
+def _unmix(image: Tensor, shares: Tensor) -> _Mixture:
+    """Find the intensity of each group in a volume (1, D, H, W), by the shares (17, D, H, W) that its voxels hold."""
+    brain = image[0] > 0
+    own, values = shares[:, brain], image[0][brain]
+    gram = own @ own.T + RIDGE * torch.eye(COUNT).to(image)
+    mean = torch.linalg.solve(gram, own @ values)
+    rest = (image - _mix(shares, mean)) * brain
+    pure = shares * (shares > PURE)
+    variance = (pure * rest.square()).sum((1, 2, 3)) / pure.sum((1, 2, 3)).clamp(min=1)
+    return _Mixture(mean, variance.sqrt().clamp(min=LEAST), shares.sum((1, 2, 3)), rest)
 
 
-def _measure(scan: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give mean, standard deviation and number of voxels of each group's core, (17,) each."""
-    own = _shares(labels, (scan[0] > 0).to(scan))
-    own = _core(own)
-    count = own.sum((1, 2, 3))
-    mean = (own * scan[0]).sum((1, 2, 3)) / count.clamp(min=1)
-    variance = (own * (scan[0] - mean.view(-1, 1, 1, 1)).square()).sum((1, 2, 3)) / count.clamp(min=1)
-    return mean, variance.sqrt().clamp(min=LEAST), count
+def _mix(shares: Tensor, values: Tensor) -> Tensor:
+    """Give each voxel the mean of its groups' values (17,): (1, D, H, W)."""
+    return torch.einsum("gdhw,g->dhw", shares, values)[None]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sst_models.propagation.align import Aligner
-from sst_models.statistics.intensity import Restyling
+from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.moments import Moments
 from sst_models.statistics.shape import ShapeBasis
 from sst_models.training.learner import Scans
@@ -82,14 +82,14 @@ def measure(scans: Scans, aligner: Aligner, watch: Callable[[int], None] | None 
     assert aligner.labels is not None
     spacing = aligner.how.spacing
     basis = basis_of(aligner.atlas, aligner.labels, spacing)
-    restyling = Restyling(aligner.atlas, aligner.labels, spacing)
+    rendering = Rendering(aligner.atlas, aligner.labels, spacing)
     looks: list[Tensor] = []
     found: list[tuple[Tensor, float]] = []
     for index in range(len(scans)):
         scan = scans.image(index)[None].to(aligner.atlas)
         flow, mirrored = aligner.flows(scan)
         labels = aligner.labels_on(scan, flow, mirrored)
-        looks.append(restyling.code(scan, labels, flow))
+        looks.append(rendering.code(scan, labels))
         found.append(basis.code(flow, labels))
         if mirrored is not None:
             found.append(basis.code(mirrored, mirror_labels(labels)))

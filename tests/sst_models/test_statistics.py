@@ -11,7 +11,7 @@ from sst_models.networks.build import first
 from sst_models.phases.generate import Recipe
 from sst_models.phases.statistics_generator import StatisticsGenerator
 from sst_models.propagation.align import Aligner, Alignment
-from sst_models.statistics.intensity import Look, Restyling
+from sst_models.statistics.intensity import Look, Rendering
 from sst_models.statistics.measure import Statistics, basis_of, measure
 from sst_models.statistics.moments import Moments
 from sst_models.statistics.shape import volumes
@@ -22,7 +22,8 @@ SIDES, SPACING = (32, 48, 32), 4.8
 LABELS, IMAGE = brain(SIDES)
 ATLAS, ON_ATLAS = IMAGE[None], AtlasLabels(LABELS)
 BASIS = basis_of(ATLAS, ON_ATLAS, SPACING)
-RESTYLING = Restyling(ATLAS, ON_ATLAS, SPACING)
+RENDERING = Rendering(ATLAS, ON_ATLAS, SPACING)
+STILL = torch.zeros(1, 3, *SIDES)
 
 
 def inflated(structure: int, mm: float) -> torch.Tensor:
@@ -54,7 +55,7 @@ def test_a_code_has_the_volumes_of_the_scans_labels(wider: float) -> None:
     )
     scan[scan == VENTRICLE] = WHITE
     scan[radius < 0.3 * wider ** (1 / 3)] = VENTRICLE
-    code, _ = BASIS.code(torch.zeros(1, 3, *SIDES), scan)
+    code, _ = BASIS.code(STILL, scan)
     flow = BASIS.flow(code)
     found, wanted = volumes(ON_ATLAS.propagate(flow)), volumes(scan)
     for structure in (WHITE, CORTEX, VENTRICLE):
@@ -84,16 +85,36 @@ def test_velocities_are_of_the_atlas_alone() -> None:
 
 
 def test_an_atlas_takes_on_a_look_and_it_is_measured_back() -> None:
-    """Each structure gets its mean; a structure that the atlas lacks changes nothing."""
-    own = Look.of(RESTYLING.code(ATLAS[None], LABELS, torch.zeros(1, 3, *SIDES)))
+    """Each structure gets its intensity, however thin it is; the atlas's own code gives the atlas back."""
+    own = Look.of(RENDERING.code(ATLAS[None], LABELS))
     mean = own.mean.clone()
-    group = {WHITE: 1, CORTEX: 2, VENTRICLE: 3}
     for structure, level in ((WHITE, 0.6), (CORTEX, 0.8), (VENTRICLE, 0.4)):
-        mean[group[structure]] = level
-    scan = RESTYLING.restyled(Look(mean, own.spread, 0.0))
-    found = Look.of(RESTYLING.code(scan, LABELS, torch.zeros(1, 3, *SIDES)))
-    torch.testing.assert_close(found.mean, mean, atol=0.01, rtol=0)
-    assert (scan == 0).equal(ATLAS[None] == 0)
+        mean[structure] = level  # classes 1 to 3 are groups 1 to 3
+    image, labels = RENDERING.pair(Look(mean, own.spread, 0.0), STILL)
+    assert torch.equal(labels, LABELS) and torch.equal(image == 0, ATLAS == 0)
+    found = Look.of(RENDERING.code(image[None], labels))
+    torch.testing.assert_close(found.mean[1:4], mean[1:4], atol=0.04, rtol=0)
+    means = [float(image[0][structure == LABELS].mean()) for structure in (WHITE, CORTEX, VENTRICLE)]
+    assert means == pytest.approx([0.6, 0.8, 0.4], abs=0.01)
+
+
+def test_a_thin_structure_stays_as_dark_as_it_is() -> None:
+    """Labels three times finer than the grid: a sheet of a third of a voxel takes a third of the way, moved or not."""
+    fine = LABELS.repeat_interleave(3, 0).repeat_interleave(3, 1).repeat_interleave(3, 2)
+    sheet = torch.zeros_like(fine, dtype=torch.bool)
+    sheet[49] = True  # the middle part of the voxels 16
+    fine[sheet & (fine == WHITE)] = VENTRICLE
+    mean = torch.full((COUNT,), 0.9)
+    mean[VENTRICLE] = 0.0
+    rendering = Rendering((0.9 * (LABELS > 0)).float()[None], AtlasLabels(fine, 3), SPACING)
+    image, _ = rendering.pair(Look(mean, torch.full((COUNT,), 0.001), 0.0), STILL)
+    row = image[0, 16][(LABELS[16] == WHITE)]
+    assert float(row.median()) == pytest.approx(0.6, abs=0.02)
+    moved = STILL.clone()
+    moved[:, 0] = 1 / 3
+    assert float(rendering.pair(Look(mean, torch.full((COUNT,), 0.001), 0.0), moved)[0].min()) >= 0
+    shifted = rendering.pair(Look(mean, torch.full((COUNT,), 0.001), 0.0), moved)[0][0, 16][LABELS[16] == WHITE]
+    assert float(shifted.median()) == pytest.approx(0.6, abs=0.02)
 
 
 def test_moments_of_sites_together_are_those_of_all_their_codes() -> None:
