@@ -113,6 +113,20 @@ class PairsPoint:
 
 
 @dataclass(frozen=True)
+class Resemblance:
+    """What generated pairs and the scans of the site whose style they have are like, beside each other."""
+
+    source: str
+    target: str
+    variation: Mapping[str, float]  # by group: coefficient of variation of its volume over draws, by that over scans
+    size: Mapping[str, float]  # by group: its mean volume over draws, by that over scans
+    auc: float  # of a classifier that tells draws from scans: 0.5 at chance, 1 where it always can
+    nearest: float  # highest MS-SSIM of a draw to a scan
+    nearest_scans: float  # likewise, of a scan to another: a draw above it looks like a copy
+    order: float  # share of the pairs of groups whose order by brightness, in the mean, is that of the scans
+
+
+@dataclass(frozen=True)
 class SetAside:
     """A scan that the run did not use, and why."""
 
@@ -136,6 +150,7 @@ class Results:
     traffic: tuple[Traffic, ...] = ()
     pairs: tuple[PairsPoint, ...] = ()
     set_aside: tuple[SetAside, ...] = ()
+    resemblance: tuple[Resemblance, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -10,12 +10,17 @@ from server.run import generator_of
 from server.state import RunState
 from simulation.arms import ARMS
 from simulation.bench import labelled
+from simulation.measured import Resemblance
 from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, direction_name
+from simulation.resemblance import compare
 from simulation.stage import Stage
-from sst_models.phases.generate import Recipe
+from sst_models.phases.generate import PairGenerator, Recipe
 
 STYLES, FLOWS = 3, 4
 """Rows and columns of the grid of generated images."""
+
+DRAWS, LEAST = 24, 5
+"""Pairs that are held against scans, and fewest scans for that."""
 
 
 def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[Panel]:
@@ -36,8 +41,7 @@ def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[
 def generated(stage: Stage, state: RunState) -> list[Panel]:
     """Show pairs of the target's style: a row a style, a column a flow, beside the atlas and a real scan (Fig. 8)."""
     target, name = stage.direction.target, direction_name(stage.direction.source, stage.direction.target)
-    counts = {site: len(stage.cases(site, "train")) for site in stage.data}
-    generator = generator_of(stage.experiment, stage.atlas, state, target, counts, stage.device)
+    generator = _generator(stage, state)
     panels = [Panel(name, GENERATED, REAL, "atlas", _image(stage.atlas.image))]
     scan = stage.cases(target, "train").image(0)
     panels.append(Panel(name, GENERATED, REAL, f"a scan of {target}", _image(scan)))
@@ -55,6 +59,23 @@ def generated(stage: Stage, state: RunState) -> list[Panel]:
                 )
             )
     return panels
+
+
+def resemblance(stage: Stage, state: RunState) -> Resemblance | None:
+    """Hold pairs of the target's style against its training scans; None where too few of these have labels."""
+    target = stage.direction.target
+    scans = [(image, truth) for _, image, truth in labelled(stage.cases(target, "train"))]
+    if len(scans) < LEAST:
+        return None
+    generator = _generator(stage, state)
+    made = [generator.pair(Recipe(stage.experiment.seed, number, number, target)) for number in range(DRAWS)]
+    draws = [(pair.image.cpu(), pair.labels.cpu()) for pair in made]
+    return compare(draws, scans, stage.direction.source, target)
+
+
+def _generator(stage: Stage, state: RunState) -> PairGenerator:
+    counts = {site: len(stage.cases(site, "train")) for site in stage.data}
+    return generator_of(stage.experiment, stage.atlas, state, stage.direction.target, counts, stage.device)
 
 
 def _image(volume: Tensor) -> np.ndarray:

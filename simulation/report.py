@@ -110,7 +110,7 @@ def _pictures(results: Results, panels: Sequence[Panel]) -> dict[str, Any]:
         "segmentations": strips(results, panels, SEGMENTATION),
         "registrations": strips(results, panels, REGISTRATION),
         "legend": structures_shown([p for p in panels if p.figure in (SEGMENTATION, REGISTRATION)]),
-        "grids": grids(panels),
+        "grids": grids(results, panels),
     }
 
 

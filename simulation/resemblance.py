@@ -5,7 +5,6 @@ scans, and copies none of them. Scans are at hand in a simulation, and at a site
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.structures import CLASSES, GROUP_MEMBERS, GROUPS
+from simulation.measured import Resemblance
 from sst_models.losses.structural import ms_ssim
 from sst_models.volume.separable import blur
 
@@ -31,24 +31,14 @@ SCALES = (0.7, 1.5, 3.0)
 """Voxels, sigmas of the Gaussians between which the detail of an image is measured."""
 
 
-@dataclass(frozen=True)
-class Resemblance:
-    """What draws and scans have in common."""
-
-    variation: dict[str, float]  # by group: coefficient of variation of its volume over draws, beside that over scans
-    size: dict[str, float]  # by group: its mean volume over draws, beside that over scans
-    auc: float  # of a classifier that tells draws from scans: 0.5 at chance, 1 where it always can
-    nearest: float  # highest MS-SSIM of a draw to a scan
-    nearest_scans: float  # likewise, of a scan to another: a draw above it looks like a copy
-    order: float  # share of the pairs of groups whose order by brightness, in the mean, is that of the scans
-
-
-def compare(draws: Sequence[Volume], scans: Sequence[Volume]) -> Resemblance:
+def compare(draws: Sequence[Volume], scans: Sequence[Volume], source: str = "", target: str = "") -> Resemblance:
     """Compare generated pairs with scans of the site whose style they have.
 
     Args:
         draws: ten or more.
-        scans: five or more, with labels of whatever source.
+        scans: five or more, with labels of whatever origin.
+        source: the site of the atlas.
+        target: the site whose style the pairs have.
     """
     drawn, real = (torch.stack([_volumes(labels) for _, labels in items]) for items in (draws, scans))
     varied = (_variation(drawn) / _variation(real).clamp(min=1e-6)).tolist()
@@ -58,6 +48,8 @@ def compare(draws: Sequence[Volume], scans: Sequence[Volume]) -> Resemblance:
     same = [bool((bright[0][a] > bright[0][b]) == (bright[1][a] > bright[1][b])) for a, b in pairs]
     images, others = ([image for image, _ in items] for items in (draws, scans))
     return Resemblance(
+        source,
+        target,
         dict(zip(GROUPS, varied, strict=True)),
         dict(zip(GROUPS, sized, strict=True)),
         separability(images, others),

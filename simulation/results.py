@@ -19,6 +19,7 @@ from simulation.measured import (
     ArmScore,
     Curve,
     PairsPoint,
+    Resemblance,
     Results,
     ScanScore,
     SetAside,
@@ -30,6 +31,7 @@ __all__ = [
     "ArmScore",
     "Curve",
     "PairsPoint",
+    "Resemblance",
     "Results",
     "ScanScore",
     "SetAside",
@@ -127,6 +129,12 @@ def _pairs(item: Mapping[str, Any]) -> PairsPoint:
     return PairsPoint(**{**item, **numbers, "scans": tuple(_number(v) for v in item["scans"])})
 
 
+def _resemblance(item: Mapping[str, Any]) -> Resemblance:
+    varied, sized = ({name: _number(v) for name, v in item[key].items()} for key in ("variation", "size"))
+    auc, nearest, nearest_scans, order = (_number(item[key]) for key in ("auc", "nearest", "nearest_scans", "order"))
+    return Resemblance(item["source"], item["target"], varied, sized, auc, nearest, nearest_scans, order)
+
+
 def _results(document: Mapping[str, Any]) -> Results:
     return Results(
         run=document["run"],
@@ -136,6 +144,7 @@ def _results(document: Mapping[str, Any]) -> Results:
         traffic=tuple(Traffic(**item) for item in document["traffic"]),
         pairs=tuple(_pairs(item) for item in document["pairs"]),
         set_aside=tuple(SetAside(**item) for item in document["set_aside"]),
+        resemblance=tuple(_resemblance(item) for item in document.get("resemblance", ())),  # none before version 0.4
         timings={name: _number(value) for name, value in document["timings"].items()},
     )
 

@@ -29,7 +29,7 @@ from simulation.arms import ARMS, Arm
 from simulation.arms.arm import FEDERATED
 from simulation.atlases import choose_atlas
 from simulation.bench import Bench, Tested, without_federation
-from simulation.measured import PairsPoint, Results
+from simulation.measured import PairsPoint, Resemblance, Results
 from simulation.panels import PICTURES, Panel, save_panels
 from simulation.progress import Progress
 from simulation.records import curves, set_aside, traffic
@@ -84,6 +84,7 @@ def simulate(options: Options, progress: Progress) -> Results:
         traffic=tuple(item for stage in stages for item in traffic(stage, options.arms)),
         pairs=tuple(point for one in found for point in one.pairs),
         set_aside=set_aside(stages),
+        resemblance=tuple(one.resemblance for one in found if one.resemblance is not None),
         timings={"total": spent},
     )
     panels = [panel for one in found for panel in one.panels]
@@ -213,6 +214,7 @@ class _Found:
     tested: list[Tested]
     pairs: list[PairsPoint]
     panels: list[Panel]
+    resemblance: Resemblance | None = None
 
 
 def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found:
@@ -229,9 +231,10 @@ def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Foun
     for site in (stage.direction.target, stage.direction.source):
         shown = {one.score.arm: one.shown for one in tested if one.score.target == site}
         panels += pictures.predictions(stage, site, shown) if shown else []
-    if FEDERATED in bench.states:
-        panels += pictures.generated(stage, bench.state(FEDERATED))
-    return _Found(tested, pairs, panels)
+    if FEDERATED not in bench.states:
+        return _Found(tested, pairs, panels)
+    state = bench.state(FEDERATED)
+    return _Found(tested, pairs, panels + pictures.generated(stage, state), pictures.resemblance(stage, state))
 
 
 def train(bench: Bench, arm: Arm, progress: Progress) -> None:

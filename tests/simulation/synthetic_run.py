@@ -6,7 +6,7 @@ import numpy as np
 
 from configs.structures import GROUPS
 from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, direction_name
-from simulation.results import ArmScore, Curve, PairsPoint, Results, ScanScore, SetAside, Traffic
+from simulation.results import ArmScore, Curve, PairsPoint, Resemblance, Results, ScanScore, SetAside, Traffic
 
 LEVELS = {
     "affine": 60.0,
@@ -45,6 +45,8 @@ def run_results(seed: int = 0) -> Results:
         curves=_curves(rng),
         traffic=_traffic(),
         pairs=_pairs(rng),
+        resemblance=(Resemblance("oasis", "ixi", {"CSF": 0.8, "Amygdala": 1.3}, {"CSF": 1.0, "Amygdala": float("nan")},
+                                 0.93, 0.89, 0.92, 0.98),),
         set_aside=(SetAside("ixi", "sub-99/anat/sub-99_T1w.nii.gz", "the file ends early"),),
         timings={"register": 120.0, "joint": 400.5, "train <segmenter> & test": 3700.0},
     )  # fmt: skip
