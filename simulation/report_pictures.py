@@ -72,7 +72,8 @@ def _resemblance(found: Resemblance) -> str:
         f"{median(ratios):.1f}). A classifier tells generated images from scans with an area under the curve of "
         f"{found.auc:.2f} (0.5: it cannot; 1: always). The generated image that is nearest to a scan has a structural "
         f"similarity of {found.nearest:.2f} to it, the two nearest scans {found.nearest_scans:.2f}: above that, it "
-        f"would look like a copy. Structures are ordered by brightness as in scans in {100 * found.order:.0f} % of pairs."
+        "would look like a copy. Structures are ordered by brightness as they are in scans in "
+        f"{100 * found.order:.0f} % of pairs."
     )
 
 
