@@ -104,6 +104,16 @@ class ShapeBasis:
         return self.reduction * F.interpolate(flow, self.labels.shape, mode="trilinear", align_corners=False)
 
     @torch.no_grad()
+    def beside(self, velocity: Tensor) -> Tensor:
+        """Take out of a velocity (3, d, h, w) what codes can say: what is left changes no structure's volume or place.
+
+        It has the standard deviation that it had.
+        """
+        left = velocity.flatten()
+        left = left - (self._projection @ (left * self._weight)) @ self.velocities.flatten(1)
+        return (velocity.std() / left.std().clamp(min=1e-6) * left).view(velocity.shape)
+
+    @torch.no_grad()
     def code(self, flow: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         """Give the shape code of a scan, (256,), and what of its velocity the code leaves out, RMS in mm.
 

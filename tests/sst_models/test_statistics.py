@@ -17,6 +17,7 @@ from sst_models.statistics.moments import Moments
 from sst_models.statistics.shape import volumes
 from sst_models.volume.groups import COUNT
 from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.separable import blur
 
 SIDES, SPACING = (32, 48, 32), 4.8
 LABELS, IMAGE = brain(SIDES)
@@ -73,6 +74,19 @@ def test_a_code_of_a_flow_gives_the_flow_back() -> None:
     assert (BASIS.flow(found)[0] - flow[0])[inside].square().mean() < 0.02 * flow[0][inside].square().mean()
     _, rough = BASIS.code(flow + 0.3 * torch.randn(flow.shape, generator=torch.Generator().manual_seed(2)), LABELS)
     assert rest < 0.3 < rough
+
+
+def test_what_is_drawn_beside_a_code_leaves_volumes_alone() -> None:
+    """A rough velocity makes a ventricle larger or smaller; without what codes can say it hardly does."""
+    free, beside = [], []
+    for seed in range(12):
+        noise = blur(torch.randn(3, *SIDES, generator=torch.Generator().manual_seed(seed)), 1.5)
+        noise = 0.6 * noise / noise.std()
+        for found, velocity in ((free, noise), (beside, BASIS.beside(noise))):
+            assert float(velocity.std()) == pytest.approx(0.6, rel=1e-3)
+            flow = BASIS.flow(torch.zeros(SHAPE), velocity)
+            found.append(float(volumes(ON_ATLAS.propagate(flow))[VENTRICLE - 1]))
+    assert np.std(beside) < 0.6 * np.std(free)
 
 
 def test_velocities_are_of_the_atlas_alone() -> None:
