@@ -75,7 +75,7 @@ class Model:
 
     def registration(self, device: torch.device) -> dict[str, nn.Module] | None:
         """Give E, A and F, ready to propagate the atlas's labels; None where the model lacks one."""
-        if "F" not in self.experiment.trained:
+        if not self.experiment.trained & {"E", "A", "F"}:
             return {part: place(first(part, self.experiment), device).eval() for part in ("E", "A", "F")}
         held = set(self.card["digests"])
         if REGISTRATION not in held or (self.experiment.appearance.weight and GENERATOR not in held):

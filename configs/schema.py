@@ -145,6 +145,7 @@ class Joint(Learning):
 class Segment(Learning):
     """The hub's training of a segmenter."""
 
+    rounds: Positive = 1
     optimiser: Literal["adam", "muon"] = "adam"  # muon: for the convolutions, see `sst_models.training.muon`
     decay: Share = 0.0  # share of the phase's steps, at its end, over which the rate falls to 0
 
@@ -343,6 +344,10 @@ def from_dict(values: dict[str, Any], source: str) -> Experiment:
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(error)}") from error
     _check_grid(experiment, source)
+    if not (experiment.phases.flow_codes.rounds or experiment.phases.statistics.rounds):
+        raise ConfigError(
+            f"{source}: pairs have no source: give phases.flow_codes rounds, or phases.statistics.rounds = 1"
+        )
     return experiment
 
 

@@ -245,7 +245,10 @@ def generator_of(
     start = f"{STATISTICS}."
     found = {part.removeprefix(start): arrays for part, arrays in state.parts.items() if part.startswith(start)}
     if found:
-        return segmenters.make_statistics_generator(experiment, atlas, found, site, counts, device)
+        known = {name: counts.get(name, 1) for name in {*counts, *found}}
+        return segmenters.make_statistics_generator(
+            experiment, atlas, found, site, bounds.weights_of(known, found), device
+        )
     if "decoder" not in state.parts:
         raise FederationError(
             "no site released statistics, and this preset trains no networks to generate pairs with: ask the sites to "

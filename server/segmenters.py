@@ -55,7 +55,7 @@ def make_statistics_generator(
     atlas: Atlas,
     statistics: Mapping[str, Arrays],
     site: str,
-    counts: Mapping[str, int],
+    weigh: Mapping[str, int],
     device: torch.device,
 ) -> StatisticsGenerator:
     """Make the generator of a site from sites' statistics: with the intensities of one site, and the shapes of all.
@@ -65,10 +65,10 @@ def make_statistics_generator(
         atlas: the hub's.
         statistics: by site, of those that released them.
         site: whose style pairs have; that of all sites where it released none.
-        counts: training scans of each site.
+        weigh: how much each site counts.
         device: to compute on.
     """
-    every = {name: (Statistics.of(arrays), counts.get(name, 1)) for name, arrays in sorted(statistics.items())}
+    every = {name: (Statistics.of(arrays), weigh[name]) for name, arrays in sorted(statistics.items())}
     looks = [every[site]] if site in every else list(every.values())
     drawn = Statistics.pooled(looks, list(every.values()))
     return StatisticsGenerator(atlas.image.to(device), atlas.labels.to(device), experiment.grid.spacing, drawn)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from configs.errors import RunError
 from configs.phases import Phase, learning, phase_of
 from configs.schema import Experiment, from_json
-from sst_models.networks.build import build
+from sst_models.networks.build import first
 from sst_models.wire import payload, weights
 from sst_models.wire.exchange import Arrays, Delta
 from sst_models.wire.files import write_json
@@ -129,10 +129,11 @@ def fresh_parts(phase: Phase, state: RunState, experiment: Experiment) -> dict[s
     """Give first weights for the parts that a phase is the first to train; F starts as T (Sec. 3.3)."""
     parts: dict[str, Arrays] = {}
     for part in phase.learns:
-        first = next(each for each in learning() if part in each.learns)
-        if first.name != phase.name or part in state.parts:
+        begins = next(each for each in learning() if part in each.learns and experiment.phases.rounds(each.name))
+        if begins.name != phase.name or part in state.parts:
             continue
-        parts[part] = state.parts["T"] if part == "F" else weights.parameters(build(part, experiment))
+        own = state.parts.get("T") if part == "F" else None
+        parts[part] = own if own is not None else weights.parameters(first(part, experiment))
     return parts
 
 

@@ -32,6 +32,9 @@ def test_every_preset_that_comes_with_the_project_loads(name: str) -> None:
             "side of 160; segmenter, with its .* by 64",
         ),
         ({"federation": {"quorum": 2.0}}, "key 'federation.quorum'"),
+        ({"phases": {"segment": {"rounds": 0}}}, "key 'phases.segment.rounds'"),
+        ({"phases": {"statistics": {"rounds": 2}}}, "key 'phases.statistics.rounds'"),
+        ({"phases": {"flow_codes": {"rounds": 0}}}, "pairs have no source"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(values: dict[str, object], message: str) -> None:

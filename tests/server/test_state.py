@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.phases import phase_of
 from configs.schema import load
 from server import state
-from server.state import RunState, Store, Stored
+from server.state import RunState, Store, Stored, fresh_parts
+from sst_models.networks.build import build
+from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
 
 
@@ -76,3 +79,12 @@ def test_a_save_that_is_cut_off_leaves_the_last_state(tmp_path: Path, monkeypatc
         store.save(first.with_parts({"T": part(6), "A.left": part(7)}))
     kept = store.resume()
     assert kept is not None and kept.done == 1 and values(kept) == values(first)
+
+
+def test_a_phase_that_is_left_out_trains_nothing_and_the_next_one_begins_in_its_place():
+    """Without register T stays as it begins, and F begins as it would have: as T does."""
+    short = load("tiny", ("phases.register.rounds=0",))
+    assert ("register", 1) not in short.schedule and "T" not in short.trained
+    parts = fresh_parts(phase_of("joint"), RunState(), short)
+    first = weights.parameters(build("T", short))
+    assert all(np.array_equal(parts["F"][name], array) for name, array in first.items())
