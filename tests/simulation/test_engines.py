@@ -353,7 +353,8 @@ def test_the_text_that_it_approves_names_all_that_left(reference):
         for kind in ("parts", "metrics", "series", "settings"):
             here[kind] = sorted({*here[kind], *entry[kind]})
         here["count"] = max(here["count"], entry["count"])
-    assert set(found) == {phase.name for phase in PHASES if phase.message}
+    asked = {phase.name for phase in PHASES if phase.message}
+    assert set(found) == asked - {"statistics"}  # which test_statistics.py looks at: this run trains networks
     for name, left in found.items():
         phase, said = phase_of(name), phase_of(name).consent
         words = [PARTS.get(part, "style codes") for part in left["parts"]] + [

@@ -10,6 +10,7 @@ from approving import open_policy
 from client.gate.ledger import verify
 from client.model import open_model
 from configs.errors import FederationError
+from configs.phases import STATISTICS, phase_of
 from configs.schema import Experiment, load
 from server.atlas import load_atlas, save_atlas
 from server.state import RunState, Store
@@ -70,9 +71,12 @@ def test_moments_leave_and_nothing_else_and_each_site_gets_a_model(data: dict[st
     """Not a weight leaves; the segmenter that is adapted at its site stays there, and segments by itself."""
     state, sites = federate(data, tmp_path, {name: "" for name in data})
     assert set(state.parts) == {*(f"statistics.{name}" for name in data), *(f"segmenter.{name}" for name in data)}
+    assert STATISTICS in phase_of("statistics").consent and "number of training scans" in phase_of("statistics").consent
     for site in sites.values():
         parts = dict(left(site))
-        assert parts["statistics"] == ["statistics"]
+        assert parts.pop("statistics") == ["statistics"]
+        assert parts.pop("adapt") == ["segmenter"]  # the open policy of a simulated site
+        assert not any(parts.values())
         model = open_model(site.state / "runs" / "tiny" / "model")
         assert model.card["site"] == site.name
         assert model.generator(torch.device("cpu")).pair(Recipe(1, 1, 1, site.name)).labels.unique().numel() > 10
