@@ -39,7 +39,7 @@ import client.scans
 import server.run
 from client.cases import OnDevice
 from client.prepare import AtlasFrame, Prepared, store_of
-from configs.phases import at_sites, phase_of
+from configs.phases import phase_of, training
 from configs.schema import Experiment, load
 from server.atlas import read_atlas, save_atlas
 from simulation import schemes, simulate
@@ -151,7 +151,7 @@ def speed(preset: Experiment, device: torch.device) -> Row:
     half, whole = (most.flops[kind] / 1e12 for kind in (torch.bfloat16, torch.float32))
     say(f"bf16 {half:.0f} TFLOP/s, tf32 {whole:.0f} TFLOP/s, memory {most.bytes / 1e12:.2f} TB/s")
     preset = replace(preset, phases=replace(phases, joint=replace(phases.joint, batch=4)))
-    rows = {phase.name: step_of(phase.name, preset, device, most) for phase in at_sites()}
+    rows = {phase.name: step_of(phase.name, preset, device, most) for phase in training()}
     shape = preset.grid.shape
     nets = {part: place(build(part, preset), device) for part in ("A", "decoder")}
     atlas = (volume(shape, 9).to(device), labels(shape, preset.grid.label_oversampling).to(device))

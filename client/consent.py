@@ -9,7 +9,7 @@ from client.gate.policy import Policy, check_floors, read_policy
 from client.home import Home
 from client.site import read_salt
 from configs.errors import DataError, RefusalError, RunError
-from configs.phases import NOTHING, asked, at_sites, phase_of
+from configs.phases import NOTHING, asked, phase_of, training
 from configs.schema import from_json
 from sst_models.wire.files import replace_file
 
@@ -133,7 +133,7 @@ def _run(run: Approval, policy: Policy) -> Iterator[str]:
     yield f"  {about}; atlas {run.atlas[:12]}"
     if preset.phases.statistics.rounds and "statistics" in policy.phases:
         yield "  statistics  once, of all training scans"
-    for phase in (phase for phase in at_sites() if phase.learns):
+    for phase in training():
         settings = preset.phases.of(phase.name)
         if settings.rounds and phase.name in policy.phases:
             long = f"{settings.rounds} round(s) of {settings.steps} steps"

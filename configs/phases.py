@@ -265,6 +265,11 @@ def at_sites() -> tuple[Phase, ...]:
     return tuple(phase for phase in asked() if phase.has_rounds)
 
 
+def training() -> tuple[Phase, ...]:
+    """Give the phases in which sites train networks."""
+    return tuple(phase for phase in at_sites() if phase.learns)
+
+
 def learning() -> tuple[Phase, ...]:
     """Give the phases that have rounds, at sites or at the hub."""
     return tuple(phase for phase in PHASES if phase.has_rounds)

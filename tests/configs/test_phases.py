@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.phases import PARTS, PHASES, VALUES, Phase, at_sites, markdown, markdown_leaves, phase_of
+from configs.phases import PARTS, PHASES, VALUES, Phase, markdown, markdown_leaves, phase_of, training
 from configs.schema import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def test_a_part_is_learnt_before_it_is_used() -> None:
 def test_phases_come_in_their_order_and_have_settings() -> None:
     """Numbers rise; every phase that learns has rounds in a preset."""
     assert [phase.number for phase in PHASES] == sorted(phase.number for phase in PHASES)
-    assert all(load("tiny").phases.rounds(phase.name) for phase in at_sites() if phase.learns)
+    assert all(load("tiny").phases.rounds(phase.name) for phase in training())
     assert phase_of("joint").number == 3
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from client.scans import cases
 from configs.errors import DataError, RunError
-from configs.phases import at_sites
+from configs.phases import training
 from configs.schema import load
 from server.atlas import read_atlas
 from server.state import Store
@@ -177,7 +177,7 @@ def test_a_federation_of_one_site_equals_local_training(run: tuple[Path, Results
     assert federated is not None
 
     scans, atlas = cases(site / "runs" / "one", "train"), read_atlas(hub).image
-    phases = [phase for phase in at_sites() if "segmenter" not in phase.learns]
+    phases = [phase for phase in training() if "segmenter" not in phase.learns]
     nets = {part: place(build(part, TINY), torch.device("cpu")) for phase in phases for part in phase.learns}
     for phase in phases:
         if phase.name == "joint":

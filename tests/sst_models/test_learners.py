@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.phases import Phase, at_sites, phase_of
+from configs.phases import Phase, phase_of, training
 from configs.schema import Experiment, from_dict, load
 from material import Blobs, blob
 from sst_models.networks.build import build
@@ -42,7 +42,7 @@ def weights_of(net: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in net.parameters()])
 
 
-@pytest.mark.parametrize("phase", at_sites(), ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", training(), ids=lambda phase: phase.name)
 def test_a_step_changes_what_the_phase_learns_and_nothing_else(phase: Phase) -> None:
     """Parts that a phase only uses keep their weights; parts that it learns do not."""
     nets = nets_for(phase)
@@ -53,7 +53,7 @@ def test_a_step_changes_what_the_phase_learns_and_nothing_else(phase: Phase) -> 
     assert all(torch.tensor(values).isfinite().all() for values in history.series.values())
 
 
-@pytest.mark.parametrize("phase", at_sites(), ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", training(), ids=lambda phase: phase.name)
 def test_stopping_between_rounds_changes_nothing(phase: Phase) -> None:
     """Two rounds of two steps, with weights and memory through arrays in between, equal four steps, bit for bit."""
     whole = learner_for(phase)
