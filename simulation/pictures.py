@@ -38,10 +38,15 @@ def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[
     return panels
 
 
-def generated(stage: Stage, state: RunState) -> list[Panel]:
+def generator(stage: Stage, state: RunState) -> PairGenerator:
+    """Give what makes pairs of the target's style."""
+    counts = {site: len(stage.cases(site, "train")) for site in stage.data}
+    return generator_of(stage.experiment, stage.atlas, state, stage.direction.target, counts, stage.device)
+
+
+def generated(stage: Stage, generator: PairGenerator) -> list[Panel]:
     """Show pairs of the target's style: a row a style, a column a flow, beside the atlas and a real scan (Fig. 8)."""
     target, name = stage.direction.target, direction_name(stage.direction.source, stage.direction.target)
-    generator = _generator(stage, state)
     panels = [Panel(name, GENERATED, REAL, "atlas", _image(stage.atlas.image))]
     scan = stage.cases(target, "train").image(0)
     panels.append(Panel(name, GENERATED, REAL, f"a scan of {target}", _image(scan)))
@@ -61,21 +66,15 @@ def generated(stage: Stage, state: RunState) -> list[Panel]:
     return panels
 
 
-def resemblance(stage: Stage, state: RunState) -> Resemblance | None:
+def resemblance(stage: Stage, generator: PairGenerator) -> Resemblance | None:
     """Hold pairs of the target's style against its training scans; None where too few of these have labels."""
     target = stage.direction.target
     scans = [(image, truth) for _, image, truth in labelled(stage.cases(target, "train"))]
     if len(scans) < LEAST:
         return None
-    generator = _generator(stage, state)
     made = [generator.pair(Recipe(stage.experiment.seed, number, number, target)) for number in range(DRAWS)]
     draws = [(pair.image.cpu(), pair.labels.cpu()) for pair in made]
     return compare(draws, scans, stage.direction.source, target)
-
-
-def _generator(stage: Stage, state: RunState) -> PairGenerator:
-    counts = {site: len(stage.cases(site, "train")) for site in stage.data}
-    return generator_of(stage.experiment, stage.atlas, state, stage.direction.target, counts, stage.device)
 
 
 def _image(volume: Tensor) -> np.ndarray:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.structures import CLASSES, GROUP_MEMBERS, GROUPS
+from configs.structures import GROUP_MEMBERS, GROUPS
 from simulation.measured import Resemblance
 from sst_models.losses.structural import ms_ssim
+from sst_models.statistics.shape import volumes
 from sst_models.volume.separable import blur
 
 Volume = tuple[Tensor, Tensor]
@@ -105,8 +106,8 @@ def _features(image: Tensor) -> Tensor:
 
 def _volumes(labels: Tensor) -> Tensor:
     """Give the voxels of each of the 16 groups."""
-    counts = torch.bincount(labels.flatten().long(), minlength=CLASSES).float()
-    return torch.stack([counts[list(GROUP_MEMBERS[group])].sum() for group in GROUPS])
+    sizes = volumes(labels)
+    return torch.stack([sizes[[index - 1 for index in GROUP_MEMBERS[group]]].sum() for group in GROUPS])
 
 
 def _variation(volumes: Tensor) -> Tensor:

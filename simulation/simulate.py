@@ -233,8 +233,8 @@ def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Foun
         panels += pictures.predictions(stage, site, shown) if shown else []
     if FEDERATED not in bench.states:
         return _Found(tested, pairs, panels)
-    state = bench.state(FEDERATED)
-    return _Found(tested, pairs, panels + pictures.generated(stage, state), pictures.resemblance(stage, state))
+    made = pictures.generator(stage, bench.state(FEDERATED))
+    return _Found(tested, pairs, panels + pictures.generated(stage, made), pictures.resemblance(stage, made))
 
 
 def train(bench: Bench, arm: Arm, progress: Progress) -> None:
