@@ -40,6 +40,7 @@ from configs import logs
 from configs.errors import (
     ConfigError,
     DataError,
+    DeclinedError,
     FederationError,
     RefusalError,
     ReleaseError,
@@ -57,6 +58,7 @@ CODES: dict[type[Exception], str] = {
     TooFewError: "too-few",
     DataError: "data",
     RefusalError: "refused",
+    DeclinedError: "declined",
     ReleaseError: "release",
     payload.MissingBase: "base",
     payload.WrongDigest: "digest",

@@ -9,7 +9,8 @@ from client.gate.policy import Policy, check_floors, read_policy
 from client.home import Home
 from client.site import read_salt
 from configs.errors import DataError, RefusalError, RunError
-from configs.phases import NOTHING, asked, phase_of, training
+from configs.levels import LEVELS
+from configs.phases import NOTHING, asked, at_sites, phase_of, training
 from configs.schema import from_json
 from sst_models.wire.files import replace_file
 
@@ -87,18 +88,19 @@ def fault(home: Home) -> str:
 
 def policy_text() -> str:
     """Give the policy that a site begins with, with what each line is for."""
-    rows = []
-    for phase in asked():
-        rows += [f'    "{phase.name}",', *(f"    #   {item}" for item in phase.leaves or (NOTHING,))]
-    phases, usual = "\n".join(rows), Policy()
+    usual = Policy()
+    rows = "\n".join(f"#   {level:10s}  {meaning}" for level, meaning in LEVELS.items())
+    names = ", ".join(f'"{phase.name}"' for phase in asked())
     return (
-        "# What this site takes part in, whatever the hub asks for; a phase that is not here is refused.\n"
-        f"# Before these, hello: {phase_of('hello').consent}.\n"
-        f"phases = [\n{phases}\n]\n"
+        "# How much this site shares, whatever the hub asks for. What needs a higher level is declined, and the run\n"
+        "# goes on without it; the site gets a model at each level. Each lets out what the one before it does:\n"
+        f"{rows}\n"
+        "# Every single item is in what sst site approve shows.\n"
+        f'level = "{usual.level}"\n'
+        "# Phases that are answered, of those that the level has; to leave some out, take the # and their names away.\n"
+        f"# phases = [{names}]\n"
         "moments = true  # mean and standard deviation of style codes, in style, joint and flow_codes\n"
         "moments_each_round = false  # true: after each round of these; false: after the last one of each\n"
-        "appearance = true  # weights of the appearance model A, which carry the scanner's style\n"
-        "segmenter = false  # weights of the segmenter that learnt from this site's scans; it is kept here either way\n"
         f"most_bytes = {usual.most_bytes:_}  # of one reply\n"
         f"most_rounds = {usual.most_rounds}  # of a run at this site\n"
         f"most_missed_rounds = {usual.most_missed_rounds}  # of a part, without this site; more if it comes late\n"
@@ -106,7 +108,7 @@ def policy_text() -> str:
         f"most_segmenters = {usual.most_segmenters}  # that a run may have tested here, each once\n"
         f"most_runs_with_moments = {usual.most_runs_with_moments}  # over the life of the ledger\n"
         f"most_runs_with_statistics = {usual.most_runs_with_statistics}  # likewise\n"
-        f"min_scans = {usual.min_scans}  # fewest training scans behind anything that is learnt\n"
+        f"min_scans = {usual.min_scans}  # fewest training scans behind anything that is learnt and leaves\n"
         f"min_cases = {usual.min_cases}  # fewest scans behind moments and statistics\n"
         f"min_volumes = {usual.min_volumes}  # fewest volumes that a round of training reads: steps x batch\n"
         f"min_test_people = {usual.min_test_people}  # fewest people behind figures of a test\n"
@@ -131,13 +133,16 @@ def _run(run: Approval, policy: Policy) -> Iterator[str]:
     yield f"run {run.run}, and no other, as below and in {run.experiment_digest[:12]} (SHA-256 of its preset):"
     about = f"preset {preset.name}, seed {preset.seed}, {grid} voxels of {preset.grid.spacing} mm"
     yield f"  {about}; atlas {run.atlas[:12]}"
-    if preset.phases.statistics.rounds and "statistics" in policy.phases:
+    if preset.phases.statistics.rounds and policy.answers("statistics"):
         yield "  statistics  once, of all training scans"
     for phase in training():
         settings = preset.phases.of(phase.name)
-        if settings.rounds and phase.name in policy.phases:
+        if settings.rounds and policy.answers(phase.name):
             long = f"{settings.rounds} round(s) of {settings.steps} steps"
             yield f"  {phase.name:11s} {long}, {settings.batch} volume(s) a step, rate {settings.rate:g}"
+    declined = [each.name for each in at_sites() if preset.phases.rounds(each.name) and not policy.answers(each.name)]
+    if declined:
+        yield f"  declined, as the policy says: {', '.join(declined)}"
     try:
         check_floors(preset, policy)
     except RefusalError as error:
@@ -145,9 +150,10 @@ def _run(run: Approval, policy: Policy) -> Iterator[str]:
 
 
 def _leaves(home: Home, policy: Policy) -> Iterator[str]:
-    yield f"what may leave ({home.policy}; phases that are not in it are refused):"
-    for name in ("hello", *policy.phases):
-        for number, item in enumerate(phase_of(name).leaves or (NOTHING,)):
+    meaning = LEVELS[policy.level]
+    yield f'what may leave at level "{policy.level}" ({home.policy}): {meaning}'
+    for name in ("hello", *(phase for phase in policy.phases if policy.answers(phase))):
+        for number, item in enumerate(phase_of(name).leaves(policy.level) or (NOTHING,)):
             yield f"  {'' if number else name:11s} {item}"
     yield "and with each: phase and round, how long it took and, where it failed, an error code"
 

@@ -7,7 +7,7 @@ import torch
 from client import scans
 from client.gate.release import DIGITS
 from client.learn import load_nets
-from client.model import write_model
+from client.model import AS_IT_BEGINS, write_model
 from client.progress import Progress
 from client.quality import histogram, usual
 from client.site import Site
@@ -65,6 +65,7 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
     mine = {part: kept for part in ("segmenter", "A") if (kept := withheld.last(part))}
     parts = {**request.arrays, **mine}
     load_nets(parts, ("segmenter",), experiment, torch.device("cpu"))
+    trained = {"E", "F"} <= set(parts)
     own = scans.cases(folder, "train")
     found = usual([histogram(own.image(position)) for position in range(len(own))])
     about = {
@@ -72,6 +73,7 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
         "site": site.name,
         "sites": json.loads(str(request.settings.get("sites", "[]"))),
         "figures": json.loads(str(request.settings.get("figures", "{}"))),
+        "registration": "trained" if trained else AS_IT_BEGINS,
         "histogram": [round(float(value), 6) for value in found],
     }
     write_model(folder / "model", parts, scans.frame(folder), experiment, about)

@@ -25,6 +25,7 @@ def join(request: PhaseRequest, site: Site) -> SiteReply:
     train = sum(split == "train" for split in splits.values())
     labelled = sum(case.labelled for case in prepared.cases)
     settings: dict[str, int | float | str | bool] = {
+        "level": site.policy.level,
         "atlas": digest,
         "scans": len(prepared.cases),
         "labelled": labelled,

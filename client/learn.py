@@ -15,7 +15,7 @@ from client.withheld import Withheld
 from configs.errors import DataError, TooFewError
 from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
-from sst_models.networks.build import build
+from sst_models.networks.build import build, first
 from sst_models.phases.material import Material, make_learner
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.style import encode_all
@@ -30,7 +30,8 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     """Train one round of a phase.
 
     What is the site's own (optimisers, queue, key encoder) is read from the last round's file and written to this
-    round's: a request that is asked again starts from the same place and gives the same reply.
+    round's: a request that is asked again starts from the same place and gives the same reply. A part that the phase
+    uses and the hub did not send is as it begins: the gate lets only `adapt` go without.
 
     Raises:
         DataError: the site has not joined, or the weights do not fit the preset.
@@ -39,10 +40,12 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     experiment, phase, folder = from_json(request.experiment), phase_of(request.phase), site.folder(request.run)
     device = choose(site.device)
     material = _material(request, folder, experiment, device)
-    if len(material.scans) < site.policy.min_scans:
+    says = site.policy.releases_curves
+    if says and len(material.scans) < site.policy.min_scans:
         raise TooFewError(f"{len(material.scans)} training scans; the policy asks for {site.policy.min_scans} or more")
     withheld = Withheld(site, request.run, experiment)
-    arrays = {**request.arrays, **withheld.before(phase.name, request.round)}
+    untrained = {part: weights.parameters(first(part, experiment)) for part in phase.uses if part not in request.arrays}
+    arrays = {**untrained, **request.arrays, **withheld.before(phase.name, request.round)}
     nets = load_nets(arrays, phase.learns + phase.uses, experiment, device)
     learner = make_learner(phase.name, nets, experiment, material)
     if request.round > 1:
@@ -59,8 +62,8 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
         request.round,
         len(material.scans),
         arrays=_released(learnt, phase, site, material, nets),
-        metrics=history.last,
-        series=history.series,
+        metrics=history.last if says else {},
+        series=history.series if says else {},
     )
 
 

@@ -51,6 +51,9 @@ LIMITS = (
     "scan: lesions, tumours, operated brains and ages far from the site's are unknown to it. It labels every scan that "
     "it is given; look at the overlay and at the confidence."
 )
+AS_IT_BEGINS = "as it begins"
+"""In the card: the site trained no networks with others, and its registration is what the preset begins with."""
+
 LICENCE = "The weights are the federation's: its sites agree on their terms. The code is Apache-2.0."
 
 
@@ -74,8 +77,11 @@ class Model:
         return self._net("segmenter", weights.load(self.folder / SEGMENTER), device).eval()
 
     def registration(self, device: torch.device) -> dict[str, nn.Module] | None:
-        """Give E, A and F, ready to propagate the atlas's labels; None where the model lacks one."""
-        if not self.experiment.trained & {"E", "A", "F"}:
+        """Give E, A and F, ready to propagate the atlas's labels; None where the model lacks or does not use them."""
+        if not self.experiment.segmenter.fuse_registration:
+            return None
+        begins = self.card.get("registration") == AS_IT_BEGINS
+        if begins or not self.experiment.trained & {"E", "A", "F"}:
             return {part: place(first(part, self.experiment), device).eval() for part in ("E", "A", "F")}
         held = set(self.card["digests"])
         if REGISTRATION not in held or (self.experiment.appearance.weight and GENERATOR not in held):

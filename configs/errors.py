@@ -6,6 +6,7 @@
         TooFewError          fewer scans or people than a figure needs
       RefusalError           a request that a site does not answer: not what was approved, or against its policy
       ReleaseError           a reply that holds what its phase did not declare, or that the site's policy forbids
+        DeclinedError        a phase that the site's policy leaves out
       FederationError        the hub and the sites cannot go on together
       RunError               an output folder that holds another run, or a run that cannot be continued
 
@@ -40,6 +41,10 @@ class RefusalError(SstError):
 
 class ReleaseError(SstError):
     """Something was about to leave a site that may not leave it."""
+
+
+class DeclinedError(ReleaseError):
+    """The site takes no part in a phase: its level of sharing, or the phases of its policy, leave it out."""
 
 
 class FederationError(SstError):

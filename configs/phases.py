@@ -10,6 +10,7 @@ learner. `[phases.NAME]` of a preset then sets its rounds, steps, batch and rate
 
 from dataclasses import dataclass
 
+from configs import levels
 from configs.structures import GROUPS
 
 PARTS: dict[str, str] = {
@@ -31,6 +32,7 @@ VALUES: dict[str, str] = {
     "flwr": "version of Flower",
     "python": "version of Python",
     "torch": "version of torch",
+    "level": "its level of sharing",
     "atlas": "digest of the atlas",
     "scans": "number of scans",
     "labelled": "number of labelled scans",
@@ -53,6 +55,7 @@ class Phase:
     number: int  # of the documentation; "hello" and "join" are both 0
     at_site: str  # what a site does
     at_hub: str  # what the hub does
+    level: str = levels.NETWORKS  # of sharing, from which on a site answers it
     message: str = ""  # Flower's message type
     learns: tuple[str, ...] = ()  # parts that are sent, trained, and come back
     uses: tuple[str, ...] = ()  # parts that are sent and stay as they are
@@ -80,25 +83,51 @@ class Phase:
         return bool(self.learns) or self.statistics
 
     @property
-    def leaves(self) -> tuple[str, ...]:
-        """Everything that leaves a site, item by item, in the words that its IT reads."""
-        parts = ", ".join(PARTS.get(part, part) + _IF.get(part, "") for part in self.learns)
-        items = [f"weights of {parts}"] if parts else []
+    def items(self) -> tuple["Item", ...]:
+        """Everything that leaves a site, in the words that its IT reads, with the level from which on it does."""
+        found = []
+        for level, parts in ((levels.NETWORKS, self.averaged), (levels.MODELS, self.own)):
+            if parts:
+                names = ", ".join(PARTS.get(part, part) for part in parts)
+                found.append(Item(level, f"weights of {names}", f"weights of {', '.join(parts)}"))
         if self.moments:
-            items.append("mean and standard deviation of style codes" + _IF["moments"])
+            found.append(Item(levels.NETWORKS, STYLE_MOMENTS + IF_MOMENTS, "moments of style codes"))
         if self.statistics:
-            items.append(STATISTICS)
+            found.append(Item(levels.STATISTICS, STATISTICS, "moments of intensities and shapes"))
         if self.losses:
-            items.append(f"training curves ({', '.join(self.losses)})")
+            found.append(Item(levels.NETWORKS, f"training curves ({', '.join(self.losses)})", "training curves"))
         if self.figures:
-            items.append(f"mean Dice of each of {len(self.figures)} structure groups")
-        items += [VALUES[value] for value in self.values]
-        return (*items, self.count) if self.count else tuple(items)
+            found.append(Item(levels.STATISTICS, f"mean Dice of each of {len(self.figures)} structure groups"))
+        found += [Item(self.level, text) for text in (*(VALUES[value] for value in self.values), self.count) if text]
+        return tuple(found)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The parts that are learnt and averaged over sites."""
+        return tuple(part for part in self.learns if part not in self.kept)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The parts that are learnt and stay one site's."""
+        return tuple(part for part in self.learns if part in self.kept)
+
+    def leaves(self, level: str = levels.MODELS) -> tuple[str, ...]:
+        """Give what leaves a site of a level, item by item; nothing of a phase that it does not answer."""
+        return tuple(item.text for item in self.items if levels.reaches(level, item.level))
 
     @property
     def consent(self) -> str:
         """The sentence that a site's IT reads before it approves."""
-        return "; ".join(self.leaves) or NOTHING
+        return "; ".join(self.leaves()) or NOTHING
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that leaves a site."""
+
+    level: str  # from which on
+    text: str
+    short: str = ""  # for a table
 
 
 NOTHING = "nothing but that it was done"
@@ -107,11 +136,9 @@ STATISTICS = (
     "means and covariances over its training scans of how bright each structure is, and of its volume, place and shape"
 )
 
-_IF = {
-    "A": " (if appearance = true)",
-    "segmenter": " (if segmenter = true)",
-    "moments": " (if moments = true and style is among the phases; after the last round, unless moments_each_round)",
-}
+STYLE_MOMENTS = "mean and standard deviation of style codes"
+
+IF_MOMENTS = " (if moments = true and style is among the phases; after the last round, unless moments_each_round)"
 
 PHASES: tuple[Phase, ...] = (
     Phase(
@@ -119,6 +146,7 @@ PHASES: tuple[Phase, ...] = (
         0,
         "says its name and versions",
         "finds out which site a node is, where no key names it",
+        level=levels.NOTHING,
         message="query.hello",
         values=("name", "code", "flwr", "python", "torch"),
     ),
@@ -127,8 +155,9 @@ PHASES: tuple[Phase, ...] = (
         0,
         "checks and prepares its scans, stores the atlas",
         "publishes the atlas; refuses a site that holds another one",
+        level=levels.NOTHING,
         message="query.join",
-        values=("atlas", "scans", "labelled", "set_aside"),
+        values=("level", "atlas", "scans", "labelled", "set_aside"),
         count=TRAINING,
     ),
     Phase(
@@ -192,6 +221,7 @@ PHASES: tuple[Phase, ...] = (
         4,
         "aligns the atlas to its scans, measures how bright each structure is and what shape it has",
         "keeps the moments under the site's name; pairs are drawn from them",
+        level=levels.STATISTICS,
         message="train.statistics",
         statistics=True,
         labels=True,
@@ -214,6 +244,7 @@ PHASES: tuple[Phase, ...] = (
         6,
         "goes on training its U-Net, on its scans and on the atlas aligned to them",
         "keeps it as that site's segmenter",
+        level=levels.NOTHING,
         message="train.adapt",
         learns=("segmenter",),
         uses=("E", "A", "F"),
@@ -229,6 +260,7 @@ PHASES: tuple[Phase, ...] = (
         7,
         "tests segmenters on its labelled test scans, where it has any",
         "the cross-site table",
+        level=levels.STATISTICS,
         message="evaluate.evaluate",
         figures=GROUPS,
         count=TESTING,
@@ -239,6 +271,7 @@ PHASES: tuple[Phase, ...] = (
         8,
         "keeps its model",
         "sends segmenter, atlas labels, generator, and E and F for label fusion",
+        level=levels.NOTHING,
         message="query.deliver",
         optional=True,
     ),
@@ -283,15 +316,13 @@ def markdown() -> str:
 
 
 def markdown_leaves() -> str:
-    """Give the table of what leaves a site as README and ARCHITECTURE have it; the long text is `Phase.consent`."""
-    rows = ["| # | phase | leaves the site |", "|---|---|---|"]
+    """Give the table of what leaves a site as README and ARCHITECTURE have it: by phase, and from which level on."""
+    rows = ["| # | phase | leaves the site | from level |", "|---|---|---|---|"]
     for phase in (phase for phase in PHASES if phase.message):
-        items = [f"weights of {', '.join(phase.learns)}"] if phase.learns else []
-        items += ["moments of style codes"] if phase.moments else []
-        items += ["moments of intensities and shapes"] if phase.statistics else []
-        items += ["training curves"] if phase.losses else []
-        rest = phase.leaves[sum(map(bool, (phase.learns, phase.moments, phase.statistics, phase.losses))) :]
-        rows.append(
-            f"| {phase.number} | {phase.name} | {'; '.join([*items, *rest]) or 'nothing but that it was done'} |"
-        )
+        number, name = str(phase.number), phase.name
+        for level in levels.LEVELS:
+            items = [item.short or item.text for item in phase.items if item.level == level]
+            if items or (level == phase.level and not phase.items):
+                rows.append(f"| {number} | {name} | {'; '.join(items) or NOTHING} | {level} |")
+                number = name = ""
     return "\n".join(rows)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from configs import levels
 from configs.errors import FederationError
 from server.members import FIRST, Members
 from sst_models.wire.exchange import PhaseRequest, SiteReply
@@ -124,7 +125,7 @@ class Joining:
             self.begin([site], late=True)
         else:
             self._joined[site] = dict(reply.settings)
-            self.members.add(site, reply.count)
+            self.members.add(site, reply.count, str(reply.settings.get("level", levels.MODELS)))
 
     def tell(self) -> None:
         """Let the hub's events have what came since the last time, where anything did."""

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from configs import levels
 from configs.errors import FederationError
 from server.federation import Federation
 from server.office import LEFT
@@ -20,11 +22,14 @@ from sst_models.wire.files import write_json
 AWAY = frozenset({"lost", "unavailable", "crashed", "deadline"})
 """Codes for a site that did not answer; any other code is its answer."""
 
+DECLINED = "declined"
+"""Code of a site whose policy leaves a phase out: it counts as an answer in every phase, and the run goes on."""
+
 BAD = frozenset({"malformed", "digest"})
 """Codes of the hub's own for a reply that it could not read."""
 
 MEMBERS = "members.json"
-"""In the hub's folder: the sites that joined, each with its number of training scans."""
+"""In the hub's folder: the sites that joined, each with its number of training scans and its level of sharing."""
 
 FIRST, LAST = 5.0, 120.0
 """Seconds between two tries of sites that a phase waits for: doubled from the first to the last."""
@@ -56,8 +61,12 @@ class Members:
     @property
     def counts(self) -> dict[str, int]:
         """How many scans each site has to train on, as it said when it joined; a version before 0.3 kept no counts."""
-        found = _read(self.folder / MEMBERS)
+        found = {site: about.get("scans") for site, about in _read(self.folder / MEMBERS).items()}
         return {site: count for site, count in sorted(found.items()) if isinstance(count, int)}
+
+    def level(self, site: str) -> str:
+        """Give a site's level of sharing, as it said when it joined; one that said none, before 0.4, shared all."""
+        return str(_read(self.folder / MEMBERS).get(site, {}).get("level", levels.MODELS))
 
     @property
     def strikes(self) -> Strikes:
@@ -80,9 +89,10 @@ class Members:
             if item.phase == phase and item.round == number
         ]
 
-    def add(self, site: str, count: int | None = None) -> None:
-        """Let a site take part from now on, with so many scans to train on, where that is known."""
-        write_json(dict(sorted({**_read(self.folder / MEMBERS), site: count}.items())), self.folder / MEMBERS)
+    def add(self, site: str, count: int, level: str = levels.MODELS) -> None:
+        """Let a site take part from now on, with so many scans to train on, at a level of sharing."""
+        about = {**_read(self.folder / MEMBERS), site: {"scans": count, "level": level}}
+        write_json(dict(sorted(about.items())), self.folder / MEMBERS)
 
     def collect(
         self,
@@ -125,7 +135,7 @@ class Members:
             self._tell_late()
             gone = self.strikes.out | self._left()
             needed = max(least, (self.quorum if quorum is None else quorum) * len(set(requests) - gone))
-            missing = {site: code for site, code in failed.items() if not consent or code in AWAY}
+            missing = {s: code for s, code in failed.items() if code in AWAY or not (consent or code == DECLINED)}
             if len(requests) - len(missing) >= needed or (consent and self.patience == 0):
                 return failed
             if time.monotonic() + pause > end:
@@ -165,13 +175,15 @@ class Members:
         return set(_read(self.folder / LEFT))
 
 
-def _read(path: Path) -> dict[str, int | None]:
-    """Read names, with a number each where the file has them."""
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Read names, with what is known of each where the file has it; before 0.4 that was a number of scans."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         return {}
-    return found if isinstance(found, dict) else dict.fromkeys(map(str, found))
+    if not isinstance(found, dict):
+        return {str(site): {} for site in found}
+    return {site: about if isinstance(about, dict) else {"scans": about} for site, about in found.items()}
 
 
 def _no_quorum(phase: str, failed: Mapping[str, str], asked: int) -> FederationError:

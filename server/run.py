@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from configs import levels
 from configs.errors import FederationError, RunError
 from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
@@ -63,6 +64,14 @@ class Hub:
     def sites(self) -> tuple[str, ...]:
         """List the sites that take part, there or away."""
         return self.members.names
+
+    def answering(self, phase: Phase) -> list[str]:
+        """List the sites whose level of sharing has a phase."""
+        return [site for site in self.sites if levels.reaches(self.members.level(site), phase.level)]
+
+    def trains(self, site: str) -> bool:
+        """Say whether a site trains networks with the others, by its level of sharing."""
+        return levels.reaches(self.members.level(site), levels.NETWORKS)
 
     def segment(self) -> tuple[str, ...]:
         """List the sites that get a segmenter: those of the plan, or all that take part."""
@@ -157,18 +166,21 @@ def run_round(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
 def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     """Ask all sites for a round, fold their replies as they come.
 
-    A site without a segmenter of its own has nothing to adapt. A site may refuse a phase that is optional.
+    Asked are the sites whose level of sharing has the phase; where there is none, nothing is learnt. A site without a
+    segmenter of its own has nothing to adapt. A site may refuse a phase that is optional.
 
     Raises:
         FederationError: no quorum, or too few sites for the preset's kind of mean.
     """
     if not hub.sites:
         raise FederationError("no site takes part any more: look into strikes.json and left.json in the hub's folder")
+    before_it = state
     if number == 1:
         state = replace(state, parts={**state.parts, **fresh_parts(phase, state, hub.experiment)})
-    sites = [site for site in hub.sites if all(state.of(part, site) is not None for part in phase.learns)]
+    willing = hub.answering(phase)
+    sites = [site for site in willing if all(state.of(part, site) is not None for part in phase.learns)]
     if not sites:
-        return state.with_parts({})
+        return before_it.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
     requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site), state) for site in sites}
     before = state.moved if number > 1 else {}
@@ -176,6 +188,8 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     least = bounds.least(hub.experiment, len(sites)) if fold.averages else 1
     failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional, least=least)
     parts = fold.close()
+    if not parts and not fold.series:
+        state = before_it  # nobody learnt: what nobody trained is no part of the state
     brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number)}
     shortened = {"clipped": fold.clipped} if fold.clipped else {}
     hub.tell("round.finished", phase=phase.name, round=number, **brought, **shortened)
@@ -220,12 +234,11 @@ def _train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int
 
 def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arrays]:
     arrays: dict[str, Arrays] = {}
-    for part in phase.learns + phase.uses:
+    trained = hub.trains(site) and any(state.of(part, site) is not None for part in phase.uses)
+    # What a phase uses and a site is not sent, it has as it begins.
+    for part in phase.learns + (phase.uses if trained or phase.level != levels.NOTHING else ()):
         found = state.of(part, site)
-        if found is None and part not in hub.experiment.trained:
-            found = weights.parameters(first(part, hub.experiment))
-        assert found is not None, part
-        arrays[part] = found
+        arrays[part] = weights.parameters(first(part, hub.experiment)) if found is None else found
     if phase.labels:
         arrays["atlas"] = {"labels": hub.atlas.labels.packed()}
     if phase.foreign and hub.experiment.federation.foreign_negatives:
@@ -276,7 +289,8 @@ def evaluate(hub: Hub, state: RunState) -> None:
     announced = " ".join(dict.fromkeys(payload.digest(arrays) for _, arrays in tested))
     for number, (style, arrays) in enumerate(tested, start=1):
         hub.tell("round.started", phase="evaluate", round=number)
-        asked = {site: hub.request("evaluate", number, site, {"segmenter": arrays}) for site in hub.sites}
+        sites = hub.answering(phase_of("evaluate"))
+        asked = {site: hub.request("evaluate", number, site, {"segmenter": arrays}) for site in sites}
         about = {"segmenters": announced, "style": style}
         requests = {site: replace(one, settings={**one.settings, **about}) for site, one in asked.items()}
         rows: dict[str, dict[str, object]] = {}
@@ -287,7 +301,7 @@ def evaluate(hub: Hub, state: RunState) -> None:
                 rows[reply.site] = {"scans": reply.count, "dice": dict(reply.metrics), "error": ""}
             return code
 
-        failed = hub.members.collect(requests, take, consent=True)
+        failed = hub.members.collect(requests, take, consent=True) if requests else {}
         rows |= {site: {"scans": 0, "dice": {}, "error": code} for site, code in failed.items()}
         table += [{"style": style, "site": site, **row} for site, row in sorted(rows.items())]
         hub.tell("round.finished", phase="evaluate", round=number, traffic=hub.members.traffic("evaluate", number))
@@ -310,7 +324,7 @@ def deliver(hub: Hub, state: RunState) -> None:
             continue
         own = style_source(hub.experiment, state, site)
         parts: dict[str, Arrays] = {"segmenter": arrays, "atlas": labels}
-        if hub.experiment.appearance.weight:
+        if hub.experiment.appearance.weight and hub.trains(site):
             # Also where a site kept its A to itself: it has one to make a generator of.
             parts |= {part: state.parts[part] for part in ("decoder",) if part in state.parts}
         if own.appearance is not None:
@@ -319,7 +333,7 @@ def deliver(hub: Hub, state: RunState) -> None:
             parts["moments"] = own.moments
         if (measured := state.parts.get(f"{STATISTICS}.{site}")) is not None:  # its own; those of others stay here
             parts["statistics"] = measured
-        if hub.experiment.segmenter.fuse_registration:
+        if hub.experiment.segmenter.fuse_registration and hub.trains(site):
             parts |= {part: found for part in ("E", "F") if (found := state.of(part, site)) is not None}
         request = hub.request("deliver", 1, site, parts, state)
         about = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, {}))}

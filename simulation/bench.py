@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from client.cases import Cases
+from configs import levels
 from configs.schema import Experiment
 from server import segmenters
 from server.run import style_source
@@ -65,9 +66,9 @@ class Bench:
         """Give a network of a federation as a site has it."""
         own, state = self.states[scheme]
         net = first(part, own.experiment)
-        arrays = state.of(part, site)
-        if part in own.experiment.trained:
-            assert arrays is not None, part
+        arrays = self.stage.own(own, part, site) or state.of(part, site)
+        # A site that trains no networks has them as they begin, and so has everybody those that nobody trained.
+        if arrays is not None and levels.reaches(self.stage.level(site), levels.NETWORKS):
             weights.load_parameters(net, arrays, part)
         return place(net, self.stage.device).eval()
 
@@ -88,7 +89,9 @@ class Bench:
             arrays: Arrays | None = self.trained[base.name]
         else:
             need = next(need for need in base.needs if need.segmenter)
-            arrays = self.state(need.scheme).parts.get(f"{SEGMENTER}.{self.site(need.segmenter)}")
+            scheme, whose = self.states[need.scheme][0], self.site(need.segmenter)
+            kept = self.stage.own(scheme, SEGMENTER, whose)
+            arrays = kept or self.state(need.scheme).parts.get(f"{SEGMENTER}.{whose}")
         assert arrays is not None, arm.name
         return segmenters.segmenter_of(arrays, self.experiment, self.stage.device)
 

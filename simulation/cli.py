@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from configs.errors import ConfigError, DataError, RunError
+from configs.levels import LEVELS, MODELS
 from simulation.arms import ARMS
 from simulation.engines import ENGINES, check_engine
 from simulation.measured import Results
@@ -65,6 +66,12 @@ def simulate_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting instead of the preset's: style.code=8."),
     ] = None,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LEVEL|SITE=LEVEL", help=f"How much the sites, or one, share: {', '.join(LEVELS)} (the usual)."
+        ),
+    ] = None,
     bias: Annotated[
         bool, typer.Option("--bias/--no-bias", help="Take the scanners' bias fields out (N4), as `sst prepare` does.")
     ] = True,
@@ -72,7 +79,7 @@ def simulate_command(
     """Play the federation of two sites on this machine, in both directions, and compare what each would get."""
     sites = parse_sites(site)
     atlases = parse_atlases(atlas or (), [name for name, _ in sites])
-    chosen = parse_arms(arms)
+    chosen, shared = parse_arms(arms), parse_levels(level or (), [name for name, _ in sites])
     check_choices(engine, device, style)
     check_files(out, splits)
     check_preset(preset, set_ or ())
@@ -93,6 +100,7 @@ def simulate_command(
         style=style,
         changes=tuple(set_ or ()),
         bias=bias,
+        levels=shared,
     )
     with RichProgress() as progress:
         results = simulate(options, progress)
@@ -207,6 +215,26 @@ def parse_atlases(words: Iterable[str], sites: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--atlas: two atlases for '{site}'; give one a site")
         atlases[site] = case
     return atlases
+
+
+def parse_levels(words: Iterable[str], sites: Sequence[str]) -> dict[str, str]:
+    """Read levels of sharing, LEVEL for all sites or SITE=LEVEL for one, of which the latter counts.
+
+    Raises:
+        ConfigError: no level, a site that does not take part, or two levels for the same.
+    """
+    given: dict[str, str] = {}
+    for word in words:
+        site, equals, level = word.rpartition("=")
+        check_choice("--level", level, LEVELS)
+        if equals:
+            check_choice("--level", site, sites)
+        if site in given:
+            whom = f"'{site}'" if site else "all sites"
+            raise ConfigError(f"--level: two levels for {whom}; give one")
+        given[site] = level
+    every = {site: given.get(site, given.get("", MODELS)) for site in sites}
+    return {site: level for site, level in every.items() if level != MODELS}
 
 
 def parse_arms(text: str) -> tuple[str, ...]:

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from configs import levels
 from configs.errors import RunError
 from configs.phases import phase_of
 from configs.schema import Experiment, from_dict, load
@@ -59,6 +60,7 @@ class Options:
     changes: tuple[str, ...] = ()  # of the preset, as `configs.schema.load` takes them
     bias: bool = True  # the sites take their scanners' bias fields out
     data: str = ""  # what kind of data it is, for the report
+    levels: Mapping[str, str] = field(default_factory=dict)  # site -> level of sharing; one that is not here shares all
 
 
 def simulate(options: Options, progress: Progress) -> Results:
@@ -125,9 +127,12 @@ def claim(options: Options, experiment: Experiment) -> None:
         "sites": {name: str(folder.resolve()) for name, folder in options.sites},
         "atlases": dict(options.atlases),
         "splits": str(options.splits.resolve()) if options.splits else "",
-    } | ({} if options.bias else {"bias": False})
+        "bias": options.bias,
+        "levels": dict(options.levels),
+    }
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        usual = {"bias": True, "levels": {}}  # of runs before these could be chosen
+        kept = usual | json.loads(path.read_text(encoding="utf-8"))
         from_dict(kept["experiment"], str(path))  # a run of an older version names the key that is called otherwise now
         odd = [key for key in asked if kept.get(key) != asked[key]]
         if odd:
@@ -157,7 +162,8 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
         direction = Direction(source, target)
         atlas: Atlas = chosen[source].atlas
         data = dict(options.sites)
-        stage = Stage(options.out, direction, experiment, atlas, data, options.engine, device, options.bias)
+        how = (options.engine, device, options.bias, options.levels)
+        stage = Stage(options.out, direction, experiment, atlas, data, *how)
         stage.split({name: own.splits for name, own in chosen.items()})
         stages.append(stage)
     return stages
@@ -260,6 +266,7 @@ def _run(options: Options, experiment: Experiment, started: datetime, seconds: f
         "data": options.data or ", ".join(name for name, _ in options.sites),
         "seed": str(experiment.seed),
         "engine": options.engine,
+        "levels": ", ".join(f"{name}: {options.levels.get(name, levels.MODELS)}" for name, _ in options.sites),
         "device": str(choose(options.device)),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "started": started.isoformat(timespec="seconds"),

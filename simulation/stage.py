@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +12,8 @@ from client.cases import Cases
 from client.gate.policy import Policy
 from client.preparation import Preparation
 from client.site import Site
+from client.withheld import Withheld
+from configs import levels
 from configs.phases import learning
 from configs.schema import Experiment
 from server.atlas import Atlas, save_atlas
@@ -21,6 +23,7 @@ from simulation.atlases import write_splits
 from simulation.engines import SiteFolder, run_federation
 from simulation.progress import PlannedPhase, Progress, watch
 from simulation.schemes import Direction, Scheme
+from sst_models.wire.exchange import Arrays
 from sst_models.wire.files import write_json
 
 
@@ -36,6 +39,7 @@ class Stage:
     engine: str
     device: torch.device
     bias: bool = True  # the sites take their scanners' bias fields out
+    levels: Mapping[str, str] = field(default_factory=dict)  # site -> level of sharing, of those that do not share all
 
     @property
     def where(self) -> str:
@@ -45,7 +49,18 @@ class Stage:
     def site(self, name: str) -> SiteFolder:
         """Give a simulated site: a folder of NIfTI and one for its state, as a real one has."""
         folders = tuple(self.data.values()) if name == POOLED else (self.data[name],)
-        return SiteFolder(name, folders, self.folder / "sites" / name, None, self._splits, self.device.type, self.bias)
+        state, splits, device = self.folder / "sites" / name, self._splits, self.device.type
+        return SiteFolder(name, folders, state, None, splits, device, self.bias, self.level(name))
+
+    def level(self, site: str) -> str:
+        """Give a site's level of sharing."""
+        return self.levels.get(site, levels.MODELS)
+
+    def own(self, scheme: Scheme, part: str, site: str) -> Arrays | None:
+        """Give a part that a site keeps to itself in a federation; None where it keeps none."""
+        folder = self.site(site)
+        kept = Site(site, folder.data, folder.state, Policy(level=folder.level))
+        return Withheld(kept, scheme.run(self.direction), scheme.experiment).last(part)
 
     def split(self, splits: Mapping[str, Mapping[str, str]]) -> None:
         """Fix which scan of which site (site -> case -> split) is for what, also where all scans are in one place."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from client.gate.names import RUN
+from configs import levels
 from configs.errors import RefusalError
 from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
@@ -126,7 +127,10 @@ def check_parts(request: PhaseRequest, approval: Approval) -> None:
     allowed = _allowed(phase) | (moments if phase.foreign else set())
     if odd := set(request.arrays) - allowed:
         raise RefusalError(f"phase {phase.name} is sent no part '{min(odd)[:40]}'")
-    if missing := {*phase.learns, *phase.uses} - set(request.arrays):
+    used = set(phase.uses)
+    if phase.level == levels.NOTHING and not used & set(request.arrays):
+        used = set()  # as they begin: for a site that took no part in their training
+    if missing := {*phase.learns, *used} - set(request.arrays):
         raise RefusalError(f"phase {phase.name} needs the part '{min(missing)}', which was not sent")
     if "atlas" in request.arrays:
         wanted = approval.image if phase.name == "join" else approval.labels

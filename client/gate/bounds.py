@@ -88,7 +88,7 @@ class Seen:
             OSError: the disk is full.
         """
         here = approval.preset.schedule.index((request.phase, request.round))
-        for part in _bounded(request.phase):
+        for part in _bounded(request):
             replace_file(self.folder / f"{part}.safetensors", save(_plain(request.arrays[part])))
             self.places[part] = here
         self._save()
@@ -119,7 +119,7 @@ def check(request: PhaseRequest, approval: Approval, seen: Seen, most_missed: in
         RefusalError: a part has other names, shapes or types than its network, is not finite, lies too far away, or was
             learnt in more rounds without this site.
     """
-    for part in _bounded(request.phase):
+    for part in _bounded(request):
         arrays = request.arrays[part]
         _check_form(part, arrays, seen)
         base, rounds = _base(part, request, approval, seen)
@@ -137,9 +137,11 @@ def check(request: PhaseRequest, approval: Approval, seen: Seen, most_missed: in
             raise RefusalError(f"{part} came back further away than sites can have moved it in {len(rounds)} round(s)")
 
 
-def _bounded(phase: str) -> list[str]:
-    found = phase_of(phase)
-    return [part for part in dict.fromkeys((*found.learns, *found.uses)) if part not in UNBOUNDED]
+def _bounded(request: PhaseRequest) -> list[str]:
+    """List the parts of a request that are compared; `check_parts` has seen to it that none is missing."""
+    found = phase_of(request.phase)
+    wanted = dict.fromkeys((*found.learns, *found.uses))
+    return [part for part in wanted if part not in UNBOUNDED and part in request.arrays]
 
 
 def _base(part: str, request: PhaseRequest, approval: Approval, seen: Seen) -> tuple[Arrays, list[tuple[str, int]]]:

@@ -1,17 +1,31 @@
 """What one site lets out of the building: read from the site's own `policy.toml`, never from the hub."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from configs import levels
 from configs.errors import ConfigError, RefusalError
-from configs.phases import asked, at_sites
+from configs.phases import asked, at_sites, phase_of
 from configs.schema import Experiment
 
 PHASES = tuple(phase.name for phase in asked())
 """Every phase that a hub can ask for; `hello` needs no leave: it names the site and its versions."""
+
+OWN = frozenset(part for phase in asked() for part in phase.own)
+"""The parts that are a site's own, and leave it at the highest level alone."""
+
+GONE: Mapping[str, str] = MappingProxyType(
+    {
+        "appearance": 'level = "models" lets the weights of A out, any other level keeps them here',
+        "segmenter": 'level = "models" lets the weights of the segmenter out, any other level keeps them here',
+    }
+)
+"""Keys of policies before version 0.4, and what holds instead."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +35,10 @@ class Policy:
     The defaults are those that `sst site approve` writes. Simulated sites have a more open one (`simulation.engines`).
     """
 
-    phases: tuple[str, ...] = PHASES
+    level: str = levels.NETWORKS  # of sharing, one of `configs.levels`
+    phases: tuple[str, ...] = PHASES  # of those that the level has, the ones that this site answers
     moments: bool = True  # may mean and standard deviation of style codes leave, in phases that have them
     moments_each_round: bool = False  # after each round of a phase; otherwise after its last one alone
-    appearance: bool = True  # may the weights of A, which carry the scanner's style, leave
-    segmenter: bool = False  # may the segmenter that learnt from this site's scans leave
     most_bytes: int = 50_000_000  # arrays of one reply; the largest exchange of the paper is 41 MB
     most_rounds: int = 200  # rounds of a run at this site, over all phases
     most_missed_rounds: int = 0  # rounds of a part that this site may have missed: more lets a hub choose its weights
@@ -33,19 +46,28 @@ class Policy:
     most_segmenters: int = 16  # segmenters that a run may have tested here
     most_runs_with_moments: int = 10  # runs, over the life of the ledger, in which moments may leave
     most_runs_with_statistics: int = 10  # likewise, statistics of intensities and shapes
-    min_scans: int = 5  # fewest training scans behind anything that is learnt
+    min_scans: int = 5  # fewest training scans behind anything that is learnt and leaves
     min_cases: int = 5  # fewest scans behind moments and statistics
     min_volumes: int = 40  # fewest volumes that a round of training reads: steps x batch
     min_test_people: int = 5  # fewest people behind figures of a test
 
+    def answers(self, phase: str) -> bool:
+        """Whether the site takes part in a phase."""
+        return phase in self.phases and levels.reaches(self.level, phase_of(phase).level)
+
     @property
     def releases_moments(self) -> bool:
         """Whether moments may leave at all: a site that leaves the style phase out keeps them in every phase."""
-        return self.moments and "style" in self.phases
+        return self.moments and self.answers("style")
+
+    @property
+    def releases_curves(self) -> bool:
+        """Whether training curves may leave."""
+        return levels.reaches(self.level, levels.NETWORKS)
 
     def withholds(self, part: str) -> bool:
         """Whether a part that this site learns stays here."""
-        return (part == "A" and not self.appearance) or (part == "segmenter" and not self.segmenter)
+        return part in OWN and self.level != levels.MODELS
 
 
 def check_floors(experiment: Experiment, policy: Policy) -> None:
@@ -54,11 +76,11 @@ def check_floors(experiment: Experiment, policy: Policy) -> None:
     Raises:
         RefusalError: the first thing that it does not.
     """
-    wanted = [phase for phase in at_sites() if phase.name in policy.phases]
+    wanted = [phase for phase in at_sites() if policy.answers(phase.name)]
     rounds = sum(experiment.phases.rounds(phase.name) for phase in wanted)
     if rounds > policy.most_rounds:
         raise RefusalError(f"the run has {rounds} rounds; the policy allows {policy.most_rounds}")
-    for phase in (phase for phase in wanted if phase.learns):
+    for phase in (phase for phase in wanted if phase.learns and policy.releases_curves):
         settings = experiment.phases.of(phase.name)
         if settings.rounds and settings.steps * settings.batch < policy.min_volumes:
             raise RefusalError(
@@ -86,11 +108,15 @@ def read_policy(path: Path | None) -> Policy:
 
 def _checked(key: str, value: object, path: Path) -> Any:
     default = {field.name: field.default for field in fields(Policy)}
+    if key in GONE:
+        raise ConfigError(f"policy {path}: '{key}' is gone since version 0.4: {GONE[key]}")
     if key not in default:
         nearest = get_close_matches(key, default, n=1, cutoff=0.0)[0]
         raise ConfigError(f"policy {path}: unknown key '{key}'; did you mean '{nearest}'?")
     if key == "phases":
         return _checked_phases(value, path)
+    if key == "level" and value not in levels.LEVELS:
+        raise ConfigError(f"policy {path}: 'level' must be one of {', '.join(levels.LEVELS)}, not {value!r}")
     if type(value) is not type(default[key]):
         raise ConfigError(f"policy {path}: '{key}' must be a {type(default[key]).__name__}, not {value!r}")
     if isinstance(value, int) and value < 0:

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
-from configs import processes
+from configs import levels, processes
 from configs.errors import ConfigError, FederationError
 from sst_models.wire.files import replace_file
 
@@ -34,6 +34,7 @@ class SiteFolder:
     splits: Path | None = None
     device: str = "auto"
     bias: bool = True  # take the scanner's bias field out of its scans
+    level: str = levels.MODELS  # of sharing; not for a site with a policy of its own
 
     def options(self) -> dict[str, str]:
         """Give what the site's node is told beside its name and folders."""
@@ -44,7 +45,6 @@ class SiteFolder:
 
 OPEN = """\
 # A simulated site: its people are simulated, or belong to the researcher who runs the hub, too.
-segmenter = true
 moments_each_round = true
 most_bytes = 1_000_000_000
 most_rounds = 100_000
@@ -57,7 +57,7 @@ min_scans = 1
 min_volumes = 1
 min_test_people = 1
 """
-"""The policy of a simulated site that has none of its own: what leaves is limited by its phase alone."""
+"""The policy of a simulated site that has none of its own, but for its level: what leaves is limited by its phase."""
 
 
 def approve(site: SiteFolder, hub: Path) -> None:
@@ -73,7 +73,7 @@ def approve(site: SiteFolder, hub: Path) -> None:
     parts = parts_of(published(atlas), {"labels": atlas.labels.packed()})
     write_approval(Approval(run, experiment.to_json(), atlas.digest, **parts), gate)
     replace_file(gate / "salt", b"")
-    replace_file(gate / "policy.toml", OPEN)
+    replace_file(gate / "policy.toml", f'level = "{site.level}"\n{OPEN}')
 
 
 def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
 
+from configs.levels import LEVELS
 from configs.phases import Phase
 from sst_models.wire.exchange import SiteReply
 
@@ -30,7 +31,7 @@ CODE = re.compile(r"[a-z][a-z-]{0,31}")
 """An error code."""
 
 REASONS = frozenset(
-    {"config", "data", "too-few", "refused", "release", "base", "digest", "mismatch", "state", "site"}
+    {"config", "data", "too-few", "refused", "declined", "release", "base", "digest", "mismatch", "state", "site"}
     | {"memory", "disk", "internal"}
 )
 """The error codes that a site may give; docs/problems.md says what each means, `client.app` when it is given.
@@ -49,6 +50,7 @@ FORMS: Mapping[str, re.Pattern[str] | None] = MappingProxyType(
         "flwr": _VERSION,
         "torch": _VERSION,
         "python": _VERSION,
+        "level": re.compile("|".join(LEVELS)),
         "atlas": _HEX,
         **dict.fromkeys(("scans", "labelled", "set_aside"), None),
     }

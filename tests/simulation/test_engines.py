@@ -321,8 +321,7 @@ def test_tiny_federation_runs_all_phases(reference):
 
 def test_what_a_policy_withholds_is_learnt_and_delivered_all_the_same(tmp_path):
     """A site that keeps A and its segmenter: neither reaches the hub, both are in its model, and the run ends."""
-    kept = open_policy(tmp_path / "left-policy", "segmenter = false")
-    kept.write_text(kept.read_text() + "appearance = false\n")
+    kept = open_policy(tmp_path / "left-policy", 'level = "networks"')
     hub, (left, right) = tiny_run(tmp_path, "inprocess", (kept, None))
     library = json.loads((hub / "state" / "state.json").read_text())["library"]
     assert {"A.right", "segmenter.left", "segmenter.right"} <= set(library["parts"])

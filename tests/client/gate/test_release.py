@@ -8,7 +8,8 @@ import pytest
 
 from client.gate.policy import Policy, read_policy
 from client.gate.release import check, permit
-from configs.errors import ConfigError, ReleaseError, TooFewError
+from configs.errors import ConfigError, DeclinedError, ReleaseError, TooFewError
+from configs.levels import LEVELS
 from configs.phases import phase_of
 from configs.statistics import SHAPES
 from sst_models.wire.exchange import PhaseRequest, SiteReply
@@ -45,7 +46,7 @@ def reply(phase="style", count=9, **fields):
 def test_declared_parts_pass(phase, parts):
     """Every phase may release the parts it declares."""
     whole = reply(phase, 9 if phase_of(phase).count else 0, arrays={part: WEIGHTS for part in parts})
-    check(whole, ask(phase), Policy(segmenter=True))
+    check(whole, ask(phase), Policy(level="models"))
 
 
 @pytest.mark.parametrize("phase", ["join", "register", "style", "joint", "flow_codes", "adapt", "evaluate", "deliver"])
@@ -144,14 +145,14 @@ def test_statistics_are_exactly_what_is_declared_of_enough_scans():
 
 
 def test_policy_keeps_phase_appearance_and_bytes():
-    """A site's policy can leave out a phase, the weights of A, its segmenter, and anything too big."""
+    """A site's policy can leave out a phase, what is the site's own, and anything too big."""
     with pytest.raises(ReleaseError, match="keeps the weights of segmenter"):
         check(reply("adapt", arrays={"segmenter": WEIGHTS}), ask("adapt"), Policy())
     joint = reply("joint", arrays={"A": WEIGHTS})
     with pytest.raises(ReleaseError, match="weights of A"):
-        check(joint, ask("joint"), Policy(appearance=False))
+        check(joint, ask("joint"), Policy(level="networks"))
     with pytest.raises(ReleaseError, match="bytes"):
-        check(joint, ask("joint"), Policy(most_bytes=100))
+        check(joint, ask("joint"), Policy(level="models", most_bytes=100))
     with pytest.raises(ReleaseError, match="not among the phases"):
         permit(ask("joint"), Policy(phases=("join", "style")))
 
@@ -234,6 +235,41 @@ def test_few_scans_and_people_are_not_answered_for():
         check(reply("evaluate", 9, metrics={"Hippocampus": 0.8123}), ask("evaluate"), Policy())
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_lets_out_what_its_table_says(level):
+    """Phases above it are declined; weights, curves and figures leave from their level on, and the count of scans."""
+    policy, order = Policy(level=level, min_scans=1), list(LEVELS)
+    least = {"register": "networks", "statistics": "statistics", "adapt": "nothing", "evaluate": "statistics"}
+    for phase, needed in {**least, "join": "nothing", "joint": "networks", "deliver": "nothing"}.items():
+        if order.index(level) < order.index(needed):
+            with pytest.raises(DeclinedError, match=f"needs the level '{needed}'"):
+                permit(ask(phase), policy)
+        else:
+            permit(ask(phase), policy)
+    check(reply("adapt"), ask("adapt"), policy)
+    spoilt = {"curves": {"series": {"total": (0.5,)}}, "metrics": {"metrics": {"total": 0.5}}}
+    for what, fields in {**spoilt, "segmenter": {"arrays": {"segmenter": WEIGHTS}}}.items():
+        needed = "models" if what == "segmenter" else "networks"
+        if order.index(level) < order.index(needed):
+            with pytest.raises(ReleaseError, match="the policy keeps"):
+                check(reply("adapt", **fields), ask("adapt"), policy)
+        else:
+            check(reply("adapt", **fields), ask("adapt"), policy)
+
+
+def test_few_scans_are_enough_where_nothing_learnt_leaves():
+    """A hospital of three scans takes part at the lower levels; its statistics stay, and it does not train with others."""
+    for level in ("nothing", "statistics"):
+        check(reply("join", 3), ask("join"), Policy(level=level))
+        check(reply("adapt", 3), ask("adapt"), Policy(level=level))
+    measured = {"statistics": {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}}
+    with pytest.raises(ReleaseError, match="statistics of 3 scans"):
+        check(reply("statistics", 3, arrays=measured), ask("statistics"), Policy(level="statistics"))
+    for phase in ("join", "adapt"):
+        with pytest.raises(TooFewError, match="3 training scans"):
+            check(reply(phase, 3), ask(phase), Policy(level="networks"))
+
+
 def test_policy_is_read_and_checked(tmp_path):
     """A site's policy.toml overrides the defaults; an unknown key names the nearest."""
     path = tmp_path / "policy.toml"
@@ -244,6 +280,9 @@ def test_policy_is_read_and_checked(tmp_path):
         ("moment = true", "'moments'"),
         ("moments = 1", "bool"),
         ('phases = ["all"]', "phases"),
+        ('level = "some"', "one of nothing, statistics, networks, models"),
+        ("appearance = true", 'gone since version 0.4: level = "models"'),
+        ("segmenter = false", 'gone since version 0.4: level = "models"'),
         ("=", "TOML"),
     ):
         path.write_text(text)
