@@ -65,16 +65,16 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
     mine = {part: kept for part in ("segmenter", "A") if (kept := withheld.last(part))}
     parts = {**request.arrays, **mine}
     load_nets(parts, ("segmenter",), experiment, torch.device("cpu"))
-    trained = {"E", "F"} <= set(parts)
     own = scans.cases(folder, "train")
     found = usual([histogram(own.image(position)) for position in range(len(own))])
-    about = {
+    about: dict[str, object] = {
         "run": request.run,
         "site": site.name,
         "sites": json.loads(str(request.settings.get("sites", "[]"))),
         "figures": json.loads(str(request.settings.get("figures", "{}"))),
-        "registration": "trained" if trained else AS_IT_BEGINS,
         "histogram": [round(float(value), 6) for value in found],
     }
+    if experiment.segmenter.fuse_registration:
+        about["registration"] = "trained" if {"E", "F"} <= set(parts) else AS_IT_BEGINS
     write_model(folder / "model", parts, scans.frame(folder), experiment, about)
     return SiteReply(site.name, request.phase, request.round, 0)

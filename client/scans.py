@@ -1,7 +1,7 @@
 """The scans of a site in one run: prepared on the run's grid, and split by person."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -66,7 +66,8 @@ def prepare_scans(
     prepared = prepare_site(site.data, atlas, store_of(site.state / "prepared", atlas), progress, site.preparation)
     table = site.splits or next(filter(None, map(find_table, site.data)), None)
     people = {case.case: case.person for case in prepared.cases}
-    splits: dict[str, str] = {**_split(site, people, seed, table)}
+    labelled = {case.person for case in prepared.cases if case.labelled}
+    splits: dict[str, str] = {**_split(site, people, seed, table, labelled)}
     paths = {case.case: [splits.get(case.case, ""), str(case.path), case.person] for case in prepared.cases}
     write_json(paths, folder / SPLITS)
     write_json([[item.file, item.reason] for item in prepared.set_aside], folder / SET_ASIDE)
@@ -100,12 +101,14 @@ def _rows(folder: Path) -> dict[str, list[str]]:
     return rows
 
 
-def _split(site: Site, people: dict[str, str], seed: int, table: Path | None) -> Mapping[str, str]:
+def _split(
+    site: Site, people: dict[str, str], seed: int, table: Path | None, labelled: Collection[str]
+) -> Mapping[str, str]:
     """Split a site's scans; with a secret salt, each person keeps for all runs the split that it was given once."""
     if table is not None or not site.salt:
         return split_people(people, seed, table, site.name)
     path = site.state / PEOPLE
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = split_for_good(people, site.salt, known)
+    found = split_for_good(people, site.salt, known, labelled)
     write_json(known | {people[case]: split for case, split in found.items()}, path)
     return found

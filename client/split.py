@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from configs.errors import DataError
 
-Split = Literal["train", "val", "test", "atlas"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test", "atlas")
+Split = Literal["train", "val", "test", "atlas", "unused"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test", "atlas", "unused")
 
 COLUMNS = ("participant_id", "split")
 """Columns a table must have; with a third one, `site`, one table serves all sites."""
@@ -76,7 +76,7 @@ def _from_table(people: Mapping[str, str], table: Path, site: str | None) -> dic
         if split is None:
             raise DataError(f"{case} has no row in {table}; add one, or take its scan out of the folder")
         # The atlas may be one scan of a person who trains; any other two splits would leak.
-        if split != "atlas" and of_person.setdefault(person, split) != split:
+        if split not in ("atlas", "unused") and of_person.setdefault(person, split) != split:
             raise DataError(f"{person} is in {of_person[person]} and in {split} in {table}; a person has one split")
         result[case] = split
     return result
@@ -120,32 +120,39 @@ def split_people(
 
 
 SHARES: Mapping[Split, float] = {"test": 0.2, "val": 0.08, "train": 0.72}
-"""Share of people in each split: 80 % against 20 % test, of the 80 % again 90 % against 10 % (Sec. 4)."""
+"""Share of labelled people in each split: 80 % against 20 % test, of the 80 % again 90 % against 10 % (Sec. 4)."""
 
 
-def split_for_good(people: Mapping[str, str], salt: bytes, known: Mapping[str, Split]) -> dict[str, Split]:
+def split_for_good(
+    people: Mapping[str, str], salt: bytes, known: Mapping[str, Split], labelled: Collection[str]
+) -> dict[str, Split]:
     """Split people once for all runs: who was given a split keeps it, and who comes later is put where most is missing.
 
-    Overlapping splits of the same people, chosen by a hub, would let it solve for single people.
+    Overlapping splits of the same people, chosen by a hub, would let it solve for single people. Only people with
+    labels can be tested on, so all others train; and so does everybody where fewer than three have labels.
 
     Args:
         people: case to person, of all prepared scans.
         salt: the site's secret, which orders the people.
         known: person to split, of those that were given one before.
+        labelled: the people with a labelled scan.
 
     Returns:
-        Case to split; at least one person in each.
+        Case to split; at least one person who trains.
 
     Raises:
-        DataError: too few people.
+        DataError: nobody is left to train on.
     """
     names = sorted(set(people.values()), key=lambda name: hashlib.sha256(salt + b"/" + name.encode()).digest())
+    tested = [name for name in names if name in labelled] if len(set(labelled)) >= len(SHARES) else []
     found: dict[str, Split] = {name: known[name] for name in names if name in known}
     for name in names:
-        if name not in found:
-            found[name] = _emptiest(list(found.values()), len(names))
-    if set(found.values()) != set(SHARES):
-        raise DataError(f"{len(names)} people cannot be split into train, val and test; at least 3 are needed")
+        if name in found:
+            continue
+        given = [found[other] for other in tested if other in found]
+        found[name] = _emptiest(given, len(tested)) if name in tested else "train"
+    if "train" not in found.values():
+        raise DataError(f"of {len(names)} people none is left to train on: add scans of others")
     return {case: found[person] for case, person in people.items()}
 
 

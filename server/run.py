@@ -250,23 +250,16 @@ def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arr
 def generator_of(
     experiment: Experiment, atlas: Atlas, state: RunState, site: str, counts: Mapping[str, int], device: torch.device
 ) -> PairGenerator:
-    """Give what makes a site's pairs: the sites' statistics where they released some, else networks.
+    """Give what makes a site's pairs: the sites' statistics where they released some, else networks that they trained.
 
-    Raises:
-        FederationError: the preset trains no generator, and no site released statistics.
+    Where they did neither, pairs are the atlas with looks and shapes at random.
     """
     start = f"{STATISTICS}."
     found = {part.removeprefix(start): arrays for part, arrays in state.parts.items() if part.startswith(start)}
-    if found:
+    if found or "decoder" not in state.parts:
         known = {name: counts.get(name, 1) for name in {*counts, *found}}
-        return segmenters.make_statistics_generator(
-            experiment, atlas, found, site, bounds.weights_of(known, found), device
-        )
-    if "decoder" not in state.parts:
-        raise FederationError(
-            "no site released statistics, and this preset trains no networks to generate pairs with: ask the sites to "
-            "take part in the phase 'statistics', or take a preset with the paper's phases"
-        )
+        weigh = bounds.weights_of(known, found)
+        return segmenters.make_statistics_generator(experiment, atlas, found, site, weigh, device)
     source = style_source(experiment, state, site)
     return segmenters.make_generator(experiment, atlas, source, state.parts["decoder"], device)
 

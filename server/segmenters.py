@@ -14,6 +14,7 @@ from sst_models.phases.generate import Generator, PairGenerator, PriorStyles, Re
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.segment import Pairs, SegmentLearner, SegmentSettings
 from sst_models.phases.statistics_generator import StatisticsGenerator
+from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.measure import Statistics
 from sst_models.training.device import place
 from sst_models.training.learner import Span, Watch, memory, recall, train
@@ -63,15 +64,17 @@ def make_statistics_generator(
     Args:
         experiment: the preset.
         atlas: the hub's.
-        statistics: by site, of those that released them.
+        statistics: by site, of those that released them; where none did, looks and shapes are random.
         site: whose style pairs have; that of all sites where it released none.
         weigh: how much each site counts.
         device: to compute on.
     """
+    image, labels, spacing = atlas.image.to(device), atlas.labels.to(device), experiment.grid.spacing
     every = {name: (Statistics.of(arrays), weigh[name]) for name, arrays in sorted(statistics.items())}
+    if not every:
+        return StatisticsGenerator(image, labels, spacing, Statistics.prior(Rendering(image, labels, spacing)))
     looks = [every[site]] if site in every else list(every.values())
-    drawn = Statistics.pooled(looks, list(every.values()))
-    return StatisticsGenerator(atlas.image.to(device), atlas.labels.to(device), experiment.grid.spacing, drawn)
+    return StatisticsGenerator(image, labels, spacing, Statistics.pooled(looks, list(every.values())))
 
 
 def generated(generator: PairGenerator, experiment: Experiment, source: str) -> Pairs:

@@ -109,6 +109,11 @@ class Rendering:
         return torch.cat([mean, spread.log(), smooth[inside > 0].std().clamp(min=LEAST).log()[None]])
 
     @property
+    def own(self) -> Look:
+        """The look of the atlas itself."""
+        return Look(self._mixture.mean, self._mixture.spread, LEAST)
+
+    @property
     def _inside(self) -> Tensor:
         return (self.atlas > 0).to(self.atlas)
 

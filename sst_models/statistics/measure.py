@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs.statistics import SHAPE
 from sst_models.propagation.align import Aligner
 from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.moments import Moments
@@ -21,6 +22,13 @@ from sst_models.volume.mirror import mirror_labels
 
 FEWEST = 2
 """Scans whose moments can be measured."""
+
+PRIOR_MEAN, PRIOR_SPREAD, PRIOR_SHADING = 0.1, 0.3, (0.02, 0.5)
+"""Where no site says anything: standard deviation of a structure's intensity, of the logarithm of how much it varies,
+and the usual shading with the standard deviation of its logarithm; about what two public sites differ by."""
+
+PRIOR_SHAPE, PRIOR_RESIDUAL = 0.6, 1.4
+"""Millimetres, likewise: standard deviation of each coefficient of a shape, and what codes leave out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +52,16 @@ class Statistics:
             Moments.pooled([(own.shape, count) for own, count in every]),
             sum(own.residual * count for own, count in every) / total,
         )
+
+    @staticmethod
+    def prior(rendering: Rendering) -> "Statistics":
+        """Give statistics of nobody, for a hub to which no site says more: an atlas's own look and shape, varied."""
+        own, (shading, varies) = rendering.own, PRIOR_SHADING
+        mean = torch.cat([own.mean, own.spread.log(), own.mean.new_tensor([shading]).log()])
+        spread = torch.cat([torch.full_like(own.mean, PRIOR_MEAN), torch.full_like(own.mean, PRIOR_SPREAD)])
+        intensity = Moments(mean, torch.cat([spread, spread.new_tensor([varies])]).square().diag())
+        shape = Moments(mean.new_zeros(SHAPE), PRIOR_SHAPE**2 * torch.eye(SHAPE).to(mean))
+        return Statistics(intensity, shape, PRIOR_RESIDUAL)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

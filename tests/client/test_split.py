@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.split import cases_of, find_table, split_people
+from client.split import cases_of, find_table, split_for_good, split_people
 from configs.errors import DataError
 
 PEOPLE = {f"sub-{n:02d}": f"sub-{n:02d}" for n in range(20)}
@@ -105,3 +105,35 @@ def test_table_is_found_in_the_site_or_beside_it(tmp_path: Path) -> None:
     assert find_table(site) == beside
     inside = write(site / "splits.tsv", "participant_id split")
     assert find_table(site) == inside
+
+
+def test_scans_that_cannot_be_tested_on_train() -> None:
+    """A hospital without labels trains on all that it has; of those with labels, each split has some."""
+    assert set(split_for_good(PEOPLE, b"salt", {}, ()).values()) == {"train"}
+    assert set(split_for_good({"a": "a"}, b"salt", {}, ()).values()) == {"train"}
+    assert set(split_for_good(PEOPLE, b"salt", {}, ("sub-01", "sub-02")).values()) == {"train"}
+    labelled = [f"sub-{n:02d}" for n in range(10)]
+    splits = split_for_good(PEOPLE, b"salt", {}, labelled)
+    assert all(splits[name] == "train" for name in PEOPLE if name not in labelled)
+    assert {split: [splits[name] for name in labelled].count(split) for split in ("train", "val", "test")} == {
+        "train": 7,
+        "val": 1,
+        "test": 2,
+    }
+    later = split_for_good(PEOPLE, b"salt", splits, PEOPLE)  # labels came: nobody is moved
+    assert later == splits
+
+
+def test_nobody_left_to_train_on_is_an_error() -> None:
+    """Where all were given away to be tested on."""
+    with pytest.raises(DataError, match="none is left to train on"):
+        split_for_good({"a": "a"}, b"salt", {"a": "test"}, ())
+
+
+def test_an_unused_scan_is_in_no_split(tmp_path: Path) -> None:
+    """A table can leave scans out, also of somebody who trains."""
+    rows = ("s1 train", "s1_second unused", "s2 val", "s3 test", "s4 unused")
+    table = write(tmp_path / "splits.tsv", "participant_id split", *rows)
+    people = {"s1": "s1", "s1_second": "s1", "s2": "s2", "s3": "s3", "s4": "s4"}
+    splits = split_people(people, 0, table)
+    assert cases_of(splits, ["train", "val", "test"]) == ["s1", "s2", "s3"]

@@ -133,7 +133,8 @@ ASKED = [phase.name for phase in PHASES if phase.message]
 def test_an_honest_reply_of_each_phase_passes(phase: str) -> None:
     """On the whole way."""
     values = {
-        "name": "north", "level": "networks", "atlas": "a" * 64, "code": "b" * 64, "scans": 9, "labelled": 0, "set_aside": 1,
+        "name": "north", "level": "networks", "atlas": "a" * 64, "code": "b" * 64,
+            "scans": 9, "labelled": 0, "set_aside": 1,
         "flwr": "1.41.0", "python": "3.11.2", "torch": "2.9.0",
     }  # fmt: skip
     row = phase_of(phase)

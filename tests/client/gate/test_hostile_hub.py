@@ -345,12 +345,12 @@ def test_a_person_keeps_its_split_when_others_come(victim: Victim) -> None:
     from client.split import split_for_good
 
     people = {f"case-{n}": f"person-{n}" for n in range(12)}
-    before = split_for_good(people, b"salt", {})
+    before = split_for_good(people, b"salt", {}, people.values())
     more = people | {f"case-{n}": f"person-{n}" for n in range(12, 20)}
-    after = split_for_good(more, b"salt", {people[case]: split for case, split in before.items()})
+    after = split_for_good(more, b"salt", {people[case]: split for case, split in before.items()}, more.values())
     assert {case: after[case] for case in before} == before
     assert list(after.values()).count("test") == 4
-    assert split_for_good(people, b"other salt", {}) != before
+    assert split_for_good(people, b"other salt", {}, people.values()) != before
 
 
 def test_moments_leave_once_for_each_phase_of_a_run(victim: Victim) -> None:
@@ -425,6 +425,33 @@ def test_each_announced_segmenter_is_tested_once(victim: Victim) -> None:
     many = " ".join(f"{n:064d}" for n in range(17))
     assert victim.send(victim.test(two, many, 3)).error == "refused"
     assert "the policy allows 16" in victim.refused()[-1]
+
+
+def test_a_site_that_trains_by_itself_says_nothing(victim: Victim) -> None:
+    """Level "nothing": phases above it are declined, networks that others trained are refused, and no byte leaves."""
+    path = victim.root / "policy.toml"
+    path.write_text(re.sub('^level = ".*"', 'level = "nothing"', path.read_text(), flags=re.M))
+    sent = {"segmenter": victim.first("segmenter"), "atlas": {"labels": victim.atlas.labels.packed()}}
+    honest = replace(victim.ask("adapt"), arrays=sent)
+    for phase in ("register", "style", "joint", "flow_codes", "evaluate"):
+        assert victim.send(victim.ask(phase)).error == "declined"
+    crafted = moved(victim.first("E"), 1e-3)
+    assert victim.send(victim.ask("adapt", parts={"E": crafted})).error == "refused"
+    assert "did not answer" in victim.refused()[-1]
+    assert victim.send(replace(honest, arrays=sent | {"F": victim.first("T")})).error == "refused"
+    assert "was not sent" in victim.refused()[-1]
+    reply = victim.send(honest)
+    assert (reply.error, reply.arrays, dict(reply.series), dict(reply.metrics)) == ("", {}, {}, {})
+    assert list((victim.state / "runs" / "run" / "own").glob("segmenter-adapt-1.safetensors"))
+    assert [entry["parts"] for entry in victim.left() if not entry["error"]] == [{}] * 2  # join, adapt
+
+
+def test_only_a_phase_of_the_lowest_level_goes_without_networks(victim: Victim) -> None:
+    """Else a hub could have E trained beside a T that it left out."""
+    style = victim.ask("style")
+    without = {part: arrays for part, arrays in style.arrays.items() if part != "T"}
+    assert victim.send(replace(style, arrays=without)).error == "refused"
+    assert "needs the part 'T'" in victim.refused()[-1]
 
 
 def test_more_work_than_a_day_allows(victim: Victim) -> None:

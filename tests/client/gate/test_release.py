@@ -258,7 +258,7 @@ def test_a_level_lets_out_what_its_table_says(level):
 
 
 def test_few_scans_are_enough_where_nothing_learnt_leaves():
-    """A hospital of three scans takes part at the lower levels; its statistics stay, and it does not train with others."""
+    """A hospital of three scans takes part at the lower levels; its statistics stay, and it trains by itself."""
     for level in ("nothing", "statistics"):
         check(reply("join", 3), ask("join"), Policy(level=level))
         check(reply("adapt", 3), ask("adapt"), Policy(level=level))
