@@ -2,7 +2,7 @@
 
 Not in the paper. Its generator draws flows from a prior that a dozen scans barely fill; here the flows are those that F
 finds from the atlas to the site's scans, so that shapes and styles are the site's (docs/decisions.md, "Pairs on
-real scans" and "Real images"). Only the segmenter's weights leave.
+real scans" and "Real images"). Only the segmenter's weights leave, and those at the highest level of sharing alone.
 """
 
 from functools import lru_cache
@@ -15,20 +15,21 @@ from configs.schema import Adapt, Experiment
 from sst_models.phases.material import Material
 from sst_models.phases.segment import SegmentLearner, SegmentSettings
 from sst_models.propagation.align import Aligner, Alignment
+from sst_models.statistics.drawing import Drawing
+from sst_models.statistics.intensity import Look, Rendering
 from sst_models.training.learner import Losses, Scans, freeze
 from sst_models.training.seeds import below, chance
-from sst_models.volume.warp import warp
 
 KEEP = 64
-"""Scans whose flow and labels stay in memory: 30 MB each at 128 x 160 x 160."""
+"""Scans whose flow and labels stay in memory: 23 MB each at 128 x 160 x 160."""
 
 
 class AdaptLearner:
     """Train a segmenter on the atlas's labels, propagated onto the site's scans by F.
 
     A pair's image is the scan itself, whose labels are then as good as the registration, and as the scan's intensities
-    make them (`sst_models.propagation.em`); or the atlas, restyled as one scan and warped onto another, whose labels
-    are exact. What is released is the running mean of the weights.
+    make them (`sst_models.propagation.em`); or the atlas, rendered with the look of one scan in the shape of another,
+    whose labels are exact. What is released is the running mean of the weights.
 
     Args:
         nets: {"segmenter"}.
@@ -50,6 +51,7 @@ class AdaptLearner:
         freeze(aligner.nets.values())
         self.aligner, self.atlas, self.labels = aligner, aligner.atlas, aligner.labels
         self.phase, self.scans = phase, scans
+        self.drawing = Drawing(Rendering(self.atlas, self.labels, aligner.how.spacing))
         self._aligned = lru_cache(maxsize=KEEP)(self._align)
         self._learner = SegmentLearner({"segmenter": nets["segmenter"]}, self.pair, settings)
         self.nets: dict[str, nn.Module] = {"segmenter": self._learner.mean}
@@ -66,19 +68,17 @@ class AdaptLearner:
         if chance(self.phase.real_probability, draws):
             return self.scans.image(index).to(self.atlas), labels.long()
         flow = flow.float()
-        _, _, styled = self._aligned(other)
+        another, _, look = self._aligned(other)
         if chance(self.phase.flow_mixing, draws):
-            share = float(torch.rand(1, generator=draws))
-            flow = torch.lerp(flow, self._aligned(other)[0].float(), share)
-        return warp(styled.float(), flow)[0].clamp(0, 1), self.labels.propagate(flow)
+            flow = torch.lerp(flow, another.float(), float(torch.rand(1, generator=draws)))
+        return self.drawing.pair(look, self.drawing.finer(flow, draws), draws)
 
-    def _align(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Give of a scan: F's flow from the atlas (1, 3, D, H, W), its labels, the atlas in its style."""
+    def _align(self, index: int) -> tuple[Tensor, Tensor, Look]:
+        """Give of a scan: F's flow from the atlas (1, 3, D, H, W), its labels, and its look."""
         target = self.scans.image(index)[None].to(self.atlas)
         flow, mirrored = self.aligner.flows(target)
-        styled = self.aligner.restyled(target, flow)
         labels = self.aligner.labels_on(target, flow, mirrored)
-        return flow.half(), labels.to(torch.uint8), styled.half()
+        return flow.half(), labels.to(torch.uint8), Look.of(self.drawing.rendering.code(target, labels))
 
 
 def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material) -> AdaptLearner:

@@ -13,7 +13,7 @@ from material import learner, preset
 from sst_models.networks.build import build
 from sst_models.phases.adapt import AdaptLearner
 from sst_models.volume.labels import AtlasLabels
-from sst_models.volume.warp import warp, warp_labels
+from sst_models.volume.warp import warp_labels
 
 SIDES = (32, 32, 32)
 BRIGHTNESS = (0.5, 0.25)  # of the two scans; exact in half precision, in which pairs are kept
@@ -99,31 +99,32 @@ def test_a_real_pair_is_a_scan_with_the_labels_that_its_own_flow_carries() -> No
     assert {which(pair, allowed) for pair in drawn(made(real_probability=1.0))} == {0, 1}
 
 
-def test_a_restyled_pair_has_the_flow_of_one_scan_and_the_style_of_another() -> None:
-    """Eq. 2 and 6: A(b, E(t')), warped by F's flow to t, with b's labels by the same flow; all four of two scans."""
-    image, labels = atlas()
-    allowed = {
-        (i, j): (warp(BRIGHTNESS[j] * image[None], flow_of(i))[0], warp_labels(labels[None], flow_of(i))[0])
-        for i in range(2)
-        for j in range(2)
-    }
-    pairs = drawn(made(real_probability=0.0, flow_mixing=0.0), 32)
-    assert {which(pair, allowed) for pair in pairs} == set(allowed)
-
-
 def middle(volume: Tensor) -> float:
     """The centre of mass along the first axis, voxels."""
     places = torch.arange(32.0)[:, None, None]
     return float((volume * places).sum() / volume.sum())
 
 
+def test_a_rendered_pair_has_the_shape_of_one_scan_and_the_look_of_another() -> None:
+    """Eq. 2 and 6 with a measured look: as bright as one, labels where F puts them on the other; all four of two."""
+    _, labels = atlas()
+    found = set()
+    for image, carried in drawn(made(real_probability=0.0, flow_mixing=0.0), 32):
+        shift = middle((labels > 0).float()) - middle((carried > 0).float())
+        (where,) = (i for i in range(2) if abs(shift - SHIFT[BRIGHTNESS[i]]) < 0.5)
+        level = float(image[0][carried > 0].median())
+        (look,) = (j for j in range(2) if abs(level - BRIGHTNESS[j]) < 0.06)
+        found.add((where, look))
+    assert found == {(i, j) for i in range(2) for j in range(2)}
+
+
 def test_a_blend_of_two_flows_carries_image_and_labels_alike() -> None:
     """A shape between those of two scans, and not always the same share of them."""
-    image, labels = atlas()
+    _, labels = atlas()
     shifts = set()
     for found, carried in drawn(made(real_probability=0.0, flow_mixing=1.0), 24):
-        shift = middle(image[0]) - middle(found[0])
-        assert 2.0 <= shift <= 4.0
+        shift = middle((labels > 0).float()) - middle((found[0] > 0).float())
+        assert 1.8 <= shift <= 4.2
         assert middle((labels > 0).float()) - middle((carried > 0).float()) == pytest.approx(shift, abs=0.6)
         shifts.add(round(shift, 3))
     assert len(shifts) > 6
@@ -147,17 +148,9 @@ def test_the_scans_mirror_image_has_its_say_on_the_labels() -> None:
     assert max(alone) < 14
 
 
-def test_a_restyled_image_stays_in_range() -> None:
-    """What A makes brighter than 1 or darker than 0 is cut."""
-    adapting = made(real_probability=0.0, flow_mixing=0.0)
-    adapting.aligner.nets["A"].forward = lambda volume, _: 4 * volume - 1  # type: ignore[method-assign]
-    for image, _ in drawn(adapting, 4):
-        assert (float(image.min()), float(image.max())) == (0.0, 1.0)
-
-
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 4, 20), (1.0, 24, 24)])
 def test_as_many_pairs_are_real_as_the_preset_says(share: float, low: int, high: int) -> None:
-    """A real pair's image has one level beside background, a restyled one two."""
+    """A real pair's image has one level beside background, a rendered one has noise."""
     pairs = drawn(made(real_probability=share, flow_mixing=0.0), 24)
     real = sum(len(image.unique()) == 2 for image, _ in pairs)
     assert low <= real <= high
