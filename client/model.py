@@ -78,10 +78,10 @@ class Model:
 
     def registration(self, device: torch.device) -> dict[str, nn.Module] | None:
         """Give E, A and F, ready to propagate the atlas's labels; None where the model lacks or does not use them."""
-        if not self.experiment.segmenter.fuse_registration:
-            return None
         begins = self.card.get("registration") == AS_IT_BEGINS
         if begins or not self.experiment.trained & {"E", "A", "F"}:
+            if not self.experiment.segmenter.fuse_registration:
+                return None
             return {part: place(first(part, self.experiment), device).eval() for part in ("E", "A", "F")}
         held = set(self.card["digests"])
         if REGISTRATION not in held or (self.experiment.appearance.weight and GENERATOR not in held):

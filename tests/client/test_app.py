@@ -221,7 +221,7 @@ def test_a_site_takes_a_difference_to_what_it_holds_and_nothing_else(tmp_path, p
 def test_policy_of_the_site_is_asked_before_the_work(tmp_path):
     """A phase that the policy leaves out is refused without being computed."""
     config = site_config(tmp_path, 'phases = ["join"]')
-    assert send(raising(AssertionError("computed")), tmp_path, config=config).error == "release"
+    assert send(raising(AssertionError("computed")), tmp_path, config=config).error == "declined"
 
 
 def test_hello_names_site_versions_and_code(tmp_path):
