@@ -58,6 +58,7 @@ spec.loader.exec_module(engines)
 
 from client.consent import policy_text
 from client.gate.policy import PHASES, Policy
+from configs.phases import phase_of
 from configs.schema import from_dict
 from server.events import read
 from server.office import Office, Settings, write_settings
@@ -78,6 +79,7 @@ ledger = [json.loads(line) for line in (sites[0].state / "gate" / "ledger.jsonl"
 own = [entry for entry in ledger if entry["phase"] == "sharpen"]
 print(json.dumps({
     "policy": policy_text(),
+    "consent": phase_of("sharpen").leaves("networks"),
     "phases": PHASES,
     "released": [[e["round"], e["count"] > 0, sorted(e["parts"]), e["metrics"]] for e in own],
     "rounds": [e["round"] for e in events if e["event"] == "round.finished" and e["phase"] == "sharpen"],
@@ -109,7 +111,7 @@ def test_a_row_and_a_file_make_a_phase(tmp_path: Path) -> None:
     told = json.loads(done.stdout.splitlines()[-1])
     assert "sharpen" in told["phases"]
     items = ("weights of the registration network T", "training curves (total, edges)", "number of training scans")
-    assert "\n".join(['"sharpen",', *(f"    #   {item}" for item in items)]) in told["policy"]
+    assert '"sharpen"' in told["policy"] and told["consent"] == list(items)
     assert told["released"] == [[number, True, ["T"], ["edges", "total"]] for number in (1, 2)]
     assert told["rounds"] == [1, 2]
     assert ["sharpen", 2, 0.5 * 2 * 3 * 1 * 2] in told["display"]
