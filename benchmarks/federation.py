@@ -311,8 +311,9 @@ def first_state(experiment: "Experiment") -> "RunState":
 
 def plain_round(state: "RunState", phase: "Phase", experiment: "Experiment", learn_all: "LearnAll") -> "RunState":
     """Do a round without a message: the same requests, steps and mean."""
+    from configs.phases import KEPT
     from server.aggregate import RunningMean
-    from server.state import KEPT, MOMENTS
+    from server.state import MOMENTS
     from sst_models.wire.exchange import Arrays, PhaseRequest
 
     requests = []

@@ -152,7 +152,7 @@ def _run(run: Approval, policy: Policy) -> Iterator[str]:
 def _leaves(home: Home, policy: Policy) -> Iterator[str]:
     meaning = LEVELS[policy.level]
     yield f'what may leave at level "{policy.level}" ({home.policy}): {meaning}'
-    for name in ("hello", *(phase for phase in policy.phases if policy.answers(phase))):
+    for name in ("hello", *policy.answered):
         for number, item in enumerate(phase_of(name).leaves(policy.level) or (NOTHING,)):
             yield f"  {'' if number else name:11s} {item}"
     yield "and with each: phase and round, how long it took and, where it failed, an error code"

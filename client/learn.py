@@ -40,7 +40,7 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     experiment, phase, folder = from_json(request.experiment), phase_of(request.phase), site.folder(request.run)
     device = choose(site.device)
     material = _material(request, folder, experiment, device)
-    says = site.policy.releases_curves
+    says = site.policy.trains
     if says and len(material.scans) < site.policy.min_scans:
         raise TooFewError(f"{len(material.scans)} training scans; the policy asks for {site.policy.min_scans} or more")
     withheld = Withheld(site, request.run, experiment)

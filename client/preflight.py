@@ -141,9 +141,8 @@ def _policy(home: Home) -> Line:
         policy = read_policy(home.policy)
     except SstError as error:
         return Line("release policy", False, str(error), "mend the file")
-    answered = [phase for phase in policy.phases if policy.answers(phase)]
-    said = f"level {policy.level}: {', '.join(answered) or 'no phase is answered'}"
-    return Line("release policy", bool(answered), said, "name phases")
+    said = f"level {policy.level}: {', '.join(policy.answered) or 'no phase is answered'}"
+    return Line("release policy", bool(policy.answered), said, "name phases")
 
 
 def _private(home: Home) -> Line:

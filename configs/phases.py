@@ -86,12 +86,12 @@ class Phase:
     def items(self) -> tuple["Item", ...]:
         """Everything that leaves a site, in the words that its IT reads, with the level from which on it does."""
         found = []
-        for level, parts in ((levels.NETWORKS, self.averaged), (levels.MODELS, self.own)):
+        for level, parts in ((levels.NETWORKS, self.averaged), (levels.MODELS, self.kept)):
             if parts:
                 names = ", ".join(PARTS.get(part, part) for part in parts)
                 found.append(Item(level, f"weights of {names}", f"weights of {', '.join(parts)}"))
         if self.moments:
-            found.append(Item(levels.NETWORKS, STYLE_MOMENTS + IF_MOMENTS, "moments of style codes"))
+            found.append(Item(levels.NETWORKS, STYLE_MOMENTS, "moments of style codes"))
         if self.statistics:
             found.append(Item(levels.STATISTICS, STATISTICS, "moments of intensities and shapes"))
         if self.losses:
@@ -105,11 +105,6 @@ class Phase:
     def averaged(self) -> tuple[str, ...]:
         """The parts that are learnt and averaged over sites."""
         return tuple(part for part in self.learns if part not in self.kept)
-
-    @property
-    def own(self) -> tuple[str, ...]:
-        """The parts that are learnt and stay one site's."""
-        return tuple(part for part in self.learns if part in self.kept)
 
     def leaves(self, level: str = levels.MODELS) -> tuple[str, ...]:
         """Give what leaves a site of a level, item by item; nothing of a phase that it does not answer."""
@@ -136,9 +131,10 @@ STATISTICS = (
     "means and covariances over its training scans of how bright each structure is, and of its volume, place and shape"
 )
 
-STYLE_MOMENTS = "mean and standard deviation of style codes"
-
-IF_MOMENTS = " (if moments = true and style is among the phases; after the last round, unless moments_each_round)"
+STYLE_MOMENTS = (
+    "mean and standard deviation of style codes "
+    "(if moments = true and style is among the phases; after the last round, unless moments_each_round)"
+)
 
 PHASES: tuple[Phase, ...] = (
     Phase(
@@ -277,6 +273,9 @@ PHASES: tuple[Phase, ...] = (
     ),
 )
 """All phases in the order in which a run goes through them."""
+
+KEPT = frozenset(part for phase in PHASES for part in phase.kept)
+"""The parts that are each site's own: kept under its name, and leaving it at the highest level of sharing alone."""
 
 
 def phase_of(name: str) -> Phase:

@@ -64,9 +64,10 @@ class Members:
         found = {site: about.get("scans") for site, about in _read(self.folder / MEMBERS).items()}
         return {site: count for site, count in sorted(found.items()) if isinstance(count, int)}
 
-    def level(self, site: str) -> str:
-        """Give a site's level of sharing, as it said when it joined; one that said none, before 0.4, shared all."""
-        return str(_read(self.folder / MEMBERS).get(site, {}).get("level", levels.MODELS))
+    @property
+    def sharing(self) -> dict[str, str]:
+        """The level of sharing of each site, as it said when it joined; one that said none, before 0.4, shared all."""
+        return {site: about.get("level", levels.MODELS) for site, about in _read(self.folder / MEMBERS).items()}
 
     @property
     def strikes(self) -> Strikes:

@@ -67,11 +67,12 @@ class Hub:
 
     def answering(self, phase: Phase) -> list[str]:
         """List the sites whose level of sharing has a phase."""
-        return [site for site in self.sites if levels.reaches(self.members.level(site), phase.level)]
+        known = self.members.sharing
+        return [site for site in self.sites if levels.reaches(known[site], phase.level)]
 
     def trains(self, site: str) -> bool:
         """Say whether a site trains networks with the others, by its level of sharing."""
-        return levels.reaches(self.members.level(site), levels.NETWORKS)
+        return levels.reaches(self.members.sharing[site], levels.NETWORKS)
 
     def segment(self) -> tuple[str, ...]:
         """List the sites that get a segmenter: those of the plan, or all that take part."""
@@ -174,22 +175,20 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     """
     if not hub.sites:
         raise FederationError("no site takes part any more: look into strikes.json and left.json in the hub's folder")
-    before_it = state
-    if number == 1:
-        state = replace(state, parts={**state.parts, **fresh_parts(phase, state, hub.experiment)})
-    willing = hub.answering(phase)
-    sites = [site for site in willing if all(state.of(part, site) is not None for part in phase.learns)]
+    fresh = fresh_parts(phase, state, hub.experiment) if number == 1 else {}
+    begun = replace(state, parts={**state.parts, **fresh})
+    sites = [s for s in hub.answering(phase) if all(begun.of(part, s) is not None for part in phase.learns)]
     if not sites:
-        return before_it.with_parts({})
+        return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
-    requests = {site: hub.request(phase.name, number, site, _arrays(hub, state, phase, site), state) for site in sites}
+    requests = {site: hub.request(phase.name, number, site, _arrays(hub, begun, phase, site), begun) for site in sites}
     before = state.moved if number > 1 else {}
     fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library, hub.members.counts, before)
     least = bounds.least(hub.experiment, len(sites)) if fold.averages else 1
     failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional, least=least)
     parts = fold.close()
-    if not parts and not fold.series:
-        state = before_it  # nobody learnt: what nobody trained is no part of the state
+    if parts or fold.series:
+        state = begun  # else nobody learnt, and what nobody trained is no part of the state
     brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number)}
     shortened = {"clipped": fold.clipped} if fold.clipped else {}
     hub.tell("round.finished", phase=phase.name, round=number, **brought, **shortened)
@@ -234,9 +233,12 @@ def _train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int
 
 def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arrays]:
     arrays: dict[str, Arrays] = {}
-    trained = hub.trains(site) and any(state.of(part, site) is not None for part in phase.uses)
-    # What a phase uses and a site is not sent, it has as it begins.
-    for part in phase.learns + (phase.uses if trained or phase.level != levels.NOTHING else ()):
+    uses = phase.uses
+    if phase.level == levels.NOTHING and not (
+        any(state.of(part, site) is not None for part in uses) and hub.trains(site)
+    ):
+        uses = ()  # the site has them as they begin
+    for part in phase.learns + uses:
         found = state.of(part, site)
         arrays[part] = weights.parameters(first(part, hub.experiment)) if found is None else found
     if phase.labels:

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from configs.errors import RunError
-from configs.phases import Phase, learning, phase_of
+from configs.phases import KEPT, Phase, learning, phase_of
 from configs.schema import Experiment, from_json
 from sst_models.networks.build import first
 from sst_models.wire import payload, weights
@@ -20,9 +20,6 @@ from sst_models.wire.exchange import Arrays, Delta
 from sst_models.wire.files import write_json
 
 MOMENTS, STATISTICS = "moments", "statistics"
-
-KEPT = frozenset(part for phase in learning() for part in phase.kept)
-"""The parts of which each site's version is kept under its name, "A.SITE", in the hub's library."""
 
 DELTA = "delta:"
 """Before the name of a part: its last coded difference, in the file of a round."""

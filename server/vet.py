@@ -67,7 +67,7 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: in
         return found.code
     if phase.has_rounds and reply.count < 1:
         return "count"
-    needed = {"statistics"} if phase.statistics else set(phase.learns) - set(phase.kept)  # what is kept, may stay there
+    needed = {"statistics"} if phase.statistics else set(phase.averaged)  # what is a site's own may stay there
     if not needed <= set(reply.arrays):
         return "missing"
     for part, arrays in sorted(reply.arrays.items()):

@@ -10,14 +10,11 @@ from typing import Any
 
 from configs import levels
 from configs.errors import ConfigError, RefusalError
-from configs.phases import asked, at_sites, phase_of
+from configs.phases import KEPT, asked, at_sites, phase_of, training
 from configs.schema import Experiment
 
 PHASES = tuple(phase.name for phase in asked())
 """Every phase that a hub can ask for; `hello` needs no leave: it names the site and its versions."""
-
-OWN = frozenset(part for phase in asked() for part in phase.own)
-"""The parts that are a site's own, and leave it at the highest level alone."""
 
 GONE: Mapping[str, str] = MappingProxyType(
     {
@@ -61,13 +58,18 @@ class Policy:
         return self.moments and self.answers("style")
 
     @property
-    def releases_curves(self) -> bool:
-        """Whether training curves may leave."""
+    def answered(self) -> tuple[str, ...]:
+        """The phases in which the site takes part."""
+        return tuple(phase for phase in self.phases if self.answers(phase))
+
+    @property
+    def trains(self) -> bool:
+        """Whether the site trains networks with the others, so that weights and training curves may leave."""
         return levels.reaches(self.level, levels.NETWORKS)
 
     def withholds(self, part: str) -> bool:
         """Whether a part that this site learns stays here."""
-        return part in OWN and self.level != levels.MODELS
+        return part in KEPT and self.level != levels.MODELS
 
 
 def check_floors(experiment: Experiment, policy: Policy) -> None:
@@ -76,11 +78,10 @@ def check_floors(experiment: Experiment, policy: Policy) -> None:
     Raises:
         RefusalError: the first thing that it does not.
     """
-    wanted = [phase for phase in at_sites() if policy.answers(phase.name)]
-    rounds = sum(experiment.phases.rounds(phase.name) for phase in wanted)
+    rounds = sum(experiment.phases.rounds(phase.name) for phase in at_sites() if policy.answers(phase.name))
     if rounds > policy.most_rounds:
         raise RefusalError(f"the run has {rounds} rounds; the policy allows {policy.most_rounds}")
-    for phase in (phase for phase in wanted if phase.learns and policy.releases_curves):
+    for phase in (phase for phase in training() if policy.trains and policy.answers(phase.name)):
         settings = experiment.phases.of(phase.name)
         if settings.rounds and settings.steps * settings.batch < policy.min_volumes:
             raise RefusalError(

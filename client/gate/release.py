@@ -12,7 +12,7 @@ import numpy as np
 
 from client.gate.policy import Policy
 from configs.errors import DeclinedError, ReleaseError, TooFewError
-from configs.phases import PHASES, Phase, phase_of
+from configs.phases import PHASES, Phase
 from configs.statistics import SHAPES
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -38,13 +38,12 @@ def permit(request: PhaseRequest, policy: Policy) -> None:
         ReleaseError: the phase is unknown.
         DeclinedError: the policy leaves it out.
     """
-    _declared(request.phase)
+    phase = _declared(request.phase)
     if request.phase == "hello" or policy.answers(request.phase):
         return
     if request.phase not in policy.phases:
         raise DeclinedError(f"phase '{request.phase}' is not among the phases of this site's policy")
-    least = phase_of(request.phase).level
-    raise DeclinedError(f"phase '{request.phase}' needs the level '{least}'; this site's is '{policy.level}'")
+    raise DeclinedError(f"phase '{request.phase}' needs the level '{phase.level}'; this site's is '{policy.level}'")
 
 
 def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
@@ -58,9 +57,10 @@ def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
         raise ReleaseError(f"reply to {request.phase} {request.round} says that it answers {reply.phase} {reply.round}")
     if reply.bytes > policy.most_bytes:
         raise ReleaseError(f"reply to {request.phase} has {reply.bytes} bytes; the policy allows {policy.most_bytes}")
-    if found := grammar.fault(reply, _declared(reply.phase)):
+    phase = _declared(reply.phase)
+    if found := grammar.fault(reply, phase):
         raise ReleaseError(found.text)
-    if (reply.series or (reply.metrics and phase_of(reply.phase).losses)) and not policy.releases_curves:
+    if (reply.series or (reply.metrics and phase.losses)) and not policy.trains:
         raise ReleaseError("the policy keeps training curves at the site")
     for part, arrays in reply.arrays.items():
         _check_part(part, arrays, reply, request, policy)
@@ -70,7 +70,7 @@ def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
 
 def _check_enough(reply: SiteReply, policy: Policy) -> None:
     phase = _declared(reply.phase)
-    learns = policy.releases_curves and (phase.has_rounds or phase.name == "join")  # else nothing learnt leaves
+    learns = policy.trains and (phase.has_rounds or phase.name == "join")  # else nothing learnt leaves
     if learns and reply.count < policy.min_scans:
         raise TooFewError(f"{reply.count} training scans; the policy asks for {policy.min_scans} or more")
     if phase.figures and reply.metrics and reply.count < policy.min_test_people:
