@@ -72,12 +72,17 @@ def simulate_command(
             metavar="LEVEL|SITE=LEVEL", help=f"How much the sites, or one, share: {', '.join(LEVELS)} (the usual)."
         ),
     ] = None,
+    source: Annotated[
+        str, typer.Option(metavar="SITE", help="Only the direction whose atlas is of this site; without it, both.")
+    ] = "",
     bias: Annotated[
         bool, typer.Option("--bias/--no-bias", help="Take the scanners' bias fields out (N4), as `sst prepare` does.")
     ] = True,
 ) -> None:
     """Play the federation of two sites on this machine, in both directions, and compare what each would get."""
     sites = parse_sites(site)
+    if source:
+        check_choice("--source", source, [name for name, _ in sites])
     atlases = parse_atlases(atlas or (), [name for name, _ in sites])
     chosen, shared = parse_arms(arms), parse_levels(level or (), [name for name, _ in sites])
     check_choices(engine, device, style)
@@ -101,6 +106,7 @@ def simulate_command(
         changes=tuple(set_ or ()),
         bias=bias,
         levels=shared,
+        source=source,
     )
     with RichProgress() as progress:
         results = simulate(options, progress)

@@ -61,6 +61,7 @@ class Options:
     bias: bool = True  # the sites take their scanners' bias fields out
     data: str = ""  # what kind of data it is, for the report
     levels: Mapping[str, str] = field(default_factory=dict)  # site -> level of sharing; one that is not here shares all
+    source: str = ""  # only the direction whose atlas is of this site; "": both
 
 
 def simulate(options: Options, progress: Progress) -> Results:
@@ -145,7 +146,7 @@ def claim(options: Options, experiment: Experiment) -> None:
 
 
 def set_up(options: Options, experiment: Experiment, progress: Progress) -> list[Stage]:
-    """Choose each site's atlas and split, and make the two directions.
+    """Choose each site's atlas and split, and make the two directions, or the one that is wanted.
 
     Raises:
         DataError: no atlas can be made of a site's scans.
@@ -166,7 +167,7 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
         stage = Stage(options.out, direction, experiment, atlas, data, *how)
         stage.split({name: own.splits for name, own in chosen.items()})
         stages.append(stage)
-    return stages
+    return [stage for stage in stages if options.source in ("", stage.direction.source)]
 
 
 PREPARE = 400.0

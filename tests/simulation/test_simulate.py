@@ -101,6 +101,20 @@ def test_the_same_command_again_trains_nothing(run: tuple[Path, Results], sites:
     assert {path: path.stat().st_mtime_ns for path in (out / "federations").rglob("*.safetensors")} == before
 
 
+def test_one_direction_alone_has_the_figures_that_it_has_beside_the_other(
+    run: tuple[Path, Results], sites: tuple[tuple[str, Path], ...], tmp_path: Path
+) -> None:
+    """`--source candi`: the other direction is not run, and a report is written of the one there is."""
+    arms = ("F", "U-Net w/ adaptation")
+    only = simulate(replace(options(sites, tmp_path / "out", *arms), source="candi"), Silent())
+    assert {score.source for score in only.scores} == {"candi"}
+    assert not (tmp_path / "out" / "federations" / "oasis-to-candi").exists()
+    assert "candi" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for arm in arms:
+        one, other = only.score(arm, "candi", "oasis"), run[1].score(arm, "candi", "oasis")
+        assert one is not None and other is not None and one.mean == other.mean
+
+
 class StopAt(Silent):
     """A user who presses Ctrl-C when a stage begins, and again at the next if nothing came of it.
 
