@@ -201,6 +201,7 @@ class Generation:
     pairs: Positive = 1850  # distinct pairs that a segmenter sees (Sec. 4)
     cached_styles: Natural = 0  # distinct styles, each made once and kept in memory; 0: every pair has its own
     styles: Literal["prior", "moments"] = "prior"  # style codes: the prior, or the site's own moments
+    common_segmenter: bool = False  # one in all sites' styles, too: for a site that comes when statistics are measured
 
 
 FLOW_REDUCTION = 2
@@ -347,6 +348,11 @@ def from_dict(values: dict[str, Any], source: str) -> Experiment:
     if not (experiment.phases.flow_codes.rounds or experiment.phases.statistics.rounds):
         raise ConfigError(
             f"{source}: pairs have no source: give phases.flow_codes rounds, or phases.statistics.rounds = 1"
+        )
+    if experiment.generation.common_segmenter and not experiment.phases.statistics.rounds:
+        raise ConfigError(
+            f"{source}: a common segmenter learns from sites' statistics: give phases.statistics.rounds = 1, or take "
+            "generation.common_segmenter out"
         )
     return experiment
 

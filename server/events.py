@@ -14,6 +14,9 @@ from typing import Any
 
 NAME = "events.jsonl"
 
+ODD = frozenset({"site.quarantined", "site.late", "round.waiting", "round.skipped", "reply.late"})
+"""Events that a log has as warnings."""
+
 LONG = ("series", "sites", "traffic")
 """What an event holds for displays and reports, too long for a log; `reply` lines have its bytes."""
 
@@ -32,7 +35,7 @@ def tell(hub: Path, event: str, run: str, values: Mapping[str, object]) -> None:
     if event == "round.finished":
         took = [one["seconds"] for one in finished(read(hub)) if _same(one, values) and "seconds" in one]
         shown |= {"seconds": round(took[-1], 3)} if took else {}
-    odd = event in ("site.quarantined", "site.late", "round.waiting", "reply.late") or values.get("failed")
+    odd = event in ODD or values.get("failed")
     log.log(logging.WARNING if odd else logging.INFO, event, extra={"fields": shown})
 
 

@@ -83,6 +83,13 @@ class Joining:
         self.take(late)
         self.tell()
 
+    def wait(self) -> None:
+        """Wait until those that were asked have answered, or their deadline is over."""
+        while self.under_way:
+            time.sleep(LOOK)
+            self.take()
+        self.tell()
+
     def begin(self, sites: Iterable[str], late: bool = False) -> None:
         """Ask sites to join, those that are not being asked; `take` has the answers when they are there.
 

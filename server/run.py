@@ -29,6 +29,9 @@ from sst_models.wire import payload, weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
+COMMON = "all sites"
+"""Whose the common segmenter is, where sites have names; no site can be called that."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -78,8 +81,19 @@ class Hub:
         """List the sites that get a segmenter: those of the plan, or all that take part."""
         return self.plan.segment if self.plan.segment is not None else self.sites
 
+    @property
+    def trains_common(self) -> bool:
+        """Whether the hub trains a segmenter in all sites' styles, also where each site that takes part has its own."""
+        return self.experiment.generation.common_segmenter and self.plan.segment is None
+
     def late(self, state: RunState) -> bool:
-        """Say whether a site that joins now gets no segmenter: no round is left that learns its scanner's style."""
+        """Say whether a site that joins now gets no segmenter.
+
+        There is none in its scanner's style once no round is left that learns it, and one in all sites' styles only
+        where the preset has it.
+        """
+        if self.trains_common:
+            return False
         left = (phase for phase, _ in schedule(self.experiment)[state.done :])
         return not any("A" in phase.kept or phase.statistics for phase in left)
 
@@ -121,6 +135,8 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
         state = run_round(hub, state, phase, number)
         store.save(state)
     joining.welcome(hub.late(state))
+    if hub.trains_common:
+        joining.wait()
     evaluate(hub, state)
     deliver(hub, state)
     hub.tell("run.finished")
@@ -178,6 +194,10 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     fresh = fresh_parts(phase, state, hub.experiment) if number == 1 else {}
     begun = replace(state, parts={**state.parts, **fresh})
     sites = [s for s in hub.answering(phase) if all(begun.of(part, s) is not None for part in phase.learns)]
+    if SEGMENTER in phase.learns:
+        sites = [site for site in sites if site in hub.segment()]
+    if not hub.answering(phase):
+        hub.tell("round.skipped", phase=phase.name, round=number, levels=hub.members.sharing)
     if not sites:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
@@ -199,21 +219,40 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
 def train_segmenters(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     """Train each site's segmenter for a round on pairs that are generated in its style (eq. 12).
 
-    The first round decides who gets one.
+    Sites that said nothing of their style share one, the common segmenter. The first round decides who gets one of its
+    own.
     """
-    sites = tuple(site for site in hub.segment() if number == 1 or site in state.memory)
+    sites = _styles(hub, state) if number == 1 else [s for s in (*hub.segment(), COMMON) if s in state.memory]
     if not sites:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
     parts, memory, series = {}, dict(state.memory), {}
     for place, site in enumerate(sites):
         trained = _train(hub, state, site, number, (place, len(sites)))
-        parts[f"{SEGMENTER}.{site}"] = store(trained.weights, hub.library)
+        parts[SEGMENTER if site == COMMON else f"{SEGMENTER}.{site}"] = store(trained.weights, hub.library)
         memory[site] = store(trained.memory, hub.library)
         series[site] = trained.series
     hub.tell("round.finished", phase=phase.name, round=number, series=series)
     last = number == hub.experiment.phases.segment.rounds
     return replace(state.with_parts(parts), memory={} if last else memory)
+
+
+def _styles(hub: Hub, state: RunState) -> list[str]:
+    """List whose segmenters the hub trains: those of sites whose style it knows, and the common one where it is wanted.
+
+    Where pairs are made by networks, a site's style is its A, or that of the atlas.
+    """
+    wanted = hub.segment()
+    measured = _measured(state)
+    known = [site for site in wanted if measured is None or site in measured]
+    return [*known, *([COMMON] if hub.trains_common or len(known) < len(wanted) else [])]
+
+
+def _measured(state: RunState) -> dict[str, Arrays] | None:
+    """Give the statistics by site, of those that released some; None where pairs are made by networks instead."""
+    start = f"{STATISTICS}."
+    found = {part.removeprefix(start): arrays for part, arrays in state.parts.items() if part.startswith(start)}
+    return found if found or "decoder" not in state.parts else None
 
 
 def _train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int]) -> segmenters.Trained:
@@ -256,9 +295,8 @@ def generator_of(
 
     Where they did neither, pairs are the atlas with looks and shapes at random.
     """
-    start = f"{STATISTICS}."
-    found = {part.removeprefix(start): arrays for part, arrays in state.parts.items() if part.startswith(start)}
-    if found or "decoder" not in state.parts:
+    found = _measured(state)
+    if found is not None:
         known = {name: counts.get(name, 1) for name in {*counts, *found}}
         weigh = bounds.weights_of(known, found)
         return segmenters.make_statistics_generator(experiment, atlas, found, site, weigh, device)
@@ -274,13 +312,17 @@ def style_source(experiment: Experiment, state: RunState, site: str) -> segmente
 
 
 def _segmenters(hub: Hub, state: RunState) -> dict[str, Arrays]:
-    return {site: found for site in hub.segment() if (found := state.parts.get(f"{SEGMENTER}.{site}")) is not None}
+    return {site: found for site in hub.segment() if (found := state.of(SEGMENTER, site)) is not None}
 
 
 def evaluate(hub: Hub, state: RunState) -> None:
-    """Phase 7: test each segmenter at each site that has labels; means and counts make the cross-site table."""
+    """Phase 7: test each segmenter at each site that has labels; means and counts make the cross-site table.
+
+    The common one is tested once, however many sites have it.
+    """
     table: list[dict[str, object]] = []
-    tested = sorted(_segmenters(hub, state).items())
+    own = {site: f"{SEGMENTER}.{site}" in state.parts for site in hub.segment()}
+    tested = sorted({site if own[site] else COMMON: arrays for site, arrays in _segmenters(hub, state).items()}.items())
     announced = " ".join(dict.fromkeys(payload.digest(arrays) for _, arrays in tested))
     for number, (style, arrays) in enumerate(tested, start=1):
         hub.tell("round.started", phase="evaluate", round=number)
@@ -331,7 +373,7 @@ def deliver(hub: Hub, state: RunState) -> None:
         if hub.experiment.segmenter.fuse_registration and hub.trains(site):
             parts |= {part: found for part in ("E", "F") if (found := state.of(part, site)) is not None}
         request = hub.request("deliver", 1, site, parts, state)
-        about = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, {}))}
+        about = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, figures.get(COMMON, {})))}
         requests[site] = replace(request, settings={**request.settings, **about})
     if not requests:
         return

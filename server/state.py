@@ -134,6 +134,12 @@ def fresh_parts(phase: Phase, state: RunState, experiment: Experiment) -> dict[s
     return parts
 
 
+def _in_library(part: str) -> bool:
+    """Say whether a part has a file of its own: what is one site's, and every segmenter, the common one, too."""
+    name, _, site = part.partition(".")
+    return name == SEGMENTER or (name in KEPT and bool(site))
+
+
 def files_of(kept: Mapping[str, Any]) -> list[str]:
     """List the files that a state.json names, below its folder."""
     library = kept["library"]
@@ -159,7 +165,7 @@ class Store:
     def save(self, state: RunState) -> None:
         """Keep a state; the one before it is removed after."""
         tensors = {}
-        kept = {part: arrays for part, arrays in state.parts.items() if part.partition(".")[0] in KEPT and "." in part}
+        kept = {part: arrays for part, arrays in state.parts.items() if _in_library(part)}
         for part, arrays in state.parts.items():
             for name, array in arrays.items() if part not in kept else ():
                 tensors[f"{part}/{name}"] = torch.from_numpy(np.ascontiguousarray(array))

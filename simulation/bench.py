@@ -91,7 +91,7 @@ class Bench:
             need = next(need for need in base.needs if need.segmenter)
             scheme, whose = self.states[need.scheme][0], self.site(need.segmenter)
             kept = self.stage.own(scheme, SEGMENTER, whose)
-            arrays = kept or self.state(need.scheme).parts.get(f"{SEGMENTER}.{whose}")
+            arrays = kept or self.state(need.scheme).of(SEGMENTER, whose)
         assert arrays is not None, arm.name
         return segmenters.segmenter_of(arrays, self.experiment, self.stage.device)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ablation, accuracy, federation, same_result
+from benchmarks import ablation, accuracy, federation, levels, same_result
 from configs.schema import load
 from server.state import SEGMENTER, RunState, schedule
 from simulation.arms import ARMS
-from simulation.cli import parse_arms
+from simulation.cli import parse_arms, parse_levels
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 OURS = ("configs", "sst_models", "client", "server", "simulation")
@@ -74,3 +74,17 @@ def test_a_finished_run_is_cut_back_to_what_it_was(phase: str, rounds: int) -> N
     phases = [each.name for each, _ in schedule(experiment)]
     wanted = states[phases.index(phase)] if phase in phases else states[-1]
     assert ablation.cut_back(states[-1], experiment, phase) == wanted
+
+
+def test_a_row_of_levels_leaves_the_other_site_as_it_is() -> None:
+    """Its options are those of `sst simulate`, and of twelve scans the ones that are left out are in no other split."""
+    for row in levels.ROWS:
+        given = levels.words(row, "oasis", "ixi")
+        options = {word: given[place + 1] for place, word in enumerate(given) if word.startswith("--")}
+        assert options["--source"] == "oasis" and options["--arms"] in ARMS
+        shared = parse_levels([options[word] for word in ("--level",) if word in options], ["oasis", "ixi"])
+        assert shared.get("oasis", "models") == ("nothing" if row == levels.NOBODY else "models")
+    splits = {f"sub-{number:02}": "train" for number in range(12)} | {"sub-90": "val", "sub-91": "test"}
+    kept = levels.drawn(splits, 2, 1)
+    assert sorted(kept.values()) == ["test", "train", "train", *["unused"] * 10, "val"]
+    assert levels.drawn(splits, 20, 1) == splits

@@ -49,7 +49,8 @@ class Hospitals:
             self.asked.append(request)
             parts = {part: request.arrays[part] for part in phase_of(request.phase).learns}
             error = "data" if self.atlases[request.site] is None else ""
-            yield SiteReply(request.site, request.phase, request.round, 9, parts, error=error)
+            count = 9 if phase_of(request.phase).count else 0
+            yield SiteReply(request.site, request.phase, request.round, count, parts, error=error)
 
     def begin(self, requests: Sequence[PhaseRequest], deadline: float) -> None:
         """Take requests to join."""
@@ -250,13 +251,59 @@ def test_a_site_that_joins_while_segmenters_are_trained_gets_none(
 
     monkeypatch.setattr(run, "_train", train)
     hub.members.add("early", 9)
-    first = run.run_round(hub, RunState(), phase_of("segment"), 1)
+    learnt = RunState(parts={"decoder": {"w": np.zeros(2, np.float32)}})  # pairs are made by networks
+    first = run.run_round(hub, learnt, phase_of("segment"), 1)
     hub.members.add("late", 9)
     second = run.run_round(hub, first, phase_of("segment"), 2)
     assert asked == [("early", (0, 1)), ("early", (0, 1))]
-    assert second.done == 2 and set(second.parts) == {"segmenter.early"}
+    assert second.done == 2 and set(second.parts) == {"decoder", "segmenter.early"}
     assert [float(arrays["w"][0]) for arrays in second.trained["early"]] == [1.0, 2.0]
     assert second.memory == {}  # tiny has two rounds: nothing goes on from here
+
+
+def test_a_site_that_comes_after_the_statistics_gets_the_common_segmenter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    """The hub trains one in all sites' styles beside each site's own, waits for who is joining, and tests it once."""
+    federation = Hospitals({"early": DIGEST}, {"late": 5, "later": 9})
+    common = load("tiny", ("phases.statistics.rounds=1", "generation.common_segmenter=true"))
+    hub = replace(hub_of(tmp_path, federation), experiment=common)
+    trained: list[str] = []
+
+    def train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int]) -> segmenters.Trained:
+        trained.append(site)
+        return segmenters.Trained({"w": np.full(2, len(site), np.float32)}, {"m": np.zeros(1, np.float32)}, {})
+
+    monkeypatch.setattr(run, "_train", train)
+    came = joining_of(hub)
+    came.gather(1)
+    state = RunState(parts={"statistics.early": {"mean": np.zeros(1, np.float32)}})
+    for number in (1, 2):
+        state = run.run_round(hub, state, phase_of("segment"), number)
+    assert trained == ["early", "all sites"] * 2 and {"segmenter", "segmenter.early"} < set(state.parts)
+    federation.atlases |= dict.fromkeys(("late", "later"), DIGEST)
+    assert not hub.late(replace(state, done=len(schedule(common))))
+    came.welcome(hub.late(state))
+    came.wait()
+    assert hub.sites == ("early", "late", "later") and clock[0] > 0
+    federation.asked.clear()
+    run.evaluate(hub, state)
+    run.deliver(hub, state)
+    tested = [request.site for request in federation.asked if request.phase == "evaluate"]
+    assert tested == ["early", "late", "later"] * 2
+    sent = {one.site: one.arrays["segmenter"]["w"][0] for one in federation.asked if one.phase == "deliver"}
+    assert sent == {"early": len("early"), "late": len("all sites"), "later": len("all sites")}
+
+
+def test_a_phase_that_no_sites_level_has_is_skipped_and_said(tmp_path: Path) -> None:
+    """Nobody is asked; the operator reads why nothing was learnt."""
+    federation = Hospitals({"one": DIGEST})
+    hub = hub_of(tmp_path, federation)
+    hub.members.add("one", 9, "statistics")
+    state = run.run_round(hub, RunState(), phase_of("register"), 1)
+    assert state.done == 1 and not state.parts and not federation.asked
+    (event,) = told(tmp_path, "round.skipped")
+    assert event["phase"] == "register" and event["levels"] == {"one": "statistics"}
 
 
 def test_a_site_without_a_style_of_its_own_has_the_atlass(tmp_path: Path) -> None:

@@ -83,11 +83,11 @@ def test_moments_leave_and_nothing_else_and_each_site_gets_a_model(data: dict[st
 
 
 def test_a_site_may_keep_its_statistics(data: dict[str, Path], tmp_path: Path) -> None:
-    """Its policy leaves the phase out: no part leaves, and its segmenter is drawn in the others' looks."""
+    """Its policy leaves the phase out: no part leaves, and it gets the common segmenter, in the others' looks."""
     phases = 'phases = ["join", "deliver"]\n'
     state, sites = federate(data, tmp_path, {"oasis": phases})
     assert "statistics.candi" in state.parts and "statistics.oasis" not in state.parts
-    assert {"segmenter.candi", "segmenter.oasis"} <= set(state.parts)
+    assert {"segmenter.candi", "segmenter"} <= set(state.parts) and "segmenter.oasis" not in state.trained
     assert [parts for _, parts in left(sites["oasis"])] == [[]] * len(left(sites["oasis"]))
     assert open_model(sites["oasis"].state / "runs" / "tiny" / "model").card["site"] == "oasis"
 
@@ -96,7 +96,7 @@ def test_few_scans_have_no_statistics(data: dict[str, Path], tmp_path: Path) -> 
     """Moments of so few people would say much of each; where nobody may release any, pairs are drawn at random."""
     few = "min_cases = 6\n"
     state, sites = federate(data, tmp_path, {name: few for name in data})
-    assert set(state.parts) == {f"segmenter.{name}" for name in data}
+    assert set(state.parts) == {"segmenter"}  # one for both: the hub knows no more of one than of the other
     for name, site in sites.items():
         assert not any(parts for _, parts in left(site))
         assert open_model(site.state / "runs" / "tiny" / "model").card["site"] == name
@@ -118,9 +118,7 @@ def test_sites_of_different_levels_take_part_in_one_run(data: dict[str, Path], t
     ledger = (sites["candi"].state / "gate" / "ledger.jsonl").read_text(encoding="utf-8")
     assert not any(entry["metrics"] or entry["series"] for entry in map(json.loads, ledger.splitlines()))
     assert {part for parts in open_one.values() for part in parts} == TRAINED | {"statistics", "moments"}
-    assert TRAINED | {"A", "moments.oasis", "statistics.oasis", "segmenter.candi", "segmenter.oasis"} == set(
-        state.parts
-    )
+    assert TRAINED | {"A", "moments.oasis", "statistics.oasis", "segmenter", "segmenter.oasis"} == set(state.parts)
     models = {name: open_model(site.state / "runs" / "tiny" / "model") for name, site in sites.items()}
     assert models["oasis"].card["registration"] == "trained"
     assert models["candi"].card["registration"] == "as it begins"
@@ -131,5 +129,6 @@ def test_sites_of_different_levels_take_part_in_one_run(data: dict[str, Path], t
     for name, model in models.items():
         there = load_file(model.folder / "segmenter.safetensors")
         assert all(torch.equal(there[key], value) for key, value in own[name].items())
-        assert not all(np.array_equal(there[key], value) for key, value in state.parts[f"segmenter.{name}"].items())
+        hubs = state.of("segmenter", name)
+        assert hubs is not None and not all(np.array_equal(there[key], value) for key, value in hubs.items())
     assert not (sites["candi"].state / "gate" / "refused.jsonl").exists()
