@@ -214,7 +214,7 @@ def sites(folder: Path) -> list["Site"]:
     from client.preparation import Preparation
     from client.site import Site
 
-    policy = Policy(segmenter=True, moments_each_round=True, min_scans=1)  # as `simulation.engines.OPEN`
+    policy = Policy(level="models", moments_each_round=True, min_scans=1)  # as `simulation.engines.OPEN`
     return [
         Site(one.name, one.data, one.state, policy, one.splits, one.device, Preparation(bias=False))
         for one in site_folders(folder)
@@ -421,7 +421,8 @@ def set_up(folder: Path) -> None:
         text = text.replace('bias = "yes"', 'bias = "no"')
         text = text.replace('splits = ""', f"splits = {json.dumps(str(folder / 'splits.tsv'))}")
         settings.write_text(text, encoding="utf-8")
-        (folder / name / "policy.toml").write_text(OPEN, encoding="utf-8")  # half of a preset's steps is below a floor
+        policy = f'level = "models"\n{OPEN}'  # half of a preset's steps is below a floor
+        (folder / name / "policy.toml").write_text(policy, encoding="utf-8")
         sst(folder, "site", "approve", name, "--yes")
         shutil.copytree(folder / "plain" / name / "prepared", folder / name / "state" / "prepared")
     sst(folder, "hub", "admit", "desk", *(f"{name}/{name}.pub" for name in NAMES))

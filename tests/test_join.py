@@ -251,14 +251,19 @@ def test_what_is_approved_is_shown_and_pinned(office: Office, site: home.Home) -
     """App, run, schedule and what may leave in one text; afterwards the gate knows this run and no other."""
     found = bundle.read_bundle(site.bundle)
     text = "\n".join(consent.lines(site, found))
-    for words in ("run winter, and no other", "preset tiny, seed 1", "2 steps", "what may leave", "weights of"):
+    for words in ("run winter, and no other", "preset tiny, seed 1", "2 steps", "what may leave", "means and cov"):
         assert words in text, words
-    assert "NOT WITHIN THE POLICY" in text
+    assert "weights of" not in text and "NOT WITHIN THE POLICY" not in text
+    assert "declined, as the policy says: register, style, joint, flow_codes" in text
+    site.policy.write_text(consent.policy_text().replace('level = "statistics"', 'level = "networks"'))
+    text = "\n".join(consent.lines(site, found))
+    assert "weights of" in text and "NOT WITHIN THE POLICY" in text
     with pytest.raises(RunError, match="the policy asks for 40 or more.*Not approved"):
         consent.approve(site, found)
-    assert not site.approved.exists() and site.policy.read_text() == consent.policy_text()
-    site.policy.write_text(OPEN)
+    assert not site.approved.exists()
+    site.policy.unlink()
     consent.approve(site, found)
+    assert site.policy.read_text() == consent.policy_text()
     (run,) = approved_runs(site.gate)
     assert (run.run, run.preset) == ("winter", load("tiny"))
     assert len((site.gate / "salt").read_bytes()) == 32

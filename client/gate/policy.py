@@ -32,7 +32,7 @@ class Policy:
     The defaults are those that `sst site approve` writes. Simulated sites have a more open one (`simulation.engines`).
     """
 
-    level: str = levels.NETWORKS  # of sharing, one of `configs.levels`
+    level: str = levels.STATISTICS  # of sharing, one of `configs.levels`
     phases: tuple[str, ...] = PHASES  # of those that the level has, the ones that this site answers
     moments: bool = True  # may mean and standard deviation of style codes leave, in phases that have them
     moments_each_round: bool = False  # after each round of a phase; otherwise after its last one alone

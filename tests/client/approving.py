@@ -83,10 +83,14 @@ def first(state: Path, part: str = "T", run: str = "run") -> dict[str, np.ndarra
 
 
 def open_policy(folder: Path, more: str = "") -> Path:
-    """Write a policy without floors, which toy phases of one scan need; `more` replaces lines of it."""
+    """Write a policy without floors, which toy phases of one scan need, of a site that trains networks with others.
+
+    The key of `more` replaces that of the policy.
+    """
     path = folder / "policy.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [line for line in OPEN.splitlines() if line.split(" =")[0] != more.split(" =")[0]]
+    usual = ['level = "networks"', *OPEN.splitlines()]
+    kept = [line for line in usual if line.split(" =")[0] != more.split(" =")[0]]
     path.write_text("\n".join([*kept, more, ""]))
     return path
 

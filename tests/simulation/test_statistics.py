@@ -41,11 +41,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def federate(
     data: dict[str, Path], root: Path, policies: dict[str, str], experiment: Experiment = EXPERIMENT
 ) -> tuple[RunState, dict[str, SiteFolder]]:
-    """Run a federation to its end; give the hub's last state and the sites, whose policies have more lines."""
+    """Run a federation to its end; give the hub's last state and the sites, whose policies have another line."""
     sites = {}
     for name, folder in data.items():
-        policy = open_policy(root / f"{name}-policy")
-        policy.write_text(policies.get(name, "") + policy.read_text(encoding="utf-8"), encoding="utf-8")
+        policy = open_policy(root / f"{name}-policy", policies.get(name, ""))
         sites[name] = SiteFolder(name, (folder,), root / name, policy, device="cpu", bias=False)
     hub = root / "hub"
     hub.mkdir(parents=True)

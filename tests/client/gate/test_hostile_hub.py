@@ -61,10 +61,10 @@ class Victim:
     """A site, as its SuperNode would start it, and a hub that can send it anything."""
 
     def __init__(self, root: Path, atlas: Atlas, data: Path) -> None:
-        """Set the site up with the usual policy."""
+        """Set the site up with the usual policy, but for its level: it trains networks with others."""
         self.root, self.atlas, self.data, self.state = root, atlas, data, root / "state"
         root.mkdir(parents=True, exist_ok=True)
-        (root / "policy.toml").write_text(policy_text())
+        (root / "policy.toml").write_text(policy_text().replace('level = "statistics"', 'level = "networks"'))
         self.approve(EXPERIMENT)
 
     def approve(self, experiment: Experiment, run: str = "run") -> None:

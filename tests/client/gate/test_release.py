@@ -17,6 +17,8 @@ from sst_models.wire.exchange import PhaseRequest, SiteReply
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
 WEIGHTS = {"conv.weight": np.ones((4, 1, 3, 3, 3), np.float32), "conv.bias": np.zeros(4, np.float32)}
 MOMENTS = {"mean": np.zeros(8, np.float32), "std": np.ones(8, np.float32)}
+SHARES = Policy(level="networks")
+"""The usual policy at the highest level at which nothing of a site's own leaves."""
 SENT = {part: WEIGHTS for part in ("T", "E", "D_style", "F", "A", "encoder", "decoder", "D_flow", "segmenter")}
 
 
@@ -53,7 +55,7 @@ def test_declared_parts_pass(phase, parts):
 def test_undeclared_part_is_refused(phase):
     """A part that the phase does not declare stays at the site."""
     with pytest.raises(ReleaseError, match="does not declare"):
-        check(reply(phase, 0, arrays={"scan": WEIGHTS}), ask(phase, scan=WEIGHTS), Policy())
+        check(reply(phase, 0, arrays={"scan": WEIGHTS}), ask(phase, scan=WEIGHTS), SHARES)
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 32), (1, 16, 16, 32), (3, 16, 16, 32), (1, 3, 16, 16, 32), (16, 16, 32, 3)])
@@ -61,7 +63,7 @@ def test_arrays_of_the_grid_are_refused(shape):
     """Nothing with the shape of an image, a label map or a dense flow leaves, even if the hub asks for it."""
     part = {"conv.weight": np.zeros(shape, np.float32)}
     with pytest.raises(ReleaseError, match="shape of the grid"):
-        check(reply(arrays={"E": part}), ask(E=part), Policy())
+        check(reply(arrays={"E": part}), ask(E=part), SHARES)
 
 
 def test_other_shape_or_name_is_refused():
@@ -72,9 +74,9 @@ def test_other_shape_or_name_is_refused():
         {**WEIGHTS, "conv.bias": np.zeros(4096, np.float32)},
     ):
         with pytest.raises(ReleaseError):
-            check(reply(arrays={"E": part}), ask(), Policy())
+            check(reply(arrays={"E": part}), ask(), SHARES)
     with pytest.raises(ReleaseError, match="sent no weights"):
-        check(reply(arrays={"E": WEIGHTS}), replace(ask(), arrays={}), Policy())
+        check(reply(arrays={"E": WEIGHTS}), replace(ask(), arrays={}), SHARES)
 
 
 @pytest.mark.parametrize("name", ["queue", "encoder.queue_ptr", "norm.running_mean", "norm.num_batches_tracked"])
@@ -82,7 +84,7 @@ def test_buffers_are_refused(name):
     """The queue and other buffers do not leave, even if the hub asks for them by name."""
     part = {name: np.zeros((8, 4), np.float32)}
     with pytest.raises(ReleaseError, match="buffer"):
-        check(reply(arrays={"E": part}), ask(E=part), Policy())
+        check(reply(arrays={"E": part}), ask(E=part), SHARES)
 
 
 def test_whole_state_dict_of_a_queue_is_refused():
@@ -92,9 +94,9 @@ def test_whole_state_dict_of_a_queue_is_refused():
     module.register_buffer("queue", torch.zeros(8, 2))
     named = {name: value.detach().numpy() for name, value in module.named_parameters()}
     whole = {name: value.numpy() for name, value in module.state_dict().items()}
-    check(reply(arrays={"E": named}), ask(E=named), Policy())
+    check(reply(arrays={"E": named}), ask(E=named), SHARES)
     with pytest.raises(ReleaseError):
-        check(reply(arrays={"E": whole}), ask(E=named), Policy())
+        check(reply(arrays={"E": whole}), ask(E=named), SHARES)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -102,35 +104,35 @@ def test_values_that_are_not_finite_are_refused(value):
     """A diverged weight does not reach the mean."""
     part = {**WEIGHTS, "conv.bias": np.full(4, value, np.float32)}
     with pytest.raises(ReleaseError, match="finite"):
-        check(reply(arrays={"E": part}), ask(), Policy())
+        check(reply(arrays={"E": part}), ask(), SHARES)
 
 
 def test_moments_need_leave_and_enough_cases():
     """Moments are exactly mean and std of a code, of enough scans, and only where the policy allows them."""
     good = reply(arrays={"moments": MOMENTS})
-    check(good, ask(), Policy())
-    check(replace(good, count=5), ask(), Policy(min_cases=5))
+    check(good, ask(), SHARES)
+    check(replace(good, count=5), ask(), replace(SHARES, min_cases=5))
     with pytest.raises(ReleaseError, match="4 scans"):
-        check(replace(good, count=4), ask(), Policy())
+        check(replace(good, count=4), ask(), SHARES)
     with pytest.raises(ReleaseError, match="policy keeps the moments"):
-        check(good, ask(), Policy(moments=False))
+        check(good, ask(), replace(SHARES, moments=False))
     joint = reply("joint", arrays={"moments": MOMENTS})
-    check(joint, ask("joint"), Policy())
+    check(joint, ask("joint"), SHARES)
     with pytest.raises(ReleaseError, match="policy keeps the moments"):  # the style phase is left out to keep them
-        check(joint, ask("joint"), Policy(phases=("join", "register", "joint")))
+        check(joint, ask("joint"), replace(SHARES, phases=("join", "register", "joint")))
     for odd in (
         {"mean": MOMENTS["mean"]},
         {**MOMENTS, "codes": np.zeros((9, 8), np.float32)},
         {**MOMENTS, "std": np.ones((9, 8), np.float32)},
     ):
         with pytest.raises(ReleaseError, match="exactly"):
-            check(reply(arrays={"moments": odd}), ask(), Policy())
+            check(reply(arrays={"moments": odd}), ask(), SHARES)
 
 
 def test_statistics_are_exactly_what_is_declared_of_enough_scans():
     """Nothing more, nothing of another size, and of no fewer scans than the policy says."""
     good = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
-    check(reply("statistics", arrays={"statistics": good}), ask("statistics"), Policy())
+    check(reply("statistics", arrays={"statistics": good}), ask("statistics"), SHARES)
     with pytest.raises(ReleaseError, match="4 scans"):
         check(reply("statistics", 4, arrays={"statistics": good}), ask("statistics"), Policy(min_scans=1))
     with pytest.raises(ReleaseError, match="not among the phases"):
@@ -141,13 +143,13 @@ def test_statistics_are_exactly_what_is_declared_of_enough_scans():
         {**good, "shape.mean": np.zeros((9, 256), np.float32)},
     ):
         with pytest.raises(ReleaseError, match="exactly"):
-            check(reply("statistics", arrays={"statistics": odd}), ask("statistics"), Policy())
+            check(reply("statistics", arrays={"statistics": odd}), ask("statistics"), SHARES)
 
 
 def test_policy_keeps_phase_appearance_and_bytes():
     """A site's policy can leave out a phase, what is the site's own, and anything too big."""
     with pytest.raises(ReleaseError, match="keeps the weights of segmenter"):
-        check(reply("adapt", arrays={"segmenter": WEIGHTS}), ask("adapt"), Policy())
+        check(reply("adapt", arrays={"segmenter": WEIGHTS}), ask("adapt"), SHARES)
     joint = reply("joint", arrays={"A": WEIGHTS})
     with pytest.raises(ReleaseError, match="weights of A"):
         check(joint, ask("joint"), Policy(level="networks"))
@@ -163,20 +165,20 @@ def test_policy_keeps_phase_appearance_and_bytes():
 def test_names_of_metrics_cannot_carry_text(key):
     """A file name, an id or a date does not travel as the name of a metric."""
     with pytest.raises(ReleaseError):
-        check(reply(metrics={key: 1.0}), ask(), Policy())
+        check(reply(metrics={key: 1.0}), ask(), SHARES)
     with pytest.raises(ReleaseError):
-        check(reply(series={key: (1.0,)}), ask(), Policy())
+        check(reply(series={key: (1.0,)}), ask(), SHARES)
 
 
 def test_metrics_are_finite_floats_and_few():
     """Means pass; other types, and as many numbers as a volume has, do not."""
-    check(reply(metrics={"total": 0.5, "contrastive": 0.7}, series={"critic": (0.8,)}), ask(), Policy())
-    check(reply("evaluate", metrics={"Hippocampus": 0.8}), ask("evaluate"), Policy())
+    check(reply(metrics={"total": 0.5, "contrastive": 0.7}, series={"critic": (0.8,)}), ask(), SHARES)
+    check(reply("evaluate", metrics={"Hippocampus": 0.8}), ask("evaluate"), SHARES)
     for value in (float("nan"), 1, "text"):
         with pytest.raises(ReleaseError, match="finite float"):
-            check(reply(metrics={"total": value}), ask(), Policy())
+            check(reply(metrics={"total": value}), ask(), SHARES)
     with pytest.raises(ReleaseError, match="numbers"):
-        check(reply(series={"total": (0.5,) * 5000}), ask(), Policy())
+        check(reply(series={"total": (0.5,) * 5000}), ask(), SHARES)
 
 
 @pytest.mark.parametrize(
@@ -186,53 +188,53 @@ def test_metrics_are_finite_floats_and_few():
 def test_values_are_declared_and_of_their_form(settings):
     """Free text does not travel as a value, nor what another phase declares."""
     with pytest.raises(ReleaseError, match="value"):
-        check(reply("join", settings=settings), ask("join"), Policy())
+        check(reply("join", settings=settings), ask("join"), SHARES)
 
 
 def test_declared_values_pass():
     """Counts and digests may leave."""
-    check(reply("join", settings={"scans": 12, "atlas": "0" * 64}), ask("join"), Policy())
+    check(reply("join", settings={"scans": 12, "atlas": "0" * 64}), ask("join"), SHARES)
 
 
 @pytest.mark.parametrize(("phase", "other"), [("style", "smoothness"), ("evaluate", "total"), ("join", "total")])
 def test_figures_of_another_phase_are_refused(phase, other):
     """What one phase declares is no leave for another."""
     with pytest.raises(ReleaseError, match="does not declare a figure"):
-        check(reply(phase, metrics={other: 0.5}), ask(phase), Policy())
+        check(reply(phase, metrics={other: 0.5}), ask(phase), SHARES)
 
 
 def test_a_count_that_no_phase_declares_is_refused():
     """Delivery releases nothing, not even how many scans there are."""
     with pytest.raises(ReleaseError, match="declares no count"):
-        check(reply("deliver", 9), ask("deliver"), Policy())
+        check(reply("deliver", 9), ask("deliver"), SHARES)
 
 
 def test_a_phase_that_the_site_does_not_know_is_named():
     """A hub of a later version: the site says that it is too old, whatever its policy lists."""
     with pytest.raises(ReleaseError, match="'refine' is not known to this site: update it"):
-        permit(ask("refine"), Policy())
+        permit(ask("refine"), SHARES)
     with pytest.raises(ReleaseError, match="'segment' is not known to this site"):  # which only a hub does
-        permit(ask("segment"), Policy())
+        permit(ask("segment"), SHARES)
 
 
 def test_unreadable_experiment_closes_the_gate():
     """Where the grid is unknown, no array leaves."""
     with pytest.raises(ReleaseError, match="grid"):
-        check(reply(arrays={"E": WEIGHTS}), replace(ask(), experiment="{}"), Policy())
+        check(reply(arrays={"E": WEIGHTS}), replace(ask(), experiment="{}"), SHARES)
 
 
 def test_few_scans_and_people_are_not_answered_for():
     """What few scans taught, and figures over few people, stay; and a figure has few digits."""
     for phase in ("join", "register", "style", "joint", "flow_codes", "adapt"):
-        check(reply(phase, 5), ask(phase), Policy())
+        check(reply(phase, 5), ask(phase), SHARES)
         with pytest.raises(TooFewError, match="4 training scans; the policy asks for 5"):
-            check(reply(phase, 4), ask(phase), Policy())
-    check(reply("evaluate", 5, metrics={"Hippocampus": 0.812}), ask("evaluate"), Policy())
-    check(reply("evaluate", 0), ask("evaluate"), Policy())
+            check(reply(phase, 4), ask(phase), SHARES)
+    check(reply("evaluate", 5, metrics={"Hippocampus": 0.812}), ask("evaluate"), SHARES)
+    check(reply("evaluate", 0), ask("evaluate"), SHARES)
     with pytest.raises(TooFewError, match="asks for 5 people"):
-        check(reply("evaluate", 4, metrics={"Hippocampus": 0.812}), ask("evaluate"), Policy())
+        check(reply("evaluate", 4, metrics={"Hippocampus": 0.812}), ask("evaluate"), SHARES)
     with pytest.raises(ReleaseError, match="3 digits"):
-        check(reply("evaluate", 9, metrics={"Hippocampus": 0.8123}), ask("evaluate"), Policy())
+        check(reply("evaluate", 9, metrics={"Hippocampus": 0.8123}), ask("evaluate"), SHARES)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -275,7 +277,7 @@ def test_policy_is_read_and_checked(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text('phases = ["join", "style"]\nmoments = false\nmin_cases = 20\n')
     assert read_policy(path) == Policy(phases=("join", "style"), moments=False, min_cases=20)
-    assert read_policy(None) == Policy()
+    assert read_policy(None) == Policy() and Policy().level == "statistics"
     for text, match in (
         ("moment = true", "'moments'"),
         ("moments = 1", "bool"),
