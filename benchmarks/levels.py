@@ -14,6 +14,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +38,7 @@ ROUNDS = ("phases.register.rounds=1", "phases.style.rounds=1", "phases.joint.rou
 """The rounds that `real-cpu-networks` gives them."""
 
 
-def drawn(splits: dict[str, str], count: int, seed: int) -> dict[str, str]:
+def drawn(splits: Mapping[str, str], count: int, seed: int) -> dict[str, str]:
     """Leave `count` of the training scans of a split, case -> split, and mark the others as unused."""
     train = sorted(case for case, split in splits.items() if split == "train")
     kept = set(random.Random(seed).sample(train, min(count, len(train))))
@@ -70,7 +71,7 @@ def main() -> None:
     found: dict[str, list[str]] = {row: [] for row in asked.rows}
     first: Path | None = None
     for size in asked.sizes:
-        splits = {name: dict(read_table(asked.splits, name)) for name in names}
+        splits: dict[str, Mapping[str, str]] = {name: read_table(asked.splits, name) for name in names}
         splits[asked.small] = drawn(splits[asked.small], size, asked.seed)
         file = asked.out / f"{asked.small}-{size}.tsv"
         write_splits(splits, file)

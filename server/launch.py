@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from configs import guard
-from configs.errors import FederationError, RunError
+from configs.errors import ConfigError, FederationError, RunError
 from configs.processes import QUIET, Processes, guarded, stoppable
 from server import events
 from server.journal import noted
@@ -110,13 +111,14 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
 
     Raises:
         RunError: the folder is no hub's, or its sources are not those that the sites approved.
-        ConfigError: hub.toml is not as it should be.
+        ConfigError: hub.toml is not as it should be, or Flower is installed where its SuperLink cannot start.
         FederationError: nginx is missing, a process does not start, or the run failed for a reason that a person must
             mend.
     """
     check_bundle(office)
     if proxy and shutil.which("nginx", path=_path(office)) is None:
         raise FederationError("nginx, which faces the sites, is not installed: install it, or start with --no-proxy")
+    _check_place()
     settings = office.settings
     write_configuration(office)
     environment = {**os.environ, **variables(office), "PATH": _path(office)}
@@ -136,6 +138,21 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
         flower = Flower(office, environment)
         say(f"the hub of {settings.name} is up; sites reach it at {settings.address}")
         _watch(office, processes, flower, say)
+
+
+def _check_place() -> None:
+    """See that the SuperLink can prepare its database: its tool takes a path with a space apart, and it does not start.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    found = find_spec("flwr")
+    place = str(Path(found.origin).parent) if found and found.origin else ""
+    if " " in place:
+        raise ConfigError(
+            f"Flower's SuperLink cannot start from {place}, a path with a space: move the project to a folder without "
+            "one, and set it up anew there"
+        )
 
 
 def write_configuration(office: Office) -> None:

@@ -9,10 +9,11 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from configs.errors import FederationError, RunError
+from configs.errors import ConfigError, FederationError, RunError
 from configs.processes import Processes
 from server import launch, setup
 from server.launch import Flower, Unanswered
@@ -142,6 +143,15 @@ def test_a_missing_nginx_is_named_before_anything_starts(office: Office, monkeyp
     monkeypatch.setattr(launch.Processes, "start", lambda *_: pytest.fail("a process was started"))
     with pytest.raises(FederationError, match="nginx.* is not installed.*--no-proxy"):
         launch.serve(office, print)
+
+
+def test_a_superlink_that_cannot_start_where_it_lies_is_named(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tool for databases takes a path with a space apart; one line says so at once, not after 90 s."""
+    monkeypatch.setattr(launch, "check_bundle", lambda _: None)
+    monkeypatch.setattr(launch, "find_spec", lambda _: SimpleNamespace(origin="/opt/my programs/flwr/__init__.py"))
+    monkeypatch.setattr(launch.Processes, "start", lambda *_: pytest.fail("a process was started"))
+    with pytest.raises(ConfigError, match="/opt/my programs/flwr, a path with a space: move the project"):
+        launch.serve(office, print, proxy=False)
 
 
 def test_ports_of_hub_toml_reach_nginx_and_flower_at_each_start(office: Office) -> None:
