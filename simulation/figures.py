@@ -126,8 +126,7 @@ def losses_chart(curves: Sequence[Curve]) -> str:
             ax.set_visible(False)
         _curve_legend(figure, sites, schemes)
 
-    width = 9.4 if columns > 1 else 4.7
-    return svg(draw, (width, 1.55 * rows + 0.55), f"Losses of the phase {curves[0].phase} against training steps")
+    return svg(draw, (9.4, 1.55 * rows + 0.55), f"Losses of the phase {curves[0].phase} against training steps")
 
 
 def plain_group(group: str) -> str:
