@@ -214,7 +214,7 @@ def sites(folder: Path) -> list["Site"]:
     from client.preparation import Preparation
     from client.site import Site
 
-    policy = Policy(level="models", moments_each_round=True, min_scans=1)  # as `simulation.engines.OPEN`
+    policy = Policy(level="models", moments_each_round=True, min_scans=1)  # as `simulation.engines.open_policy`
     return [
         Site(one.name, one.data, one.state, policy, one.splits, one.device, Preparation(bias=False))
         for one in site_folders(folder)
@@ -404,7 +404,7 @@ def federate(folder: Path) -> list[Row]:
 
 def set_up(folder: Path) -> None:
     """Make a hub's folder and two sites' folders, whose scans are prepared already."""
-    from simulation.engines import OPEN
+    from simulation.engines import open_policy
 
     port, inner, *own = free_ports(4)
     port = port if proxied() else inner
@@ -421,7 +421,7 @@ def set_up(folder: Path) -> None:
         text = text.replace('bias = "yes"', 'bias = "no"')
         text = text.replace('splits = ""', f"splits = {json.dumps(str(folder / 'splits.tsv'))}")
         settings.write_text(text, encoding="utf-8")
-        policy = f'level = "models"\n{OPEN}'  # half of a preset's steps is below a floor
+        policy = open_policy("models")  # half of a preset's steps is below a floor
         (folder / name / "policy.toml").write_text(policy, encoding="utf-8")
         sst(folder, "site", "approve", name, "--yes")
         shutil.copytree(folder / "plain" / name / "prepared", folder / name / "state" / "prepared")

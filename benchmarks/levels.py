@@ -22,6 +22,8 @@ from rich.table import Table
 
 from client.split import read_table
 from configs.levels import LEVELS, MODELS, NETWORKS, NOTHING
+from configs.phases import training
+from configs.schema import load
 from simulation.arms.arm import POOLED
 from simulation.atlases import write_splits
 from simulation.gains import WITH
@@ -33,9 +35,6 @@ ROWS = (NOBODY, *LEVELS, POOLED)
 
 TRAINED = (NETWORKS, MODELS, POOLED)
 """Rows in which sites train the paper's networks together, too; nobody would use them in the others."""
-
-ROUNDS = ("phases.register.rounds=1", "phases.style.rounds=1", "phases.joint.rounds=2", "phases.flow_codes.rounds=1")
-"""The rounds that `real-cpu-networks` gives them."""
 
 
 def drawn(splits: Mapping[str, str], count: int, seed: int) -> dict[str, str]:
@@ -49,8 +48,10 @@ def words(row: str, large: str, small: str) -> list[str]:
     """Give the options of `sst simulate` that make a row."""
     arm = "U-Net pooled" if row == POOLED else WITH
     level = {NOBODY: NOTHING, POOLED: ""}.get(row, f"{small}={row}")
-    changes = [word for change in ROUNDS if row in TRAINED for word in ("--set", change)]
-    return ["--source", large, "--arms", arm, *(["--level", level] if level else []), *changes]
+    given = ["--source", large, "--arms", arm, *(["--level", level] if level else [])]
+    phases = load("real-cpu-networks").phases
+    together = [phase.name for phase in training() if phase.level == NETWORKS] if row in TRAINED else []
+    return given + [word for name in together for word in ("--set", f"phases.{name}.rounds={phases.rounds(name)}")]
 
 
 def main() -> None:

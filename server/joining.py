@@ -19,7 +19,7 @@ MISMATCH = "mismatch"
 """Error code for a site that holds another atlas, and a site's own for what does not fit together."""
 
 LOOK = 0.5
-"""Seconds between two looks for answers, before the first round."""
+"""Seconds between two looks for answers, where nothing else is done meanwhile."""
 
 log = logging.getLogger(__name__)
 

@@ -193,11 +193,11 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
         raise FederationError("no site takes part any more: look into strikes.json and left.json in the hub's folder")
     fresh = fresh_parts(phase, state, hub.experiment) if number == 1 else {}
     begun = replace(state, parts={**state.parts, **fresh})
-    sites = [s for s in hub.answering(phase) if all(begun.of(part, s) is not None for part in phase.learns)]
-    if SEGMENTER in phase.learns:
-        sites = [site for site in sites if site in hub.segment()]
-    if not hub.answering(phase):
+    answering = hub.answering(phase)
+    if not answering:
         hub.tell("round.skipped", phase=phase.name, round=number, levels=hub.members.sharing)
+    wanted = hub.segment() if SEGMENTER in phase.learns else answering
+    sites = [s for s in answering if s in wanted and all(begun.of(part, s) is not None for part in phase.learns)]
     if not sites:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
@@ -315,14 +315,18 @@ def _segmenters(hub: Hub, state: RunState) -> dict[str, Arrays]:
     return {site: found for site in hub.segment() if (found := state.of(SEGMENTER, site)) is not None}
 
 
+def _whose(state: RunState, site: str) -> str:
+    """Say whose segmenter a site has: its own, or the common one."""
+    return site if f"{SEGMENTER}.{site}" in state.parts else COMMON
+
+
 def evaluate(hub: Hub, state: RunState) -> None:
     """Phase 7: test each segmenter at each site that has labels; means and counts make the cross-site table.
 
     The common one is tested once, however many sites have it.
     """
     table: list[dict[str, object]] = []
-    own = {site: f"{SEGMENTER}.{site}" in state.parts for site in hub.segment()}
-    tested = sorted({site if own[site] else COMMON: arrays for site, arrays in _segmenters(hub, state).items()}.items())
+    tested = sorted({_whose(state, site): arrays for site, arrays in _segmenters(hub, state).items()}.items())
     announced = " ".join(dict.fromkeys(payload.digest(arrays) for _, arrays in tested))
     for number, (style, arrays) in enumerate(tested, start=1):
         hub.tell("round.started", phase="evaluate", round=number)
@@ -373,7 +377,7 @@ def deliver(hub: Hub, state: RunState) -> None:
         if hub.experiment.segmenter.fuse_registration and hub.trains(site):
             parts |= {part: found for part in ("E", "F") if (found := state.of(part, site)) is not None}
         request = hub.request("deliver", 1, site, parts, state)
-        about = {"sites": json.dumps(members), "figures": json.dumps(figures.get(site, figures.get(COMMON, {})))}
+        about = {"sites": json.dumps(members), "figures": json.dumps(figures.get(_whose(state, site), {}))}
         requests[site] = replace(request, settings={**request.settings, **about})
     if not requests:
         return

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 import sst
-from approving import blank_atlas
+from approving import blank_atlas, usual_policy
 from client import bundle, consent, home
 from client.gate.approval import approved_runs
 from client.kit import read_kit
@@ -255,7 +255,7 @@ def test_what_is_approved_is_shown_and_pinned(office: Office, site: home.Home) -
         assert words in text, words
     assert "weights of" not in text and "NOT WITHIN THE POLICY" not in text
     assert "declined, as the policy says: register, style, joint, flow_codes" in text
-    site.policy.write_text(consent.policy_text().replace('level = "statistics"', 'level = "networks"'))
+    site.policy.write_text(usual_policy("networks"))
     text = "\n".join(consent.lines(site, found))
     assert "weights of" in text and "NOT WITHIN THE POLICY" in text
     with pytest.raises(RunError, match="the policy asks for 40 or more.*Not approved"):

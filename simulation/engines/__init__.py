@@ -60,6 +60,11 @@ min_test_people = 1
 """The policy of a simulated site that has none of its own, but for its level: what leaves is limited by its phase."""
 
 
+def open_policy(level: str) -> str:
+    """Give the policy of a simulated site of a level of sharing."""
+    return f'level = "{level}"\n{OPEN}'
+
+
 def approve(site: SiteFolder, hub: Path) -> None:
     """Approve the hub's run at a simulated site, as its IT would; its salt is empty, so that runs are repeatable."""
     from client.gate.approval import Approval, parts_of
@@ -73,7 +78,7 @@ def approve(site: SiteFolder, hub: Path) -> None:
     parts = parts_of(published(atlas), {"labels": atlas.labels.packed()})
     write_approval(Approval(run, experiment.to_json(), atlas.digest, **parts), gate)
     replace_file(gate / "salt", b"")
-    replace_file(gate / "policy.toml", f'level = "{site.level}"\n{OPEN}')
+    replace_file(gate / "policy.toml", open_policy(site.level))
 
 
 def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:

@@ -1,5 +1,6 @@
 """Approving runs at sites for tests, as a hospital's IT does by `sst site approve`."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from client.consent import policy_text
 from client.gate.approval import Approval, first_folder, parts_of
 from client.gate.approve import write_approval
 from configs.schema import Experiment, from_dict
 from server.atlas import Atlas, _digest, published
-from simulation.engines import OPEN
+from simulation import engines
 from sst_models.volume.grid import Affine
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire.exchange import Arrays
@@ -89,10 +91,14 @@ def open_policy(folder: Path, more: str = "") -> Path:
     """
     path = folder / "policy.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    usual = ['level = "networks"', *OPEN.splitlines()]
-    kept = [line for line in usual if line.split(" =")[0] != more.split(" =")[0]]
+    kept = [line for line in engines.open_policy("networks").splitlines() if line.split(" =")[0] != more.split(" =")[0]]
     path.write_text("\n".join([*kept, more, ""]))
     return path
+
+
+def usual_policy(level: str) -> str:
+    """The policy that a site begins with, but for its level."""
+    return re.sub('^level = ".*"', f'level = "{level}"', policy_text(), flags=re.MULTILINE)
 
 
 def moved(arrays: Mapping[str, np.ndarray], by: float) -> dict[str, np.ndarray]:

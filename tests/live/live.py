@@ -28,7 +28,7 @@ from server.atlas import read_atlas, save_atlas
 from server.kit import admit, invite
 from server.office import Office, Settings
 from server.setup import make_hub
-from simulation.engines import OPEN, SiteFolder, run_federation
+from simulation.engines import SiteFolder, open_policy, run_federation
 from simulation.engines.superlink import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +129,7 @@ class Live:
         text = (own.folder / "site.toml").read_text().replace("9094", str(free_port())).replace('"auto"', '"cpu"')
         (own.folder / "site.toml").write_text(text)
         admit(self.office, public)
-        own.policy.write_text(f'level = "models"\n{OPEN}')  # without a hospital's floors
+        own.policy.write_text(open_policy("models"))  # without a hospital's floors
         consent.approve(own, bundle.read_bundle(own.bundle))
         (own.gate / "salt").write_bytes(b"")  # so that the embedded engine can repeat the run
         return own

@@ -288,11 +288,15 @@ def test_a_site_that_comes_after_the_statistics_gets_the_common_segmenter(
     assert hub.sites == ("early", "late", "later") and clock[0] > 0
     federation.asked.clear()
     run.evaluate(hub, state)
+    row = {"style": "all sites", "site": "late", "scans": 5, "dice": {"CSF": 0.8}, "error": ""}
+    (tmp_path / "cross-site.json").write_text(json.dumps([row]))  # nobody could test the other one
     run.deliver(hub, state)
     tested = [request.site for request in federation.asked if request.phase == "evaluate"]
     assert tested == ["early", "late", "later"] * 2
     sent = {one.site: one.arrays["segmenter"]["w"][0] for one in federation.asked if one.phase == "deliver"}
     assert sent == {"early": len("early"), "late": len("all sites"), "later": len("all sites")}
+    figures = {one.site: one.settings["figures"] for one in federation.asked if one.phase == "deliver"}
+    assert figures["early"] == "{}" and figures["late"] == figures["later"] == '{"late": {"dice": 80.0, "scans": 5}}'
 
 
 def test_a_phase_that_no_sites_level_has_is_skipped_and_said(tmp_path: Path) -> None:

@@ -19,10 +19,9 @@ from flwr.app import Context, Message, RecordDict
 from safetensors.numpy import load_file
 
 import client.app
-from approving import approve, moved
+from approving import approve, moved, usual_policy
 from client import scans
 from client.answer import answer
-from client.consent import policy_text
 from client.gate import ledger
 from client.gate.gate import REFUSED
 from client.messages import decode_request
@@ -64,7 +63,7 @@ class Victim:
         """Set the site up with the usual policy, but for its level: it trains networks with others."""
         self.root, self.atlas, self.data, self.state = root, atlas, data, root / "state"
         root.mkdir(parents=True, exist_ok=True)
-        (root / "policy.toml").write_text(policy_text().replace('level = "statistics"', 'level = "networks"'))
+        (root / "policy.toml").write_text(usual_policy("networks"))
         self.approve(EXPERIMENT)
 
     def approve(self, experiment: Experiment, run: str = "run") -> None:
@@ -429,8 +428,7 @@ def test_each_announced_segmenter_is_tested_once(victim: Victim) -> None:
 
 def test_a_site_that_trains_by_itself_says_nothing(victim: Victim) -> None:
     """Level "nothing": phases above it are declined, networks that others trained are refused, and no byte leaves."""
-    path = victim.root / "policy.toml"
-    path.write_text(re.sub('^level = ".*"', 'level = "nothing"', path.read_text(), flags=re.M))
+    (victim.root / "policy.toml").write_text(usual_policy("nothing"))
     sent = {"segmenter": victim.first("segmenter"), "atlas": {"labels": victim.atlas.labels.packed()}}
     honest = replace(victim.ask("adapt"), arrays=sent)
     for phase in ("register", "style", "joint", "flow_codes", "evaluate"):
