@@ -99,7 +99,7 @@ def admit(
         site = take(office, one, replace)
         shows = fingerprint(office.key(site).read_bytes())
         note(office, "admit", site=site, key=shows, replace=replace)
-        typer.echo(f"{site} is admitted; a hub that is running lets it in by itself")
+        typer.echo(f"{site} is admitted; a hub that is running lets it in by itself, any other at sst hub start")
         typer.echo(f"fingerprint of its key, to compare by telephone: {shows}")
 
 

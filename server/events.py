@@ -54,7 +54,8 @@ def read(hub: Path) -> list[dict[str, Any]]:
 def finished(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Give what each round brought, with its `seconds`.
 
-    One that was run again keeps its place and its time, and takes what it brought last.
+    One that was run again keeps its place and its time, and takes what it brought last; an event with `more` adds what
+    further sites brought, and the time that they took.
     """
     began: dict[tuple[str, int], float] = {}
     last: dict[tuple[str, int], dict[str, Any]] = {}
@@ -63,10 +64,30 @@ def finished(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if event["event"] == "round.started":
             began[key] = float(event["time"])
         elif event["event"] == "round.finished":
-            first = last.get(key, event)["time"]
+            before = last.get(key, event)
             took = {"seconds": event["time"] - began[key]} if key in began else {}
-            last[key] = {**event, "time": first, **took}
+            own = {**event, **took}
+            last[key] = {**(_together(before, own) if event.get("more") else own), "time": before["time"]}
     return list(last.values())
+
+
+def _together(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a round brought from some sites and, later, from others; of a site that is in both, the latter."""
+    found = {**before, **more}
+    for key in ("series", "failed", "sites", "clipped"):
+        if key in before and key in more:
+            found[key] = {**before[key], **more[key]}
+    if "traffic" in before and "traffic" in more:
+        found["traffic"] = list({row["site"]: row for row in (*before["traffic"], *more["traffic"])}.values())
+    if "seconds" in before and "seconds" in more and before is not more:
+        found["seconds"] = before["seconds"] + more["seconds"]
+    return found
+
+
+def served(hub: Path) -> tuple[str, ...]:
+    """Give the sites that had their models when a run that was finished was opened again for others; sorted."""
+    opened = [event for event in read(hub) if event["event"] == "run.reopened"]
+    return tuple(sorted(opened[-1]["served"])) if opened else ()
 
 
 def _same(one: Mapping[str, Any], values: Mapping[str, object]) -> bool:

@@ -34,6 +34,7 @@ class Joining:
         fault: gives an error code for what is wrong with a reply.
         atlas: digest of the run's atlas.
         deadlines: seconds that a member has, which has its scans prepared, and a site that is new.
+        done: rounds of the run that are over, which a site that joins now has missed.
     """
 
     members: Members
@@ -41,6 +42,7 @@ class Joining:
     fault: Callable[[SiteReply], str]
     atlas: str
     deadlines: tuple[float, float]
+    done: int = 0
     under_way: set[str] = field(default_factory=set)
     late: set[str] = field(default_factory=set)  # those that were told that they come too late
     failed: dict[str, str] = field(default_factory=dict)  # why a site could not join, by its error code
@@ -132,14 +134,14 @@ class Joining:
             self.begin([site], late=True)
         else:
             self._joined[site] = dict(reply.settings)
-            self.members.add(site, reply.count, str(reply.settings.get("level", levels.MODELS)))
+            self.members.add(site, reply.count, str(reply.settings.get("level", levels.MODELS)), self.done)
 
     def tell(self) -> None:
         """Let the hub's events have what came since the last time, where anything did."""
         failed = {site: code for site, code in sorted(self.failed.items()) if site in self._failed}
         if self._joined or failed:
             traffic = self.members.traffic("join", 1)
-            told = {"sites": dict(self._joined), "failed": failed, "traffic": traffic}
+            told = {"sites": dict(self._joined), "failed": failed, "traffic": traffic, "more": True}
             self.members.tell("round.finished", phase="join", round=1, **told)
         self._joined.clear()
         self._failed.clear()

@@ -23,8 +23,10 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 from configs import guard
 from configs.errors import ConfigError, FederationError, RunError
 from configs.processes import QUIET, Processes, guarded, stoppable
+from configs.schema import from_json
 from server import events
 from server.journal import noted
+from server.members import joined
 from server.office import Office, works
 from server.pulse import Pulse
 from server.setup import PROJECT, build_bundle, sources
@@ -137,6 +139,7 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
             processes.start("proxy", wanted["proxy"])
         flower = Flower(office, environment)
         say(f"the hub of {settings.name} is up; sites reach it at {settings.address}")
+        reopen(office, say)
         _watch(office, processes, flower, say)
 
 
@@ -360,6 +363,19 @@ def finished(office: Office) -> bool:
         return bool(lines) and json.loads(lines[-1]).get("event") == "run.finished"
     except (OSError, ValueError):
         return False
+
+
+def reopen(office: Office, say: Say) -> None:
+    """Open a run that is finished again for sites that were admitted since: they get the common segmenter, if any."""
+    before = joined(office.folder)
+    if not finished(office) or not (new := sorted(set(office.admitted) - set(before))):
+        return
+    preset, plan = ((office.folder / name).read_text(encoding="utf-8") for name in ("experiment.json", "plan.json"))
+    if not from_json(preset).generation.common_segmenter:
+        say(f"the run is finished, and has no common segmenter (generation.common_segmenter) for {', '.join(new)}")
+        return
+    events.tell(office.folder, "run.reopened", json.loads(plan)["run"], {"sites": new, "served": before})
+    say(f"the run is finished; it is opened again for {', '.join(new)}, and waits until one of them has joined")
 
 
 def _raise_if_failed(office: Office, flower: Flower, say: Say) -> None:

@@ -29,7 +29,8 @@ BAD = frozenset({"malformed", "digest"})
 """Codes of the hub's own for a reply that it could not read."""
 
 MEMBERS = "members.json"
-"""In the hub's folder: the sites that joined, each with its number of training scans and its level of sharing."""
+"""In the hub's folder: the sites that joined, each with its number of training scans, its level of sharing, and how
+many rounds of the run were over when it joined."""
 
 FIRST, LAST = 5.0, 120.0
 """Seconds between two tries of sites that a phase waits for: doubled from the first to the last."""
@@ -56,7 +57,7 @@ class Members:
     @property
     def joined(self) -> tuple[str, ...]:
         """The sites that ever joined, those in quarantine and those that were dismissed, too; sorted."""
-        return tuple(sorted(_read(self.folder / MEMBERS)))
+        return joined(self.folder)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,6 +69,11 @@ class Members:
     def sharing(self) -> dict[str, str]:
         """The level of sharing of each site, as it said when it joined; one that said none, before 0.4, shared all."""
         return {site: about.get("level", levels.MODELS) for site, about in _read(self.folder / MEMBERS).items()}
+
+    @property
+    def since(self) -> dict[str, int]:
+        """How many rounds of the run were over when each site joined."""
+        return {site: int(about.get("since", 0)) for site, about in _read(self.folder / MEMBERS).items()}
 
     @property
     def strikes(self) -> Strikes:
@@ -90,9 +96,14 @@ class Members:
             if item.phase == phase and item.round == number
         ]
 
-    def add(self, site: str, count: int, level: str = levels.MODELS) -> None:
-        """Let a site take part from now on, with so many scans to train on, at a level of sharing."""
-        about = {**_read(self.folder / MEMBERS), site: {"scans": count, "level": level}}
+    def add(self, site: str, count: int, level: str = levels.MODELS, done: int = 0) -> None:
+        """Let a site take part from now on, with so many scans to train on, at a level of sharing.
+
+        One that joins again, after a restart, has taken part since it first did.
+        """
+        known = _read(self.folder / MEMBERS)
+        since = known[site].get("since", 0) if site in known else done
+        about = {**known, site: {"scans": count, "level": level, "since": since}}
         write_json(dict(sorted(about.items())), self.folder / MEMBERS)
 
     def collect(
@@ -174,6 +185,11 @@ class Members:
 
     def _left(self) -> set[str]:
         return set(_read(self.folder / LEFT))
+
+
+def joined(folder: Path) -> tuple[str, ...]:
+    """Give the sites that ever joined the run of a hub's folder; sorted."""
+    return tuple(sorted(_read(folder / MEMBERS)))
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ Read `run` first; everything else is one step of it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -68,10 +68,21 @@ class Hub:
         """List the sites that take part, there or away."""
         return self.members.names
 
+    @property
+    def served(self) -> tuple[str, ...]:
+        """List the sites that need nothing more: they had their models before the run was opened again for others."""
+        return events.served(self.folder)
+
     def answering(self, phase: Phase) -> list[str]:
         """List the sites whose level of sharing has a phase."""
         known = self.members.sharing
         return [site for site in self.sites if levels.reaches(known[site], phase.level)]
+
+    def missed(self, phase: Phase) -> list[str]:
+        """List the sites that came after the first round of a phase, those that were served already aside."""
+        first = schedule(self.experiment).index((phase, 1))
+        since, served = self.members.since, self.served
+        return [site for site in self.sites if since[site] > first and site not in served]
 
     def trains(self, site: str) -> bool:
         """Say whether a site trains networks with the others, by its level of sharing."""
@@ -128,15 +139,18 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
     hub = open_hub(folder, federation, patience)
     store = Store(folder / "state", hub.experiment)
     state = store.resume() or RunState()
-    joining = joining_of(hub)
-    joining.gather(least, hub.late(state))
+    joining = joining_of(hub, state.done)
+    joining.gather(max(least, len(hub.served) + 1), hub.late(state))
     for phase, number in schedule(hub.experiment)[state.done :]:
         joining.welcome(hub.late(state))
         state = run_round(hub, state, phase, number)
         store.save(state)
+        joining.done = state.done
     joining.welcome(hub.late(state))
     if hub.trains_common:
         joining.wait()
+    state = catch_up(hub, state)
+    store.save(state)
     evaluate(hub, state)
     deliver(hub, state)
     hub.tell("run.finished")
@@ -159,8 +173,8 @@ def open_hub(folder: Path, federation: Federation, patience: float = 0.0) -> Hub
     return Hub(folder, plan, experiment, read_atlas(folder), federation, patience)
 
 
-def joining_of(hub: Hub) -> Joining:
-    """Phase 0: publish the atlas, and see that every site holds the same one."""
+def joining_of(hub: Hub, done: int = 0) -> Joining:
+    """Phase 0: publish the atlas, and see that every site holds the same one; `done` rounds are over."""
     arrays = published(hub.atlas)
 
     def ask(site: str, late: bool) -> PhaseRequest:
@@ -168,7 +182,7 @@ def joining_of(hub: Hub) -> Joining:
         return replace(request, settings={**request.settings, "late": True}) if late else request
 
     own = hub.experiment.federation
-    return Joining(hub.members, ask, partial(_fault, hub), hub.atlas.digest, (own.deadline, own.join_deadline))
+    return Joining(hub.members, ask, partial(_fault, hub), hub.atlas.digest, (own.deadline, own.join_deadline), done)
 
 
 def run_round(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
@@ -180,11 +194,36 @@ def run_round(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     return ask_sites(hub, state, phase, number) if phase.message else train_segmenters(hub, state, phase, number)
 
 
-def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
-    """Ask all sites for a round, fold their replies as they come.
+def catch_up(hub: Hub, state: RunState) -> RunState:
+    """Let sites that came late go through the phases that each goes through by itself, from their first rounds on.
+
+    A site whose part came back has been through them; one that keeps its part answers again from its disk.
+    """
+    before = state.parts
+    for phase, number in schedule(hub.experiment):
+        if by_itself(phase):
+            late = [site for site in hub.missed(phase) if not any(f"{part}.{site}" in before for part in phase.learns)]
+            state = replace(ask_sites(hub, state, phase, number, late), done=state.done) if late else state
+    return state
+
+
+def by_itself(phase: Phase) -> bool:
+    """Say whether each site learns something of its own in a phase, and nothing with the others."""
+    return bool(phase.message and phase.learns) and not phase.averaged
+
+
+def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int, late: Sequence[str] = ()) -> RunState:
+    """Ask sites for a round, fold their replies as they come.
 
     Asked are the sites whose level of sharing has the phase; where there is none, nothing is learnt. A site without a
-    segmenter of its own has nothing to adapt. A site may refuse a phase that is optional.
+    segmenter has nothing to adapt. A site may refuse a phase that is optional.
+
+    Args:
+        hub: with the sites.
+        state: after the round before.
+        phase: with its message.
+        number: of the round, from 1.
+        late: the sites that catch up with it; empty asks all others.
 
     Raises:
         FederationError: no quorum, or too few sites for the preset's kind of mean.
@@ -198,6 +237,8 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
         hub.tell("round.skipped", phase=phase.name, round=number, levels=hub.members.sharing)
     wanted = hub.segment() if SEGMENTER in phase.learns else answering
     sites = [s for s in answering if s in wanted and all(begun.of(part, s) is not None for part in phase.learns)]
+    if by_itself(phase):
+        sites = sorted(set(sites) & set(late) if late else set(sites) - set(hub.missed(phase)))
     if not sites:
         return state.with_parts({})
     hub.tell("round.started", phase=phase.name, round=number)
@@ -210,8 +251,8 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
     if parts or fold.series:
         state = begun  # else nobody learnt, and what nobody trained is no part of the state
     brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number)}
-    shortened = {"clipped": fold.clipped} if fold.clipped else {}
-    hub.tell("round.finished", phase=phase.name, round=number, **brought, **shortened)
+    more = {**({"clipped": fold.clipped} if fold.clipped else {}), **({"more": True} if late else {})}
+    hub.tell("round.finished", phase=phase.name, round=number, **brought, **more)
     moved = {part: (*before.get(part, ()), way) for part, way in fold.moved.items()}
     return replace(state.with_parts(parts, coded=hub.experiment.federation.payload == "half"), moved=moved)
 
@@ -323,14 +364,18 @@ def _whose(state: RunState, site: str) -> str:
 def evaluate(hub: Hub, state: RunState) -> None:
     """Phase 7: test each segmenter at each site that has labels; means and counts make the cross-site table.
 
-    The common one is tested once, however many sites have it.
+    The common one is tested once, however many sites have it. In a run that was opened again for sites that came later,
+    those are asked, with what they get.
     """
-    table: list[dict[str, object]] = []
-    tested = sorted({_whose(state, site): arrays for site, arrays in _segmenters(hub, state).items()}.items())
+    path, served = hub.folder / "cross-site.json", hub.served
+    before = json.loads(path.read_text(encoding="utf-8")) if served and path.exists() else []
+    table: list[dict[str, object]] = [row for row in before if row["site"] in served]
+    own = {site: arrays for site, arrays in _segmenters(hub, state).items() if site not in served}
+    tested = sorted({_whose(state, site): arrays for site, arrays in own.items()}.items())
     announced = " ".join(dict.fromkeys(payload.digest(arrays) for _, arrays in tested))
     for number, (style, arrays) in enumerate(tested, start=1):
         hub.tell("round.started", phase="evaluate", round=number)
-        sites = hub.answering(phase_of("evaluate"))
+        sites = [site for site in hub.answering(phase_of("evaluate")) if site not in served]
         asked = {site: hub.request("evaluate", number, site, {"segmenter": arrays}) for site in sites}
         about = {"segmenters": announced, "style": style}
         requests = {site: replace(one, settings={**one.settings, **about}) for site, one in asked.items()}
@@ -345,8 +390,9 @@ def evaluate(hub: Hub, state: RunState) -> None:
         failed = hub.members.collect(requests, take, consent=True) if requests else {}
         rows |= {site: {"scans": 0, "dice": {}, "error": code} for site, code in failed.items()}
         table += [{"style": style, "site": site, **row} for site, row in sorted(rows.items())]
-        hub.tell("round.finished", phase="evaluate", round=number, traffic=hub.members.traffic("evaluate", number))
-    write_json(table, hub.folder / "cross-site.json")
+        traffic = hub.members.traffic("evaluate", number)
+        hub.tell("round.finished", phase="evaluate", round=number, traffic=traffic, more=bool(served))
+    write_json(table, path)
 
 
 def deliver(hub: Hub, state: RunState) -> None:
@@ -358,10 +404,10 @@ def deliver(hub: Hub, state: RunState) -> None:
         FederationError: a site could not keep it.
     """
     labels = {"labels": hub.atlas.labels.packed()}
-    figures, members = _figures(hub), hub.sites
+    figures, members, served = _figures(hub), hub.sites, hub.served
     requests = {}
     for site, arrays in sorted(_segmenters(hub, state).items()):
-        if site not in members:
+        if site not in members or site in served:
             continue
         own = style_source(hub.experiment, state, site)
         parts: dict[str, Arrays] = {"segmenter": arrays, "atlas": labels}
@@ -383,7 +429,8 @@ def deliver(hub: Hub, state: RunState) -> None:
         return
     for site, code in hub.members.collect(requests, partial(_fault, hub), consent=True, quorum=1.0).items():
         raise FederationError(f"site {site} could not keep its segmenter ({code}); see its site.log")
-    hub.tell("round.finished", phase="deliver", round=1, traffic=hub.members.traffic("deliver", 1))
+    traffic = hub.members.traffic("deliver", 1)
+    hub.tell("round.finished", phase="deliver", round=1, traffic=traffic, more=bool(served))
 
 
 def _fault(hub: Hub, reply: SiteReply) -> str:

@@ -15,7 +15,8 @@ import pytest
 
 from configs.errors import ConfigError, FederationError, RunError
 from configs.processes import Processes
-from server import launch, setup
+from configs.schema import load
+from server import events, launch, setup
 from server.launch import Flower, Unanswered
 from server.office import Office, Settings, write_settings
 
@@ -247,3 +248,21 @@ def test_while_an_app_works_flower_is_not_asked(office: Office, flower: Flower, 
     script.runs = [{"fab-hash": "abc", "status": "running"}]
     launch._look(office, flower, print)
     assert [words[0] for words in script.called] == ["list"]
+
+
+def test_a_finished_run_is_opened_again_for_a_site_that_was_admitted_since(office: Office) -> None:
+    """Where the hub has a common segmenter for it; else the operator reads why not, and the run stays finished."""
+    said: list[str] = []
+    (office.folder / "plan.json").write_text('{"run": "run"}')
+    (office.folder / "members.json").write_text('{"left": {"scans": 9}}')
+    events.tell(office.folder, "run.finished", "run", {})
+    launch.reopen(office, said.append)
+    assert launch.finished(office) and not said
+    office.key("right").write_text("key of right")
+    for common in (False, True):
+        preset = load("tiny", ("phases.statistics.rounds=1", f"generation.common_segmenter={str(common).lower()}"))
+        (office.folder / "experiment.json").write_text(preset.to_json())
+        launch.reopen(office, said.append)
+        assert launch.finished(office) is not common
+    assert "no common segmenter" in said[0] and "opened again for right" in said[1]
+    assert events.served(office.folder) == ("left",)

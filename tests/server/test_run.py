@@ -299,6 +299,72 @@ def test_a_site_that_comes_after_the_statistics_gets_the_common_segmenter(
     assert figures["early"] == "{}" and figures["late"] == figures["later"] == '{"late": {"dice": 80.0, "scans": 5}}'
 
 
+def test_a_site_that_comes_after_a_phase_of_its_own_began_catches_up_with_it(tmp_path: Path) -> None:
+    """Not in the middle, where it lacks what the rounds before left at the others; then with all of its rounds."""
+    federation = Hospitals({"early": DIGEST})
+    two = load("tiny", ("phases.adapt.rounds=2", "phases.statistics.rounds=1", "generation.common_segmenter=true"))
+    hub = replace(hub_of(tmp_path, federation), experiment=two)
+    begin = schedule(two).index((phase_of("adapt"), 1))
+    start = {"w": np.zeros(2, np.float32)}
+    state = RunState(done=begin, parts={"segmenter": start, "segmenter.early": start})
+    came = joining_of(hub, state.done)
+    came.gather(1)
+    state = run.run_round(hub, state, phase_of("adapt"), 1)
+    federation.atlases |= {"late": DIGEST}
+    came.done = state.done
+    came.welcome()
+    state = run.run_round(hub, state, phase_of("adapt"), 2)
+    asked = [(one.site, one.round) for one in federation.asked if one.phase == "adapt"]
+    assert hub.sites == ("early", "late") and asked == [("early", 1), ("early", 2)]
+    federation.asked.clear()
+    caught = run.catch_up(hub, state)
+    asked = [(one.site, one.round) for one in federation.asked if one.phase == "adapt"]
+    assert asked == [("late", 1), ("late", 2)] and len(federation.asked) == 2
+    assert caught.done == state.done == len(schedule(two)) and "segmenter.late" in caught.parts
+    adapted = [event for event in events.finished(events.read(tmp_path)) if event["phase"] == "adapt"]
+    assert [sorted(event["series"]) for event in adapted] == [["early", "late"]] * 2
+    federation.asked.clear()
+    assert run.catch_up(hub, caught).parts == caught.parts and not federation.asked
+    joining_of(hub, caught.done).gather(2)  # the hub was started again
+    assert hub.members.since == {"early": begin, "late": begin + 1}
+
+
+def test_a_finished_run_serves_a_site_that_comes_later_and_asks_nothing_of_the_others(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    """It waits for it, lets it adapt the common segmenter, test it, and keep it; the others' rows stay as they are."""
+    federation = Hospitals({"early": DIGEST})
+    common = load("tiny", ("phases.statistics.rounds=1", "generation.common_segmenter=true"))
+    hub = replace(hub_of(tmp_path, federation, patience=600.0), experiment=common)
+    save_atlas(replace(hub.atlas, digest=_digest(hub.atlas.image[0], hub.atlas.labels, hub.atlas.affine)), tmp_path)
+    federation.atlases["early"] = read_atlas(tmp_path).digest
+    (tmp_path / "experiment.json").write_text(common.to_json())
+    (tmp_path / "plan.json").write_text('{"run": "run"}')
+    row = {"style": "early", "site": "early", "scans": 5, "dice": {"CSF": 0.8}, "error": ""}
+    (tmp_path / "cross-site.json").write_text(json.dumps([row]))
+    start = {"w": np.zeros(2, np.float32)}
+    done = RunState(done=len(schedule(common)), parts={"segmenter": start, "segmenter.early": start})
+    run.Store(tmp_path / "state", common).save(done)
+    hub.members.add("early", 9)
+    hub.tell("run.finished")
+    hub.tell("run.reopened", sites=["later"], served=["early"])
+    come = federation.sites
+
+    def sites() -> tuple[str, ...]:
+        if clock[0] > 60:
+            federation.atlases["later"] = federation.atlases["early"]
+        return come()
+
+    federation.sites = sites  # type: ignore[method-assign]
+    run.run(tmp_path, federation, patience=600.0)
+    assert clock[0] > 60
+    asked = [(one.site, one.phase) for one in federation.asked if one.phase != "join"]
+    assert asked == [("later", phase) for phase in ("adapt", "adapt", "evaluate", "deliver")]
+    table = json.loads((tmp_path / "cross-site.json").read_text())
+    assert table[0] == row and [(one["style"], one["site"]) for one in table[1:]] == [("later", "later")]
+    assert events.read(tmp_path)[-1]["event"] == "run.finished"
+
+
 def test_a_phase_that_no_sites_level_has_is_skipped_and_said(tmp_path: Path) -> None:
     """Nobody is asked; the operator reads why nothing was learnt."""
     federation = Hospitals({"one": DIGEST})
