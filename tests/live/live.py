@@ -3,6 +3,7 @@
 It is set up by the functions behind the commands of the docs and started by the commands themselves.
 """
 
+import json
 import os
 import random
 import shutil
@@ -288,9 +289,9 @@ def kill(pid: int) -> None:
 
 
 def _toml(tables: Mapping[str, Any], path: Sequence[str] = ()) -> str:
-    """Write nested tables of numbers, words and lists."""
+    """Write nested tables of numbers, words, truth values and lists."""
     plain = {key: value for key, value in tables.items() if not isinstance(value, Mapping)}
     lines = [f"[{'.'.join(path)}]"] * bool(path and plain)
-    lines += [f"{key} = {value!r}".replace("'", '"') for key, value in plain.items()]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     inner = [_toml(value, (*path, key)) for key, value in tables.items() if isinstance(value, Mapping)]
     return "\n".join([*lines, *inner]) + "\n"
