@@ -114,11 +114,11 @@ class Ceilings:
         return Ceilings(flops, 8 * source.numel() / middle(lambda: target.copy_(source), device))
 
 
-class Asked(TorchDispatchMode):
+class Asked(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sums over operations the longer of their arithmetic's and their memory's time."""
 
     def __init__(self, most: Ceilings) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = most
         self.seconds = self.flops = self.bytes = 0.0
 
@@ -417,7 +417,7 @@ class Coloured:
     def _ask(self) -> "Future[str]":
         return self._pool.submit(_colour, self._name, next(self._next))
 
-    def pairs(self, _: Bench) -> Pairs:
+    def pairs(self, _: object) -> Pairs:
         """Give the pairs as an arm does."""
         return self.pair
 

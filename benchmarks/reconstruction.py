@@ -186,7 +186,8 @@ def run(victim: Victim, experiment: Experiment, steps: int) -> dict[str, dict[st
         phase: trained(phase, {name: build(name, experiment) for name in nets}, experiment, victim)
         for phase, _ in rounds
     }
-    sst_models.networks.appearance.normalise_activate = _plain_norm  # from here on nothing is trained
+    # From here on nothing is trained; a mask is always there.
+    sst_models.networks.appearance.normalise_activate = _plain_norm  # type: ignore[attr-defined, assignment]
     fresh = {part: build(part, experiment) for part in ("E", "A")}
     gradients = {"E": contrastive(fresh["E"], experiment), "A": appearance(fresh["A"], fresh["E"])}
     for part, count in (("E", 2), ("A", 1)):

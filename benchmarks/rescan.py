@@ -30,7 +30,7 @@ def rescanned(voxels: Voxels, sides: NDArray[np.float64], scanner: Scanner, seed
     """Give a stripped scan (i, j, k), voxels of (3,) mm, as another scanner would have taken it; 0 stays 0."""
     brain = voxels > 0
     own = voxels[brain]
-    cuts = sitk.OtsuMultipleThresholds(sitk.GetImageFromArray(own[None]), 2)
+    cuts = sitk.OtsuMultipleThresholds(sitk.GetImageFromArray(own[None]), 2)  # type: ignore[no-untyped-call]
     found = sitk.GetArrayViewFromImage(cuts)[0]
     means = [float(own[found == number].mean()) for number in range(3)]
     tissue = dict(scanner.tissue)
@@ -56,7 +56,7 @@ def main() -> None:
     shutil.copytree(asked.site, asked.out, copy_function=shutil.copyfile)
     for number, scan in enumerate(find_scans([asked.out])):
         image = read_image(scan.image)
-        sides = np.array(image.GetSpacing())
+        sides = np.array(image.GetSpacing())  # type: ignore[no-untyped-call]
         voxels = rescanned(array_of(image).astype(np.float32), sides, SCANNERS[asked.scanner], asked.seed + number)
         nib.save(nib.Nifti1Image(voxels.astype(np.int16), affine_of(image)), scan.image)  # type: ignore[no-untyped-call]
         print(scan.case, flush=True)

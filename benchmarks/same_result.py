@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -82,7 +83,12 @@ def digests(run: Path) -> dict[str, str]:
 def label_maps(folder: Path) -> dict[str, str]:
     """Digest the voxels of label maps."""
     maps = sorted(folder.rglob("*dseg.nii.gz"))
-    return {path.name: _digest(np.asarray(nib.load(path).dataobj).astype(np.int64)) for path in maps}
+    return {path.name: _digest(_voxels(path).astype(np.int64)) for path in maps}
+
+
+def _voxels(path: Path) -> np.ndarray:
+    file: Any = nib.load(path)
+    return np.asarray(file.dataobj)
 
 
 def _digest(*arrays: np.ndarray) -> str:

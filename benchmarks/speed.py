@@ -193,7 +193,8 @@ def segment_command(preset: Experiment) -> Row:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         scan = 1000 * volume((182, 218, 182), 7)[0].numpy()
-        nibabel.save(nibabel.Nifti1Image(scan.astype(np.int16), np.eye(4)), folder / "scan.nii.gz")
+        image = nibabel.Nifti1Image(scan.astype(np.int16), np.eye(4))  # type: ignore[no-untyped-call]
+        nibabel.save(image, folder / "scan.nii.gz")
         _model(preset, folder / "model")
         words = [sys.executable, "-m", "sst", "segment", str(folder / "scan.nii.gz"), "--model", str(folder / "model")]
         words += ["-o", str(folder / "out")]

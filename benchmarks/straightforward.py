@@ -70,7 +70,8 @@ class AdaIN(nn.Module):
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Map (N, C, D, H, W) and (N, code)."""
         scale, shift = self.affine(code)[..., None, None, None].chunk(2, dim=1)
-        return F.instance_norm(x) * (1 + scale) + shift
+        styled: Tensor = F.instance_norm(x) * (1 + scale) + shift
+        return styled
 
 
 class Appearance(nn.Module):
@@ -113,7 +114,7 @@ class JointStep:
         total = info_nce(wanted, key, self.queue, 0.7) + 5 * images + 0.1 * gradient_l1(flow)
         for optimiser in self.optimisers:
             optimiser.zero_grad()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         for optimiser in self.optimisers:
             optimiser.step()
 
