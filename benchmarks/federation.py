@@ -339,7 +339,8 @@ def run_inside(folder: Path) -> Row:
     from client import scans
     from client.learn import learn
     from server.federation import GridFederation
-    from server.run import open_hub, run_round
+    from server.hub import open_hub
+    from server.run import run_round
     from server.state import Store
     from simulation.engines import approve
     from simulation.engines.inprocess import InProcessGrid, identity, node_config

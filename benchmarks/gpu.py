@@ -317,7 +317,8 @@ def accuracy(asked: argparse.Namespace, preset: Experiment, device: torch.device
 
 def part(stage: Stage, name: str, workers: int) -> None:
     """Train and test one of `PARTS` of a direction."""
-    server.run.evaluate = server.run.deliver = lambda hub, state: None  # tested below, on the card
+    for step in ("evaluate", "deliver"):  # tested below, on the card
+        setattr(server.run, step, lambda hub, state: None)
     chosen = [(ARMS | REFINED)[arm] for arm in PARTS[name]]
     trained = {arm.trained_as.name: arm.trained_as for arm in chosen}
     wanted = schemes.schemes_for(trained.values(), stage.direction, stage.experiment)

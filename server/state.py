@@ -116,6 +116,9 @@ class RunState:
 
 SEGMENTER = "segmenter"
 
+COMMON = "all sites"
+"""Whose the common segmenter is, where sites have names; no site can be called that."""
+
 
 def schedule(experiment: Experiment) -> list[tuple[Phase, int]]:
     """List all rounds of a run in order: (phase, number of the round from 1)."""

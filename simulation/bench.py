@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from client.cases import Cases
 from configs import levels
 from configs.schema import Experiment
-from server import segmenters
-from server.run import style_source
+from server import generators, segmenters
 from server.state import SEGMENTER, RunState
 from simulation.arms.arm import ALL, FEDERATED, POOLED, SOURCE, TARGET, Arm, Predict
 from simulation.measured import ArmScore, PairsPoint, ScanScore, mean_of, std_of
@@ -107,9 +106,9 @@ class Bench:
     def generated_pairs(self, flows: str, styles: str) -> Pairs:
         """Give generated pairs: flow codes of one federation, the target's style of another."""
         target, decoder = self.stage.direction.target, self.state(flows).parts["decoder"]
-        source = style_source(self.experiment, self.state(styles), target)
-        generator = segmenters.make_generator(self.experiment, self.stage.atlas, source, decoder, self.stage.device)
-        return segmenters.generated(generator, self.experiment, target)
+        source = generators.style_source(self.experiment, self.state(styles), target)
+        generator = generators.make_generator(self.experiment, self.stage.atlas, source, decoder, self.stage.device)
+        return generators.generated(generator, self.experiment, target)
 
     def labelled_pairs(self, role: str) -> Pairs:
         """Give real labelled training scans of the source or the target: the pairs of the upper bounds."""

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from client.pictures import coronal
-from server.run import generator_of
+from server.generators import generator_of
 from server.state import RunState
 from simulation.arms import ARMS
 from simulation.bench import labelled

@@ -22,8 +22,9 @@ from server.atlas import Atlas, save_atlas
 from server.authority import issue_server, make_authority, make_secret
 from server.backup import backup, restore
 from server.federation import Late, Traffic
+from server.hub import open_hub
 from server.office import Office, Settings, write_settings
-from server.run import joining_of, open_hub, run_round
+from server.run import joining_of, run_round
 from server.state import RunState, Store, schedule
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire.exchange import PhaseRequest, SiteReply

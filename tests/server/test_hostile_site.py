@@ -25,12 +25,14 @@ from configs.statistics import SHAPES
 from configs.structures import GROUPS
 from server import bounds
 from server.atlas import Atlas
+from server.delivery import deliver, evaluate
 from server.events import read
 from server.federation import GridFederation
 from server.fold import Fold
+from server.hub import Hub, Plan
 from server.members import Members
 from server.messages import Malformed, decode_reply
-from server.run import Hub, Plan, deliver, evaluate, joining_of
+from server.run import joining_of
 from server.state import RunState
 from server.vet import MOST, fault
 from simulation.engines.inprocess import InProcessGrid, identity

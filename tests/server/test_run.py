@@ -16,9 +16,11 @@ from configs.schema import load
 from server import events, joining, run, segmenters
 from server.atlas import Atlas, _digest, read_atlas, save_atlas
 from server.federation import Late, Traffic
+from server.generators import style_source
+from server.hub import Hub, Plan
 from server.joining import cannot_join
 from server.office import LEFT
-from server.run import Hub, Plan, joining_of, style_source
+from server.run import joining_of
 from server.state import RunState, schedule
 from server.vet import MOST
 from sst_models.volume.labels import AtlasLabels
