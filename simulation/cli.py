@@ -29,7 +29,7 @@ CORE_ARMS = (
     "U-Net w/ adaptation and F",
 )  # fmt: skip
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
-DEMO_SPLIT = {"train": 9, "val": 1, "test": 8}  # people a site; one of those who train becomes the atlas
+DEMO_SPLIT = {"train": 9, "val": 1, "test": 16}  # people a site; one of those who train becomes the atlas
 DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and finer ones would take minutes
 
 app = typer.Typer()
