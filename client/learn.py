@@ -1,6 +1,7 @@
 """The phases in which a site learns: take the hub's weights, train on own scans, give back what is declared."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from client import scans
+from client.alignments import KeptAlignments
 from client.cases import OnDevice
 from client.progress import Progress
 from client.site import Site
@@ -47,7 +49,9 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     untrained = {part: weights.parameters(first(part, experiment)) for part in phase.uses if part not in request.arrays}
     arrays = {**untrained, **request.arrays, **withheld.before(phase.name, request.round)}
     nets = load_nets(arrays, phase.learns + phase.uses, experiment, device)
-    learner = make_learner(phase.name, nets, experiment, material)
+    names = scans.cases(folder, "train").names
+    kept = KeptAlignments.of(folder, names, nets, experiment) if phase.labels else None  # it aligns the atlas
+    learner = make_learner(phase.name, nets, experiment, replace(material, alignments=kept))
     if request.round > 1:
         recall(learner, weights.load(_memory_file(folder, phase, request.round - 1)))
     steps = experiment.phases.of(phase.name).steps
@@ -56,6 +60,8 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     weights.save(memory(learner), _memory_file(folder, phase, request.round))
     learnt = {part: weights.parameters(learner.nets[part]) for part in phase.learns}
     withheld.keep(phase.name, request.round, learnt)
+    if kept and request.round == experiment.phases.rounds(phase.name):
+        kept.remove()
     return SiteReply(
         site.name,
         phase.name,

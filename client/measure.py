@@ -1,6 +1,7 @@
 """The phase "statistics" at a site: its scans in numbers, of which means and covariances leave and nothing else."""
 
 from client import scans
+from client.alignments import KeptAlignments
 from client.progress import Progress
 from client.site import Site
 from configs.errors import DataError, TooFewError
@@ -37,5 +38,6 @@ def measure(request: PhaseRequest, site: Site) -> SiteReply:
     nets = {part: place(first(part, experiment), device).eval() for part in ("E", "A", "F")}
     aligner = Aligner(nets, atlas.to(device), labels.to(device), Alignment.of(experiment))
     progress = Progress(site, request, len(own))
-    found: Statistics = measure_scans(own, aligner, lambda done: progress.learnt(done, 0.0))
+    kept = KeptAlignments.of(folder, own.names, nets, experiment) if experiment.phases.rounds("adapt") else None
+    found: Statistics = measure_scans(own, aligner, lambda done: progress.learnt(done, 0.0), kept)
     return SiteReply(site.name, request.phase, request.round, len(own), arrays={"statistics": found.arrays})

@@ -14,7 +14,7 @@ from configs.errors import DataError
 from configs.schema import Adapt, Experiment
 from sst_models.phases.material import Material
 from sst_models.phases.segment import SegmentLearner, SegmentSettings
-from sst_models.propagation.align import Aligner, Alignment
+from sst_models.propagation.align import Aligner, Alignment, Alignments
 from sst_models.statistics.drawing import Drawing
 from sst_models.statistics.intensity import Look, Rendering
 from sst_models.training.learner import Losses, Scans, freeze
@@ -37,6 +37,7 @@ class AdaptLearner:
         settings: how the segmenter learns.
         phase: what pairs are made of.
         scans: the site's training scans.
+        kept: their alignments, as far as they were found before; those found here are kept there, too.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class AdaptLearner:
         settings: SegmentSettings,
         phase: Adapt,
         scans: Scans,
+        kept: Alignments | None = None,
     ) -> None:
         assert aligner.labels is not None
         freeze(aligner.nets.values())
         self.aligner, self.atlas, self.labels = aligner, aligner.atlas, aligner.labels
-        self.phase, self.scans = phase, scans
+        self.phase, self.scans, self.kept = phase, scans, kept
         self.drawing = Drawing(Rendering(self.atlas, self.labels, aligner.how.spacing))
         self._aligned = lru_cache(maxsize=KEEP)(self._align)
         self._learner = SegmentLearner({"segmenter": nets["segmenter"]}, self.pair, settings)
@@ -76,9 +78,19 @@ class AdaptLearner:
     def _align(self, index: int) -> tuple[Tensor, Tensor, Look]:
         """Give of a scan: F's flow from the atlas (1, 3, D, H, W), its labels, and its look."""
         target = self.scans.image(index)[None].to(self.atlas)
+        flow, labels = self._kept(index) or self._found(index, target)
+        return flow, labels, Look.of(self.drawing.rendering.code(target, labels.long()))
+
+    def _kept(self, index: int) -> tuple[Tensor, Tensor] | None:
+        found = self.kept.load(index) if self.kept else None
+        return None if found is None else (found[0].to(self.atlas.device), found[1].to(self.atlas.device))
+
+    def _found(self, index: int, target: Tensor) -> tuple[Tensor, Tensor]:
         flow, mirrored = self.aligner.flows(target)
-        labels = self.aligner.labels_on(target, flow, mirrored)
-        return flow.half(), labels.to(torch.uint8), Look.of(self.drawing.rendering.code(target, labels))
+        found = flow.half(), self.aligner.labels_on(target, flow, mirrored).to(torch.uint8)
+        if self.kept:
+            self.kept.save(index, *found)
+        return found
 
 
 def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material) -> AdaptLearner:
@@ -93,4 +105,4 @@ def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material)
     aligner = Aligner(used, material.atlas, material.labels, Alignment.of(experiment))
     phase = experiment.phases.adapt
     settings = SegmentSettings.of(experiment, phase)
-    return AdaptLearner({"segmenter": nets["segmenter"]}, aligner, settings, phase, material.scans)
+    return AdaptLearner({"segmenter": nets["segmenter"]}, aligner, settings, phase, material.scans, material.alignments)

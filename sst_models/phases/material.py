@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment
 from sst_models.phases.moments import StyleMoments
+from sst_models.propagation.align import Alignments
 from sst_models.training.learner import Learner, Scans
 from sst_models.volume.labels import AtlasLabels
 
@@ -19,6 +20,7 @@ class Material:
     atlas: Tensor  # (1, D, H, W)
     foreign: tuple[StyleMoments, ...] = ()  # of the other sites' style codes
     labels: AtlasLabels | None = None  # the atlas's, where the phase needs them
+    alignments: Alignments | None = None  # of the scans, where they are kept
 
 
 def make_learner(phase: str, nets: dict[str, nn.Module], experiment: Experiment, material: Material) -> Learner:

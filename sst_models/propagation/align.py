@@ -9,6 +9,7 @@ left of them in windows. Of the two, the one is kept whose labels explain the sc
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,18 @@ from sst_models.volume.mirror import mirror_image
 
 Initialisation = Callable[[Tensor], tuple[Tensor, Tensor]]
 """A first alignment: from a scan to the atlas as it was compared with it, and its flow."""
+
+
+class Alignments(Protocol):
+    """Alignments that were found, by the number of a scan: flow (1, 3, D, H, W) float16, and labels (D, H, W) uint8."""
+
+    def load(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Give a scan's flow and labels, or None where they have to be found."""
+        ...
+
+    def save(self, index: int, flow: Tensor, labels: Tensor) -> None:
+        """Keep a scan's flow and labels."""
+        ...
 
 
 @dataclass(frozen=True)

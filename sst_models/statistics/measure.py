@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from configs.statistics import SHAPE
-from sst_models.propagation.align import Aligner
+from sst_models.propagation.align import Aligner, Alignments
 from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.moments import Moments
 from sst_models.statistics.shape import ShapeBasis
@@ -89,13 +89,16 @@ def basis_of(atlas: Tensor, labels: AtlasLabels, spacing: float) -> ShapeBasis:
     return ShapeBasis(labels, (atlas > 0).to(atlas), spacing)
 
 
-def measure(scans: Scans, aligner: Aligner, watch: Callable[[int], None] | None = None) -> Statistics:
+def measure(
+    scans: Scans, aligner: Aligner, watch: Callable[[int], None] | None = None, kept: Alignments | None = None
+) -> Statistics:
     """Measure a site's scans, N >= 2.
 
     Args:
         scans: the site's training scans.
         aligner: finds the flow from the atlas to a scan, with the atlas's labels.
         watch: called with the number of scans done.
+        kept: where the alignments go, for a later phase.
     """
     assert aligner.labels is not None
     spacing = aligner.how.spacing
@@ -107,6 +110,8 @@ def measure(scans: Scans, aligner: Aligner, watch: Callable[[int], None] | None 
         scan = scans.image(index)[None].to(aligner.atlas)
         flow, mirrored = aligner.flows(scan)
         labels = aligner.labels_on(scan, flow, mirrored)
+        if kept:
+            kept.save(index, flow.half(), labels.to(torch.uint8))
         looks.append(rendering.code(scan, labels))
         found.append(basis.code(flow, labels))
         if mirrored is not None:

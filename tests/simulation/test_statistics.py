@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from approving import open_policy
+from client.alignments import KeptAlignments
 from client.gate.ledger import verify
 from client.model import open_model
 from configs.phases import STATISTICS, phase_of
@@ -19,7 +21,10 @@ from simulation.engines import SiteFolder, run_federation
 from simulation.scanner import SCANNERS
 from simulation.sites import write_site
 from sst_models.phases.generate import Recipe
+from sst_models.propagation.align import Aligner
+from sst_models.wire import payload
 
+MODELS = 'level = "models"\n'
 PEOPLE = 7  # at each site: one to validate on, one to test on, five to measure
 EXPERIMENT = load(
     "tiny",
@@ -99,6 +104,21 @@ def test_few_scans_have_no_statistics(data: dict[str, Path], tmp_path: Path) -> 
     for name, site in sites.items():
         assert not any(parts for _, parts in left(site))
         assert open_model(site.state / "runs" / "tiny" / "model").card["site"] == name
+
+
+def test_each_scan_is_aligned_once(data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`adapt` takes what `statistics` found, to the same bytes as without it; afterwards nothing of it is left."""
+    aligned: list[Tensor] = []
+    find = Aligner.flows
+    monkeypatch.setattr(Aligner, "flows", lambda own, scan: (aligned.append(scan), find(own, scan))[1])
+    kept, _ = federate(data, tmp_path / "kept", dict.fromkeys(data, MODELS))
+    assert len(aligned) == len(data) * (PEOPLE - 2)
+    assert not list((tmp_path / "kept").rglob("aligned"))
+    monkeypatch.setattr(KeptAlignments, "load", lambda *_: None)
+    anew, _ = federate(data, tmp_path / "anew", dict.fromkeys(data, MODELS))
+    assert len(aligned) > 2 * len(data) * (PEOPLE - 2)
+    for part in (f"segmenter.{name}" for name in data):
+        assert payload.digest(kept.parts[part]) == payload.digest(anew.parts[part])
 
 
 LEVELS = {"candi": "nothing", "oasis": "networks"}
