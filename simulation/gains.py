@@ -26,6 +26,13 @@ class Gain:
         """Dice points gained; negative if adaptation made it worse."""
         return self.adapted - self.without
 
+    @property
+    def significance(self) -> str:
+        """Say p, as "p = 0.021" or "p < 0.001"; empty where there is none."""
+        if math.isnan(self.p):
+            return ""
+        return "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
+
 
 def gains(results: Results) -> tuple[Gain, ...]:
     """The gain in each direction for which the run tested both segmenters on a common scan."""

@@ -29,8 +29,8 @@ def print_table(results: Results, console: Console) -> None:
     for gain in gains(results):
         where = direction_name(gain.source, gain.target)
         change = f"{gain.points:+.1f} Dice points, better on {gain.better} of {gain.scans} scans"
-        if not math.isnan(gain.p):
-            change += f" (Wilcoxon p = {gain.p:.3f})"
+        if gain.significance:
+            change += f" (Wilcoxon {gain.significance})"
         console.print(Text(f"style adaptation, {where}: {change}", "green" if gain.points > 0 else "yellow"))
 
 

@@ -15,6 +15,7 @@ from simulation.gains import gains
 from simulation.panels import Panel, load_panels, save_panels
 from simulation.reference import TABLE_1, paper_rows, rows_for
 from simulation.results import ArmScore, Results, ScanScore, from_json, read, to_json, write
+from simulation.table import table_text
 from sst_models.wire.files import replace_file
 from synthetic_run import arm_score, run_panels, run_results
 
@@ -123,13 +124,16 @@ def test_gains_compare_the_same_scans() -> None:
     assert gain.points == pytest.approx(3.5)
 
 
-def test_a_gain_on_every_one_of_six_scans_is_significant() -> None:
-    """Wilcoxon's exact test: 2 of the 64 patterns of signs are as extreme."""
-    before = tuple(ScanScore(str(n), {}, 50.0) for n in range(6))
-    after = tuple(ScanScore(str(n), {}, 51.0 + n) for n in range(6))
+@pytest.mark.parametrize(("scans", "told"), [(6, "p = 0.031"), (16, "p < 0.001")])
+def test_a_gain_on_every_scan_is_significant(scans: int, told: str) -> None:
+    """Wilcoxon's exact test: of six, 2 of the 64 patterns of signs are as extreme; no p is shown as 0."""
+    before = tuple(ScanScore(str(n), {}, 50.0) for n in range(scans))
+    after = tuple(ScanScore(str(n), {}, 51.0 + n) for n in range(scans))
     arms = (ArmScore("U-Net w/o adaptation", "x", "y", before), ArmScore("U-Net w/ adaptation", "x", "y", after))
-    (gain,) = gains(Results(run={}, scores=arms))
-    assert gain.p == pytest.approx(2 / 64)
+    results = Results(run={}, scores=arms)
+    (gain,) = gains(results)
+    assert gain.p == pytest.approx(2 / 2**scans)
+    assert told in table_text(results)
 
 
 def test_the_papers_rows_are_whole() -> None:
