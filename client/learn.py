@@ -49,8 +49,9 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     untrained = {part: weights.parameters(first(part, experiment)) for part in phase.uses if part not in request.arrays}
     arrays = {**untrained, **request.arrays, **withheld.before(phase.name, request.round)}
     nets = load_nets(arrays, phase.learns + phase.uses, experiment, device)
-    names = scans.cases(folder, "train").names
-    kept = KeptAlignments.of(folder, names, nets, experiment) if phase.labels else None  # it aligns the atlas
+    kept = None
+    if phase.labels:  # it aligns the atlas
+        kept = KeptAlignments.of(folder, scans.cases(folder, "train"), nets, experiment)
     learner = make_learner(phase.name, nets, experiment, replace(material, alignments=kept))
     if request.round > 1:
         recall(learner, weights.load(_memory_file(folder, phase, request.round - 1)))

@@ -38,6 +38,7 @@ def measure(request: PhaseRequest, site: Site) -> SiteReply:
     nets = {part: place(first(part, experiment), device).eval() for part in ("E", "A", "F")}
     aligner = Aligner(nets, atlas.to(device), labels.to(device), Alignment.of(experiment))
     progress = Progress(site, request, len(own))
-    kept = KeptAlignments.of(folder, own.names, nets, experiment) if experiment.phases.rounds("adapt") else None
+    again = experiment.phases.rounds("adapt") and site.policy.answers("adapt")
+    kept = KeptAlignments.of(folder, own, nets, experiment) if again else None
     found: Statistics = measure_scans(own, aligner, lambda done: progress.learnt(done, 0.0), kept)
     return SiteReply(site.name, request.phase, request.round, len(own), arrays={"statistics": found.arrays})

@@ -77,6 +77,9 @@ def _together(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, A
     for key in ("series", "failed", "sites", "clipped"):
         if key in before and key in more:
             found[key] = {**before[key], **more[key]}
+    if "failed" in found:  # who failed first and answered later did not fail
+        done = {*more.get("series", {}), *more.get("sites", {})}
+        found["failed"] = {site: code for site, code in found["failed"].items() if site not in done}
     if "traffic" in before and "traffic" in more:
         found["traffic"] = list({row["site"]: row for row in (*before["traffic"], *more["traffic"])}.values())
     if "seconds" in before and "seconds" in more and before is not more:
@@ -85,9 +88,20 @@ def _together(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, A
 
 
 def served(hub: Path) -> tuple[str, ...]:
-    """Give the sites that had their models when a run that was finished was opened again for others; sorted."""
-    opened = [event for event in read(hub) if event["event"] == "run.reopened"]
-    return tuple(sorted(opened[-1]["served"])) if opened else ()
+    """Give the sites that have their models; sorted."""
+    return tuple(sorted({str(event["site"]) for event in read(hub) if event["event"] == "site.delivered"}))
+
+
+def ended(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether the run is finished, and was not opened again."""
+    found = [event["event"] for event in events if event["event"] in ("run.finished", "run.reopened")]
+    return found[-1:] == ["run.finished"]
+
+
+def awaited(hub: Path) -> tuple[str, ...]:
+    """Give the sites for which a run that was finished is open again; none where it is not."""
+    found = [event for event in read(hub) if event["event"] in ("run.finished", "run.reopened")]
+    return tuple(found[-1]["sites"]) if found and found[-1]["event"] == "run.reopened" else ()
 
 
 def _same(one: Mapping[str, Any], values: Mapping[str, object]) -> bool:

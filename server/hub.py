@@ -1,7 +1,7 @@
 """What all steps of a run share: the hub's folder, its plan and preset, the atlas, and who takes part."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class Hub:
 
     @property
     def served(self) -> tuple[str, ...]:
-        """List the sites that need nothing more: they had their models before the run was opened again for others."""
+        """List the sites that have their models, and need nothing more."""
         return events.served(self.folder)
 
     def answering(self, phase: Phase) -> list[str]:
@@ -67,6 +67,11 @@ class Hub:
         first = schedule(self.experiment).index((phase, 1))
         since, served = self.members.since, self.served
         return [site for site in self.sites if since[site] > first and site not in served]
+
+    def came_after(self, parts: Sequence[str], site: str) -> bool:
+        """Say whether a site came after the first round that learnt one of these parts: its gate takes none of them."""
+        learnt = [place for place, (phase, _) in enumerate(schedule(self.experiment)) if set(parts) & set(phase.learns)]
+        return bool(learnt) and self.members.since.get(site, 0) > learnt[0]
 
     def trains(self, site: str) -> bool:
         """Say whether a site trains networks with the others, by its level of sharing."""

@@ -6,13 +6,13 @@ could still get a model is told so, and does not take part.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from configs import levels
 from configs.errors import FederationError
-from server.members import FIRST, Members
+from server.members import FIRST, LAST, Members
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 MISMATCH = "mismatch"
@@ -35,6 +35,8 @@ class Joining:
         atlas: digest of the run's atlas.
         deadlines: seconds that a member has, which has its scans prepared, and a site that is new.
         done: rounds of the run that are over, which a site that joins now has missed.
+        served: sites that have their models, of whom nothing is asked.
+        closed: the run is being ended, and nobody new is asked to join.
     """
 
     members: Members
@@ -43,6 +45,8 @@ class Joining:
     atlas: str
     deadlines: tuple[float, float]
     done: int = 0
+    served: frozenset[str] = frozenset()
+    closed: bool = False
     under_way: set[str] = field(default_factory=set)
     late: set[str] = field(default_factory=set)  # those that were told that they come too late
     failed: dict[str, str] = field(default_factory=dict)  # why a site could not join, by its error code
@@ -51,33 +55,42 @@ class Joining:
     )  # since the last event: counts of those that did
     _failed: set[str] = field(default_factory=set)  # since the last event: those that did not
 
-    def gather(self, least: int, late: bool = False) -> None:
+    def gather(self, least: int, late: bool = False, awaited: Collection[str] = ()) -> None:
         """Wait until `least` sites have joined, and those that took part before have shown what they hold.
 
         Sites that joined before need not be there, or take part, any more. One that is new holds up nobody once enough
         have joined.
 
+        Args:
+            least: how many have to have joined, ever.
+            late: tell those that are new that they come too late.
+            awaited: sites of which one has to have joined, too, unless all of them were dismissed meanwhile.
+
         Raises:
             FederationError: too few can join, and waiting for them to be mended took too long.
         """
-        before, end = set(self.members.names), time.monotonic() + self.members.patience
+        before, end = set(self.members.names) - self.served, time.monotonic() + self.members.patience
         self.begin(self.members.here(), late)
-        again = time.monotonic() + FIRST
+        pause, again = FIRST, time.monotonic() + FIRST
         while True:
             self.take(late)
-            if len(self.members.joined) >= least and not before & self.under_way:
+            wanted = self.members.waiting_for(awaited)
+            enough = len(self.members.joined) >= least and (not wanted or bool(set(wanted) & set(self.members.joined)))
+            if enough and not before & self.under_way:
                 return self.tell()
             now = time.monotonic()
             if not self.under_way and now + FIRST > end:
                 self.tell()
                 why = "; ".join(cannot_join(site, code) for site, code in sorted(self.failed.items()))
-                raise FederationError(why or f"{len(self.members.joined)} of {least} sites joined")
+                short = f"none of {', '.join(wanted)} joined" if wanted else ""
+                raise FederationError(why or short or f"{len(self.members.joined)} of {least} sites joined")
             time.sleep(LOOK if self.under_way else FIRST)
             if again <= time.monotonic() <= end:
                 self.tell()
-                self.members.tell("round.waiting", phase="join", round=1, missing=dict(self.failed))
+                missing = dict.fromkeys(wanted, "unavailable") | self.failed
+                self.members.tell("round.waiting", phase="join", round=1, missing=missing)
                 self.begin(self.members.strangers(), late)
-                again = time.monotonic() + FIRST
+                again, pause = time.monotonic() + pause, min(LAST, 2 * pause) if wanted else FIRST
 
     def welcome(self, late: bool = False) -> None:
         """Ask sites that came since the last round to join, and let those take part that have answered."""
@@ -100,7 +113,9 @@ class Joining:
             late: tell those that are new that they come too late.
         """
         known = set(self.members.joined)
-        wanted = sorted(set(sites) - self.under_way - self.late)
+        wanted = sorted(set(sites) - self.under_way - self.late - self.served)
+        if self.closed:
+            wanted = [site for site in wanted if site in known]
         members, new = [site for site in wanted if site in known], [site for site in wanted if site not in known]
         if wanted and not (late and not members):
             self.members.tell("round.started", phase="join", round=1)

@@ -26,11 +26,12 @@ from configs.processes import QUIET, Processes, guarded, stoppable
 from configs.schema import from_json
 from server import events
 from server.journal import noted
-from server.members import joined
+from server.members import CLOSING, STRIKES, joined
 from server.office import Office, works
 from server.pulse import Pulse
 from server.setup import PROJECT, build_bundle, sources
 from server.setup import proxy as proxy_of
+from server.vet import Strikes
 from server.watch import Watch
 from sst_models.wire.files import replace_file, write_json
 
@@ -358,23 +359,29 @@ def _path(office: Office) -> str:
 
 def finished(office: Office) -> bool:
     """Whether the run has come to its end."""
-    try:
-        lines = (office.folder / "events.jsonl").read_bytes().splitlines()
-        return bool(lines) and json.loads(lines[-1]).get("event") == "run.finished"
-    except (OSError, ValueError):
-        return False
+    return events.ended(events.read(office.folder))
 
 
 def reopen(office: Office, say: Say) -> None:
     """Open a run that is finished again for sites that were admitted since: they get the common segmenter, if any."""
-    before = joined(office.folder)
-    if not finished(office) or not (new := sorted(set(office.admitted) - set(before))):
+    told = events.read(office.folder)
+    done = finished(office)
+    if done and not any(event["event"] == "site.delivered" for event in told):  # of a version before 0.4
+        for site in joined(office.folder):
+            events.tell(office.folder, "site.delivered", "", {"site": site})
+    new = sorted(set(office.admitted) - set(events.served(office.folder)) - Strikes(office.folder / STRIKES).out)
+    if not done and events.awaited(office.folder) and not new:
+        events.tell(office.folder, "run.finished", "", {})
+        (office.folder / CLOSING).unlink(missing_ok=True)
+        say("nobody is left for whom the run was opened again: it is finished")
+    if not done or not new:
         return
     preset, plan = ((office.folder / name).read_text(encoding="utf-8") for name in ("experiment.json", "plan.json"))
     if not from_json(preset).generation.common_segmenter:
         say(f"the run is finished, and has no common segmenter (generation.common_segmenter) for {', '.join(new)}")
         return
-    events.tell(office.folder, "run.reopened", json.loads(plan)["run"], {"sites": new, "served": before})
+    (office.folder / CLOSING).unlink(missing_ok=True)
+    events.tell(office.folder, "run.reopened", json.loads(plan)["run"], {"sites": new})
     say(f"the run is finished; it is opened again for {', '.join(new)}, and waits until one of them has joined")
 
 

@@ -6,7 +6,7 @@ still counts for the quorum, so that a run does not go on without a hospital onl
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,13 @@ DECLINED = "declined"
 
 BAD = frozenset({"malformed", "digest"})
 """Codes of the hub's own for a reply that it could not read."""
+
+STRIKES = "strikes.json"
+"""In the hub's folder: how often each site's reply failed a check."""
+
+CLOSING = "closing.json"
+"""In the hub's folder while a run is being ended: whom it serves, and with what. A restart asks the same, word for
+word, as sites answer no other request for a round than the one that they have taken."""
 
 MEMBERS = "members.json"
 """In the hub's folder: the sites that joined, each with its number of training scans, its level of sharing, and how
@@ -78,7 +85,7 @@ class Members:
     @property
     def strikes(self) -> Strikes:
         """What the hub found wrong with replies, by site."""
-        return Strikes(self.folder / "strikes.json")
+        return Strikes(self.folder / STRIKES)
 
     def strangers(self) -> tuple[str, ...]:
         """Give the sites that are there and do not take part yet; sorted."""
@@ -88,13 +95,17 @@ class Members:
         """Give the sites that are there, without those in quarantine and those that were dismissed; sorted."""
         return tuple(sorted(set(self.federation.sites()) - self._left() - self.strikes.out))
 
-    def traffic(self, phase: str, number: int) -> list[dict[str, object]]:
-        """Give the bytes to and from each site in one round."""
+    def traffic(self, phase: str, number: int, among: Collection[str] | None = None) -> list[dict[str, object]]:
+        """Give the bytes to and from each site, or some of them, in one round."""
         return [
             {"site": item.site, "down": item.down, "up": item.up}
             for item in self.federation.traffic
-            if item.phase == phase and item.round == number
+            if item.phase == phase and item.round == number and (among is None or item.site in among)
         ]
+
+    def waiting_for(self, sites: Collection[str]) -> tuple[str, ...]:
+        """Give those of some sites that may still come: neither in quarantine nor dismissed; sorted."""
+        return tuple(sorted(set(sites) - self._left() - self.strikes.out))
 
     def add(self, site: str, count: int, level: str = levels.MODELS, done: int = 0) -> None:
         """Let a site take part from now on, with so many scans to train on, at a level of sharing.
@@ -123,7 +134,7 @@ class Members:
             drop_outliers: called when all have answered; drops replies that are wrong beside the others'.
             consent: a site may say no to this round, and that counts as its answer.
             quorum: instead of the run's.
-            least: replies that must count in any case.
+            least: replies that must count in any case; 0 where the run can go on when all that were asked have left.
 
         Returns:
             For each site without a reply that counts, why: the site's error code, or the hub's.

@@ -10,9 +10,9 @@ from pathlib import Path
 from configs import levels
 from configs.errors import FederationError
 from configs.phases import Phase
-from server import bounds, generators, segmenters
+from server import bounds, events, generators, segmenters
 from server.atlas import published
-from server.delivery import deliver, evaluate
+from server.delivery import closing, deliver, evaluate, finish
 from server.federation import Federation
 from server.fold import Fold
 from server.hub import Hub, open_hub
@@ -42,7 +42,7 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
     store = Store(folder / "state", hub.experiment)
     state = store.resume() or RunState()
     joining = joining_of(hub, state.done)
-    joining.gather(max(least, len(hub.served) + 1), hub.late(state))
+    joining.gather(least, hub.late(state), events.awaited(folder))
     for phase, number in schedule(hub.experiment)[state.done :]:
         joining.welcome(hub.late(state))
         state = run_round(hub, state, phase, number)
@@ -55,7 +55,7 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
     store.save(state)
     evaluate(hub, state)
     deliver(hub, state)
-    hub.tell("run.finished")
+    finish(hub)
     return state
 
 
@@ -68,7 +68,8 @@ def joining_of(hub: Hub, done: int = 0) -> Joining:
         return replace(request, settings={**request.settings, "late": True}) if late else request
 
     own = hub.experiment.federation
-    return Joining(hub.members, ask, hub.fault, hub.atlas.digest, (own.deadline, own.join_deadline), done)
+    deadlines, served = (own.deadline, own.join_deadline), frozenset(hub.served)
+    return Joining(hub.members, ask, hub.fault, hub.atlas.digest, deadlines, done, served, closing(hub))
 
 
 def run_round(hub: Hub, state: RunState, phase: Phase, number: int) -> RunState:
@@ -131,12 +132,12 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int, late: Sequen
     requests = {site: hub.request(phase.name, number, site, _arrays(hub, begun, phase, site), begun) for site in sites}
     before = state.moved if number > 1 else {}
     fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library, hub.members.counts, before)
-    least = bounds.least(hub.experiment, len(sites)) if fold.averages else 1
+    least = bounds.least(hub.experiment, len(sites)) if fold.averages else 0 if late else 1
     failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional, least=least)
     parts = fold.close()
     if parts or fold.series:
         state = begun  # else nobody learnt, and what nobody trained is no part of the state
-    brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number)}
+    brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number, sites)}
     more = {**({"clipped": fold.clipped} if fold.clipped else {}), **({"more": True} if late else {})}
     hub.tell("round.finished", phase=phase.name, round=number, **brought, **more)
     moved = {part: (*before.get(part, ()), way) for part, way in fold.moved.items()}
@@ -194,7 +195,7 @@ def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arr
     arrays: dict[str, Arrays] = {}
     uses = phase.uses
     if phase.level == levels.NOTHING and not (
-        any(state.of(part, site) is not None for part in uses) and hub.trains(site)
+        any(state.of(part, site) is not None for part in uses) and hub.trains(site) and not hub.came_after(uses, site)
     ):
         uses = ()  # the site has them as they begin
     for part in phase.learns + uses:

@@ -10,7 +10,7 @@ from typing import Any
 from configs.phases import learning
 from configs.shown import LINE, shown
 from server.certificates import Certificate, certificates
-from server.events import read
+from server.events import ended, read
 from server.health import health
 from server.kit import dismissed
 from server.office import Office, works
@@ -90,7 +90,7 @@ def with_health(office: Office, found: Status) -> Status:
 
 
 def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
-    if events and events[-1]["event"] == "run.finished":
+    if ended(events):
         return "finished", ""
     life = heartbeat(office)
     begun = life.began if life is not None and life.alive else 0.0  # what failed before is being mended
@@ -145,7 +145,7 @@ def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
             began[key] = float(event["time"])
         elif event["event"] == "round.finished" and key in began:
             took.setdefault(key[0], []).append(float(event["time"]) - began[key])
-    return time_left(planned, took)
+    return time_left(planned, took) or None  # after the last of them the hub tests and delivers
 
 
 def time_left(planned: Mapping[str, int], took: Mapping[str, Sequence[float]]) -> float | None:

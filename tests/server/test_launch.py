@@ -265,4 +265,26 @@ def test_a_finished_run_is_opened_again_for_a_site_that_was_admitted_since(offic
         launch.reopen(office, said.append)
         assert launch.finished(office) is not common
     assert "no common segmenter" in said[0] and "opened again for right" in said[1]
-    assert events.served(office.folder) == ("left",)
+    assert events.served(office.folder) == ("left",) and events.awaited(office.folder) == ("right",)
+    office.key("right").unlink()  # dismissed: nobody is left
+    launch.reopen(office, said.append)
+    assert launch.finished(office) and "nobody is left" in said[2]
+
+
+def test_a_site_without_its_model_is_served_although_it_joined(office: Office) -> None:
+    """As one that was in quarantine at the end of the run, and is out of it now; half a line makes no difference."""
+    (office.folder / "plan.json").write_text('{"run": "run"}')
+    preset = load("tiny", ("phases.statistics.rounds=1", "generation.common_segmenter=true"))
+    (office.folder / "experiment.json").write_text(preset.to_json())
+    (office.folder / "members.json").write_text('{"left": {"scans": 9}, "right": {"scans": 9}}')
+    office.key("right").write_text("key of right")
+    (office.folder / "strikes.json").write_text('{"right": 3}')
+    events.tell(office.folder, "site.delivered", "run", {"site": "left"})
+    events.tell(office.folder, "run.finished", "run", {})
+    with (office.folder / events.NAME).open("a") as file:
+        file.write('{"time": 1, "event": "run.reo')
+    launch.reopen(office, print)
+    assert launch.finished(office)
+    (office.folder / "strikes.json").unlink()
+    launch.reopen(office, print)
+    assert events.awaited(office.folder) == ("right",) and events.served(office.folder) == ("left",)

@@ -266,7 +266,10 @@ def test_a_site_that_joins_while_segmenters_are_trained_gets_none(
 def test_a_site_that_comes_after_the_statistics_gets_the_common_segmenter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
-    """The hub trains one in all sites' styles beside each site's own, waits for who is joining, and tests it once."""
+    """The hub trains one in all sites' styles beside each site's own, and waits for who is joining.
+
+    What that site makes of it is tested at that site alone, and its figures are those of no other.
+    """
     federation = Hospitals({"early": DIGEST}, {"late": 5, "later": 9})
     common = load("tiny", ("phases.statistics.rounds=1", "generation.common_segmenter=true"))
     hub = replace(hub_of(tmp_path, federation), experiment=common)
@@ -290,15 +293,17 @@ def test_a_site_that_comes_after_the_statistics_gets_the_common_segmenter(
     assert hub.sites == ("early", "late", "later") and clock[0] > 0
     federation.asked.clear()
     run.evaluate(hub, state)
-    row = {"style": "all sites", "site": "late", "scans": 5, "dice": {"CSF": 0.8}, "error": ""}
-    (tmp_path / "cross-site.json").write_text(json.dumps([row]))  # nobody could test the other one
+    styles = ("late", "all sites")
+    rows = [{"style": one, "site": "late", "scans": 5, "dice": {"CSF": 0.8}, "error": ""} for one in styles]
+    (tmp_path / "cross-site.json").write_text(json.dumps(rows))  # nobody could test the other one
     run.deliver(hub, state)
-    tested = [request.site for request in federation.asked if request.phase == "evaluate"]
-    assert tested == ["early", "late", "later"] * 2
+    tested = [(one.settings["style"], one.site) for one in federation.asked if one.phase == "evaluate"]
+    everywhere = [("early", site) for site in ("early", "late", "later")]
+    assert tested == [("all sites", "early"), *everywhere, ("late", "late"), ("later", "later")]
     sent = {one.site: one.arrays["segmenter"]["w"][0] for one in federation.asked if one.phase == "deliver"}
     assert sent == {"early": len("early"), "late": len("all sites"), "later": len("all sites")}
     figures = {one.site: one.settings["figures"] for one in federation.asked if one.phase == "deliver"}
-    assert figures["early"] == "{}" and figures["late"] == figures["later"] == '{"late": {"dice": 80.0, "scans": 5}}'
+    assert figures == {"early": "{}", "late": '{"late": {"dice": 80.0, "scans": 5}}', "later": "{}"}
 
 
 def test_a_site_that_comes_after_a_phase_of_its_own_began_catches_up_with_it(tmp_path: Path) -> None:
@@ -331,25 +336,39 @@ def test_a_site_that_comes_after_a_phase_of_its_own_began_catches_up_with_it(tmp
     assert hub.members.since == {"early": begin, "late": begin + 1}
 
 
+def opened_again(folder: Path, federation: Hospitals, sites: Sequence[str]) -> Hub:
+    """A hub whose run is finished, with one site that has its model, and open again for others."""
+    common = load("tiny", ("phases.statistics.rounds=1", "generation.common_segmenter=true"))
+    hub = replace(hub_of(folder, federation, patience=600.0), experiment=common)
+    save_atlas(replace(hub.atlas, digest=_digest(hub.atlas.image[0], hub.atlas.labels, hub.atlas.affine)), folder)
+    federation.atlases = dict.fromkeys(federation.atlases, read_atlas(folder).digest)
+    (folder / "experiment.json").write_text(common.to_json())
+    (folder / "plan.json").write_text('{"run": "run"}')
+    (folder / "cross-site.json").write_text(json.dumps([ROW]))
+    start = {"w": np.zeros(2, np.float32)}
+    done = RunState(done=len(schedule(common)), parts={"segmenter": start, "segmenter.early": start})
+    run.Store(folder / "state", common).save(done)
+    hub.members.add("early", 9)
+    hub.tell("site.delivered", site="early")
+    hub.tell("run.finished")
+    hub.tell("run.reopened", sites=list(sites))
+    return hub
+
+
+ROW = {"style": "early", "site": "early", "scans": 5, "dice": {"CSF": 0.8}, "error": ""}
+
+
+def asked_of(federation: Hospitals) -> list[tuple[str, str]]:
+    """Which site was asked for which phase, but to join."""
+    return [(one.site, one.phase) for one in federation.asked if one.phase != "join"]
+
+
 def test_a_finished_run_serves_a_site_that_comes_later_and_asks_nothing_of_the_others(
     tmp_path: Path, clock: list[float]
 ) -> None:
     """It waits for it, lets it adapt the common segmenter, test it, and keep it; the others' rows stay as they are."""
-    federation = Hospitals({"early": DIGEST})
-    common = load("tiny", ("phases.statistics.rounds=1", "generation.common_segmenter=true"))
-    hub = replace(hub_of(tmp_path, federation, patience=600.0), experiment=common)
-    save_atlas(replace(hub.atlas, digest=_digest(hub.atlas.image[0], hub.atlas.labels, hub.atlas.affine)), tmp_path)
-    federation.atlases["early"] = read_atlas(tmp_path).digest
-    (tmp_path / "experiment.json").write_text(common.to_json())
-    (tmp_path / "plan.json").write_text('{"run": "run"}')
-    row = {"style": "early", "site": "early", "scans": 5, "dice": {"CSF": 0.8}, "error": ""}
-    (tmp_path / "cross-site.json").write_text(json.dumps([row]))
-    start = {"w": np.zeros(2, np.float32)}
-    done = RunState(done=len(schedule(common)), parts={"segmenter": start, "segmenter.early": start})
-    run.Store(tmp_path / "state", common).save(done)
-    hub.members.add("early", 9)
-    hub.tell("run.finished")
-    hub.tell("run.reopened", sites=["later"], served=["early"])
+    federation = Hospitals({"early": DIGEST}, {"early": 10**6})
+    opened_again(tmp_path, federation, ["later"])
     come = federation.sites
 
     def sites() -> tuple[str, ...]:
@@ -360,11 +379,84 @@ def test_a_finished_run_serves_a_site_that_comes_later_and_asks_nothing_of_the_o
     federation.sites = sites  # type: ignore[method-assign]
     run.run(tmp_path, federation, patience=600.0)
     assert clock[0] > 60
-    asked = [(one.site, one.phase) for one in federation.asked if one.phase != "join"]
-    assert asked == [("later", phase) for phase in ("adapt", "adapt", "evaluate", "deliver")]
+    assert asked_of(federation) == [("later", phase) for phase in ("adapt", "adapt", "evaluate", "deliver")]
+    assert {one.site for one in federation.asked} == {"later"}
     table = json.loads((tmp_path / "cross-site.json").read_text())
-    assert table[0] == row and [(one["style"], one["site"]) for one in table[1:]] == [("later", "later")]
-    assert events.read(tmp_path)[-1]["event"] == "run.finished"
+    assert table[0] == ROW and [(one["style"], one["site"]) for one in table[1:]] == [("later", "later")]
+    assert events.ended(events.read(tmp_path)) and events.served(tmp_path) == ("early", "later")
+    assert told(tmp_path, "round.waiting")[0]["missing"] == {"later": "unavailable"}
+
+
+def test_a_site_that_does_not_come_can_be_given_up(tmp_path: Path, clock: list[float]) -> None:
+    """The operator dismisses it while the run, which is open again, waits: then that is finished as it was."""
+    federation = Hospitals({"early": DIGEST})
+    opened_again(tmp_path, federation, ["later"])
+    come = federation.sites
+
+    def sites() -> tuple[str, ...]:
+        if clock[0] > 60:
+            (tmp_path / LEFT).write_text('["later"]')
+        return come()
+
+    federation.sites = sites  # type: ignore[method-assign]
+    run.run(tmp_path, federation, patience=600.0)
+    assert 60 < clock[0] < 300 and not asked_of(federation)
+    assert json.loads((tmp_path / "cross-site.json").read_text()) == [ROW]
+    assert events.ended(events.read(tmp_path))
+
+
+def test_the_end_of_a_run_is_the_same_after_a_restart(tmp_path: Path, clock: list[float]) -> None:
+    """A site answers no other request than the one that it took: who left or came meanwhile is in none of them."""
+    federation = Hospitals(dict.fromkeys(("early", "one", "two"), DIGEST))
+    hub = opened_again(tmp_path, federation, ["one", "two"])
+    atlas, ask = federation.atlases["early"], federation.ask
+
+    def none_of_two(requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
+        for reply in ask(requests):
+            away = reply.phase == "deliver" and reply.site == "two"
+            yield replace(reply, error="lost") if away else reply
+
+    federation.ask = none_of_two  # type: ignore[method-assign]
+    with pytest.raises(FederationError, match="two: lost"):
+        run.run(tmp_path, federation, patience=600.0)
+    before = {(one.site, one.phase, one.round): one for one in federation.asked if one.phase in ("evaluate", "deliver")}
+    assert hub.served == ("early", "one")
+    federation.asked.clear()
+    federation.ask = ask  # type: ignore[method-assign]
+    federation.atlases["three"] = atlas
+    (tmp_path / LEFT).write_text('["one"]')
+    run.run(tmp_path, federation, patience=600.0)
+    assert asked_of(federation)[-1] == ("two", "deliver") and ("three", "deliver") not in asked_of(federation)
+    for one in federation.asked:
+        if (one.site, one.phase, one.round) in before:
+            assert one.settings == before[one.site, one.phase, one.round].settings
+    assert hub.served == ("early", "one", "two") and not (tmp_path / "closing.json").exists()
+
+
+def test_who_left_holds_up_nobody_at_the_end(tmp_path: Path, clock: list[float]) -> None:
+    """A site that came late is away when it should catch up, and is dismissed: the run goes on at once."""
+    federation = Hospitals(dict.fromkeys(("early", "later"), DIGEST))
+    opened_again(tmp_path, federation, ["later"])
+    ask = federation.ask
+
+    def leaves(requests: Sequence[PhaseRequest]) -> Iterator[SiteReply]:
+        (tmp_path / LEFT).write_text('["later"]')
+        return (replace(reply, error="lost") for reply in ask(requests))
+
+    federation.ask = leaves  # type: ignore[method-assign]
+    run.run(tmp_path, federation, patience=600.0)
+    assert clock[0] < 300 and events.ended(events.read(tmp_path))
+
+
+def test_a_late_site_gets_no_networks_that_it_did_not_see_grow(tmp_path: Path) -> None:
+    """Its gate refuses them; it adapts with those that every site can make."""
+    hub = hub_of(tmp_path, Hospitals({}))
+    part = {"w": np.zeros(2, np.float32)}
+    state = RunState(parts={part_: part for part_ in ("E", "A", "F", "segmenter")})
+    hub.members.add("early", 9)
+    hub.members.add("late", 9, done=len(schedule(hub.experiment)))
+    sent = {site: set(run._arrays(hub, state, phase_of("adapt"), site)) for site in ("early", "late")}
+    assert sent == {"early": {"E", "A", "F", "segmenter", "atlas"}, "late": {"segmenter", "atlas"}}
 
 
 def test_a_phase_that_no_sites_level_has_is_skipped_and_said(tmp_path: Path) -> None:
