@@ -54,6 +54,7 @@ most_segmenters = 1000
 most_runs_with_moments = 1_000_000
 most_runs_with_statistics = 1_000_000
 min_scans = 1
+min_cases = 2
 min_volumes = 1
 min_test_people = 1
 """
