@@ -310,7 +310,7 @@ def test_tiny_federation_runs_all_phases(reference):
         told = [entry["phase"] for entry in entries]
         assert told == [*LEARNING, "adapt", "evaluate", "evaluate", "deliver"]
         parts = {part for entry in entries for part in entry["parts"]}
-        assert parts == {"T", "E", "D_style", "A", "F", "encoder", "decoder", "D_flow", "segmenter"}
+        assert parts == {"T", "E", "D_style", "A", "F", "encoder", "decoder", "D_flow", "segmenter", "moments"}
         assert not (site.state / "gate" / "site.log").exists()
         model = open_model(site.state / "runs" / "tiny" / "model")
         assert model.card["site"] == site.name and model.card["sites"] == ["left", "right"]
