@@ -22,8 +22,12 @@ from sst_models.wire import payload, weights
 log = logging.getLogger(__name__)
 
 
-def folder_of(run: Path) -> Path:
-    """Give the folder of the alignments of a run at its site."""
+def remove(run: Path) -> None:
+    """Remove the alignments of a run at its site, whatever networks found them."""
+    shutil.rmtree(_folder(run), ignore_errors=True)
+
+
+def _folder(run: Path) -> Path:
     return run / "own" / "aligned"
 
 
@@ -31,21 +35,19 @@ def folder_of(run: Path) -> Path:
 class KeptAlignments:
     """The alignments of one run, as `sst_models.propagation.align.Alignments`."""
 
-    folder: Path
+    run: Path  # folder of the run
     scans: Cases
     found_by: str  # digest of what finds them
 
     @classmethod
     def of(cls, run: Path, scans: Cases, nets: Mapping[str, nn.Module], experiment: Experiment) -> "KeptAlignments":
-        """Keep them in the folder of a run at its site; `nets` are E, A and F."""
+        """Keep them below the folder of a run at its site; `nets` are E, A and F."""
         digests = [payload.digest(weights.parameters(nets[part])) for part in ("E", "A", "F")]
         found_by = hashlib.sha256("\n".join([*digests, experiment.to_json()]).encode()).hexdigest()
-        return cls(folder_of(run), scans, found_by)
+        return cls(run, scans, found_by)
 
     def load(self, index: int) -> tuple[Tensor, Tensor] | None:
         """Give a scan's flow and labels as they were saved; None where they were not, or the file is damaged."""
-        if not self._path(index).exists():
-            return None
         try:
             found = weights.load(self._path(index))
             return found["flow"], found["labels"]
@@ -58,13 +60,9 @@ class KeptAlignments:
             weights.save({"flow": flow, "labels": labels}, self._path(index))
         except (RunError, OSError) as error:
             log.warning("alignments are not kept: %s", error)
-            self.remove()
-
-    def remove(self) -> None:
-        """Remove all of them, those that other networks found, too."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+            remove(self.run)
 
     def _path(self, index: int) -> Path:
         file = self.scans.paths[index].stat()
         whole = hashlib.sha256(f"{self.found_by} {file.st_size} {file.st_mtime_ns}".encode()).hexdigest()
-        return self.folder / f"{self.scans.names[index]}-{whole[:16]}.safetensors"
+        return _folder(self.run) / f"{self.scans.names[index]}-{whole[:16]}.safetensors"

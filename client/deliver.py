@@ -1,12 +1,10 @@
 """Phases 7 and 8 at a site: test a segmenter on held-out labelled scans, and keep the one that is the site's."""
 
 import json
-import shutil
 
 import torch
 
-from client import scans
-from client.alignments import folder_of
+from client import alignments, scans
 from client.gate.release import DIGITS
 from client.learn import load_nets
 from client.model import AS_IT_BEGINS, write_model
@@ -79,5 +77,5 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
     if experiment.segmenter.fuse_registration:
         about["registration"] = "trained" if {"E", "F"} <= set(parts) else AS_IT_BEGINS
     write_model(folder / "model", parts, scans.frame(folder), experiment, about)
-    shutil.rmtree(folder_of(folder), ignore_errors=True)  # where `adapt` did not come to its end
+    alignments.remove(folder)  # where `adapt` did not come to its end
     return SiteReply(site.name, request.phase, request.round, 0)

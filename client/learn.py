@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from client import scans
-from client.alignments import KeptAlignments
-from client.cases import OnDevice
+from client import alignments, scans
+from client.cases import Cases, OnDevice
 from client.progress import Progress
 from client.site import Site
 from client.withheld import Withheld
@@ -41,18 +40,18 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     """
     experiment, phase, folder = from_json(request.experiment), phase_of(request.phase), site.folder(request.run)
     device = choose(site.device)
-    material = _material(request, folder, experiment, device)
-    says = site.policy.trains
-    if says and len(material.scans) < site.policy.min_scans:
-        raise TooFewError(f"{len(material.scans)} training scans; the policy asks for {site.policy.min_scans} or more")
+    own, says = scans.cases(folder, "train"), site.policy.trains
+    material = _material(request, own, folder, experiment, device)
+    if says and len(own) < site.policy.min_scans:
+        raise TooFewError(f"{len(own)} training scans; the policy asks for {site.policy.min_scans} or more")
     withheld = Withheld(site, request.run, experiment)
     untrained = {part: weights.parameters(first(part, experiment)) for part in phase.uses if part not in request.arrays}
     arrays = {**untrained, **request.arrays, **withheld.before(phase.name, request.round)}
     nets = load_nets(arrays, phase.learns + phase.uses, experiment, device)
-    kept = None
     if phase.labels:  # it aligns the atlas
-        kept = KeptAlignments.of(folder, scans.cases(folder, "train"), nets, experiment)
-    learner = make_learner(phase.name, nets, experiment, replace(material, alignments=kept))
+        kept = alignments.KeptAlignments.of(folder, own, nets, experiment)
+        material = replace(material, alignments=kept)
+    learner = make_learner(phase.name, nets, experiment, material)
     if request.round > 1:
         recall(learner, weights.load(_memory_file(folder, phase, request.round - 1)))
     steps = experiment.phases.of(phase.name).steps
@@ -61,13 +60,13 @@ def learn(request: PhaseRequest, site: Site) -> SiteReply:
     weights.save(memory(learner), _memory_file(folder, phase, request.round))
     learnt = {part: weights.parameters(learner.nets[part]) for part in phase.learns}
     withheld.keep(phase.name, request.round, learnt)
-    if kept and request.round == experiment.phases.rounds(phase.name):
-        kept.remove()
+    if phase.labels and request.round == experiment.phases.rounds(phase.name):
+        alignments.remove(folder)
     return SiteReply(
         site.name,
         phase.name,
         request.round,
-        len(material.scans),
+        len(own),
         arrays=_released(learnt, phase, site, material, nets),
         metrics=history.last if says else {},
         series=history.series if says else {},
@@ -92,8 +91,9 @@ def load_nets(
     return nets
 
 
-def _material(request: PhaseRequest, folder: Path, experiment: Experiment, device: torch.device) -> Material:
-    own = scans.cases(folder, "train")
+def _material(
+    request: PhaseRequest, own: Cases, folder: Path, experiment: Experiment, device: torch.device
+) -> Material:
     if not len(own):
         raise DataError(f"no scan to train on in {folder}")
     foreign = tuple(

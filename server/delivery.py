@@ -57,10 +57,11 @@ def evaluate(hub: Hub, state: RunState) -> None:
     path = hub.folder / "cross-site.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     table: list[dict[str, object]] = [row for row in before if row["site"] not in own.asked]
+    members = hub.sites
     announced = " ".join(dict.fromkeys(payload.digest(state.parts[test.part]) for test in own.tests))
     for number, test in enumerate(own.tests, start=1):
         hub.tell("round.started", phase="evaluate", round=number)
-        sites = [site for site in test.sites if site in hub.sites]
+        sites = [site for site in test.sites if site in members]
         about = {"segmenters": announced, "style": test.style}
         asked = {site: hub.request("evaluate", number, site, {"segmenter": state.parts[test.part]}) for site in sites}
         requests = {site: replace(one, settings={**one.settings, **about}) for site, one in asked.items()}
@@ -131,12 +132,15 @@ def deliver(hub: Hub, state: RunState) -> None:
 def _closing(hub: Hub, state: RunState) -> Closing:
     """Read what the end of the run was decided to be, or decide it."""
     path = hub.folder / CLOSING
-    if not path.exists():
-        asked = tuple(site for site in hub.sites if site not in hub.served)
-        write_json(asdict(Closing(hub.sites, asked, tuple(_tests(hub, state, asked)))), path)
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    tests = tuple(Test(test["style"], test["part"], tuple(test["sites"])) for test in kept["tests"])
-    return Closing(tuple(kept["sites"]), tuple(kept["asked"]), tests, kept["tested"])
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        tests = tuple(Test(test["style"], test["part"], tuple(test["sites"])) for test in kept["tests"])
+        return Closing(tuple(kept["sites"]), tuple(kept["asked"]), tests, kept["tested"])
+    members, served = hub.sites, hub.served
+    asked = tuple(site for site in members if site not in served)
+    decided = Closing(members, asked, tuple(_tests(hub, state, asked)))
+    write_json(asdict(decided), path)
+    return decided
 
 
 def _tests(hub: Hub, state: RunState, asked: Sequence[str]) -> list[Test]:

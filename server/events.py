@@ -51,6 +51,24 @@ def read(hub: Path) -> list[dict[str, Any]]:
     return found
 
 
+class Recorded:
+    """The events of a hub, read again only if there are new ones: of a long run they are megabytes."""
+
+    def __init__(self, hub: Path) -> None:
+        """Read nothing yet."""
+        self._hub = hub
+        self._read: tuple[object, list[dict[str, Any]]] = (None, [])
+
+    def read(self) -> list[dict[str, Any]]:
+        """Give all events, as `read` does."""
+        path = self._hub / NAME
+        kept = path.stat() if path.exists() else None
+        mark = (kept.st_mtime_ns, kept.st_size) if kept else None
+        if mark is None or mark != self._read[0]:
+            self._read = (mark, read(self._hub))
+        return self._read[1]
+
+
 def finished(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Give what each round brought, with its `seconds`.
 
@@ -64,10 +82,11 @@ def finished(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if event["event"] == "round.started":
             began[key] = float(event["time"])
         elif event["event"] == "round.finished":
-            before = last.get(key, event)
             took = {"seconds": event["time"] - began[key]} if key in began else {}
-            own = {**event, **took}
-            last[key] = {**(_together(before, own) if event.get("more") else own), "time": before["time"]}
+            own, before = {**event, **took}, last.get(key)
+            if before is not None:
+                own = {**(_together(before, own) if event.get("more") else own), "time": before["time"]}
+            last[key] = own
     return list(last.values())
 
 
@@ -82,26 +101,29 @@ def _together(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, A
         found["failed"] = {site: code for site, code in found["failed"].items() if site not in done}
     if "traffic" in before and "traffic" in more:
         found["traffic"] = list({row["site"]: row for row in (*before["traffic"], *more["traffic"])}.values())
-    if "seconds" in before and "seconds" in more and before is not more:
+    if "seconds" in before and "seconds" in more:
         found["seconds"] = before["seconds"] + more["seconds"]
     return found
 
 
-def served(hub: Path) -> tuple[str, ...]:
+def served(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Give the sites that have their models; sorted."""
-    return tuple(sorted({str(event["site"]) for event in read(hub) if event["event"] == "site.delivered"}))
+    return tuple(sorted({str(event["site"]) for event in events if event["event"] == "site.delivered"}))
 
 
 def ended(events: Sequence[Mapping[str, Any]]) -> bool:
     """Say whether the run is finished, and was not opened again."""
-    found = [event["event"] for event in events if event["event"] in ("run.finished", "run.reopened")]
-    return found[-1:] == ["run.finished"]
+    return _turn(events).get("event") == "run.finished"
 
 
-def awaited(hub: Path) -> tuple[str, ...]:
+def awaited(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Give the sites for which a run that was finished is open again; none where it is not."""
-    found = [event for event in read(hub) if event["event"] in ("run.finished", "run.reopened")]
-    return tuple(found[-1]["sites"]) if found and found[-1]["event"] == "run.reopened" else ()
+    return tuple(_turn(events).get("sites", ()))
+
+
+def _turn(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Give the last event by which the run was finished or opened again; empty where there is none."""
+    return next((event for event in reversed(events) if event["event"] in ("run.finished", "run.reopened")), {})
 
 
 def _same(one: Mapping[str, Any], values: Mapping[str, object]) -> bool:

@@ -55,7 +55,7 @@ class Hub:
     @property
     def served(self) -> tuple[str, ...]:
         """List the sites that have their models, and need nothing more."""
-        return events.served(self.folder)
+        return events.served(events.read(self.folder))
 
     def answering(self, phase: Phase) -> list[str]:
         """List the sites whose level of sharing has a phase."""

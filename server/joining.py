@@ -74,7 +74,7 @@ class Joining:
         pause, again = FIRST, time.monotonic() + FIRST
         while True:
             self.take(late)
-            wanted = self.members.waiting_for(awaited)
+            wanted = self.members.not_out(awaited)
             enough = len(self.members.joined) >= least and (not wanted or bool(set(wanted) & set(self.members.joined)))
             if enough and not before & self.under_way:
                 return self.tell()

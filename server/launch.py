@@ -288,7 +288,8 @@ class Flower:
 def _watch(office: Office, processes: Processes, flower: Flower, say: Say) -> None:
     looked, answered = -LOOK, time.monotonic()
     shown = _changed(office)
-    while not finished(office):
+    recorded = events.Recorded(office.folder)
+    while not events.ended(recorded.read()):
         if _changed(office) != shown:
             shown = _changed(office)
             _show_certificate(office, processes, say)
@@ -365,12 +366,13 @@ def finished(office: Office) -> bool:
 def reopen(office: Office, say: Say) -> None:
     """Open a run that is finished again for sites that were admitted since: they get the common segmenter, if any."""
     told = events.read(office.folder)
-    done = finished(office)
-    if done and not any(event["event"] == "site.delivered" for event in told):  # of a version before 0.4
-        for site in joined(office.folder):
+    done, served = events.ended(told), events.served(told)
+    if done and not served:  # by a version before 0.4
+        served = joined(office.folder)
+        for site in served:
             events.tell(office.folder, "site.delivered", "", {"site": site})
-    new = sorted(set(office.admitted) - set(events.served(office.folder)) - Strikes(office.folder / STRIKES).out)
-    if not done and events.awaited(office.folder) and not new:
+    new = sorted(set(office.admitted) - set(served) - Strikes(office.folder / STRIKES).out)
+    if not done and events.awaited(told) and not new:
         events.tell(office.folder, "run.finished", "", {})
         (office.folder / CLOSING).unlink(missing_ok=True)
         say("nobody is left for whom the run was opened again: it is finished")

@@ -59,7 +59,7 @@ class Members:
     @property
     def names(self) -> tuple[str, ...]:
         """The sites that take part, there or away, without those in quarantine; sorted."""
-        return tuple(sorted(set(self.joined) - self._left() - self.strikes.out))
+        return self.not_out(self.joined)
 
     @property
     def joined(self) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ class Members:
 
     def here(self) -> tuple[str, ...]:
         """Give the sites that are there, without those in quarantine and those that were dismissed; sorted."""
-        return tuple(sorted(set(self.federation.sites()) - self._left() - self.strikes.out))
+        return self.not_out(self.federation.sites())
 
     def traffic(self, phase: str, number: int, among: Collection[str] | None = None) -> list[dict[str, object]]:
         """Give the bytes to and from each site, or some of them, in one round."""
@@ -103,8 +103,8 @@ class Members:
             if item.phase == phase and item.round == number and (among is None or item.site in among)
         ]
 
-    def waiting_for(self, sites: Collection[str]) -> tuple[str, ...]:
-        """Give those of some sites that may still come: neither in quarantine nor dismissed; sorted."""
+    def not_out(self, sites: Collection[str]) -> tuple[str, ...]:
+        """Give those of some sites that are neither in quarantine nor dismissed; sorted."""
         return tuple(sorted(set(sites) - self._left() - self.strikes.out))
 
     def add(self, site: str, count: int, level: str = levels.MODELS, done: int = 0) -> None:

@@ -42,7 +42,7 @@ def run(folder: Path, federation: Federation, patience: float = 0.0, least: int 
     store = Store(folder / "state", hub.experiment)
     state = store.resume() or RunState()
     joining = joining_of(hub, state.done)
-    joining.gather(least, hub.late(state), events.awaited(folder))
+    joining.gather(least, hub.late(state), events.awaited(events.read(folder)))
     for phase, number in schedule(hub.experiment)[state.done :]:
         joining.welcome(hub.late(state))
         state = run_round(hub, state, phase, number)
@@ -137,9 +137,16 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int, late: Sequen
     parts = fold.close()
     if parts or fold.series:
         state = begun  # else nobody learnt, and what nobody trained is no part of the state
-    brought = {"series": fold.series, "failed": failed, "traffic": hub.members.traffic(phase.name, number, sites)}
-    more = {**({"clipped": fold.clipped} if fold.clipped else {}), **({"more": True} if late else {})}
-    hub.tell("round.finished", phase=phase.name, round=number, **brought, **more)
+    brought: dict[str, object] = {
+        "series": fold.series,
+        "failed": failed,
+        "traffic": hub.members.traffic(phase.name, number, sites),
+    }
+    if fold.clipped:
+        brought["clipped"] = fold.clipped
+    if late:
+        brought["more"] = True
+    hub.tell("round.finished", phase=phase.name, round=number, **brought)
     moved = {part: (*before.get(part, ()), way) for part, way in fold.moved.items()}
     return replace(state.with_parts(parts, coded=hub.experiment.federation.payload == "half"), moved=moved)
 

@@ -3,9 +3,7 @@
 import logging
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from server import events
 from server.metrics import text
@@ -30,7 +28,7 @@ class Watch:
             ConfigError: it is none.
         """
         self._office, self._words = office, command(office.settings.notify)
-        self._read: tuple[object, list[dict[str, Any]]] = (None, [])
+        self._recorded = events.Recorded(office.folder)
         self._began = time.time()
         self._told: tuple[str, int] | None = None  # phase and round of the last wait that was told
         self._silent = False
@@ -56,7 +54,7 @@ class Watch:
     def look(self) -> Status | None:
         """Write the figures, and tell of a wait that is new; give the status, or None if something went wrong."""
         try:
-            recorded = self._events()
+            recorded = self._recorded.read()
             found = status(self._office, recorded)
             replace_file(self._office.metrics, text(self._office, found, recorded))
         except Exception as error:  # a sign of life matters more than figures, whatever stands in the way of these
@@ -75,12 +73,3 @@ class Watch:
         if self._words:
             self._telling = [thread for thread in self._telling if thread.is_alive()]
             self._telling.append(tell(self._office, self._words, news))
-
-    def _events(self) -> list[dict[str, Any]]:
-        """Read the events again only if there are new ones: of a long run they are megabytes."""
-        path: Path = self._office.folder / events.NAME
-        kept = path.stat() if path.exists() else None
-        mark = (kept.st_mtime_ns, kept.st_size) if kept else None
-        if mark is None or mark != self._read[0]:
-            self._read = (mark, events.read(self._office.folder))
-        return self._read[1]

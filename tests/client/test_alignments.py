@@ -35,7 +35,7 @@ def test_what_was_saved_is_found_and_nothing_else(kept: KeptAlignments, tmp_path
     with torch.no_grad():
         next(nets["F"].parameters()).add_(1)
     assert KeptAlignments.of(tmp_path / "run", kept.scans, nets, EXPERIMENT).load(0) is None
-    (file,) = kept.folder.iterdir()
+    (file,) = (kept.run / "own" / "aligned").iterdir()
     file.write_bytes(b"half")
     assert kept.load(0) is None
     kept.save(0, FLOW, LABELS)
@@ -52,4 +52,4 @@ def test_a_full_disk_costs_time_alone(kept: KeptAlignments, monkeypatch: pytest.
 
     monkeypatch.setattr(alignments.weights, "save", full)
     kept.save(0, FLOW, LABELS)
-    assert not kept.folder.exists() and kept.load(0) is None
+    assert not (kept.run / "own" / "aligned").exists() and kept.load(0) is None

@@ -265,7 +265,9 @@ def test_a_finished_run_is_opened_again_for_a_site_that_was_admitted_since(offic
         launch.reopen(office, said.append)
         assert launch.finished(office) is not common
     assert "no common segmenter" in said[0] and "opened again for right" in said[1]
-    assert events.served(office.folder) == ("left",) and events.awaited(office.folder) == ("right",)
+    assert events.served(events.read(office.folder)) == ("left",) and events.awaited(events.read(office.folder)) == (
+        "right",
+    )
     office.key("right").unlink()  # dismissed: nobody is left
     launch.reopen(office, said.append)
     assert launch.finished(office) and "nobody is left" in said[2]
@@ -287,4 +289,6 @@ def test_a_site_without_its_model_is_served_although_it_joined(office: Office) -
     assert launch.finished(office)
     (office.folder / "strikes.json").unlink()
     launch.reopen(office, print)
-    assert events.awaited(office.folder) == ("right",) and events.served(office.folder) == ("left",)
+    assert events.awaited(events.read(office.folder)) == ("right",) and events.served(events.read(office.folder)) == (
+        "left",
+    )

@@ -383,7 +383,7 @@ def test_a_finished_run_serves_a_site_that_comes_later_and_asks_nothing_of_the_o
     assert {one.site for one in federation.asked} == {"later"}
     table = json.loads((tmp_path / "cross-site.json").read_text())
     assert table[0] == ROW and [(one["style"], one["site"]) for one in table[1:]] == [("later", "later")]
-    assert events.ended(events.read(tmp_path)) and events.served(tmp_path) == ("early", "later")
+    assert events.ended(events.read(tmp_path)) and events.served(events.read(tmp_path)) == ("early", "later")
     assert told(tmp_path, "round.waiting")[0]["missing"] == {"later": "unavailable"}
 
 
