@@ -1,9 +1,11 @@
 """What a site's IT approves: the hub's app, the run, and what may leave. One approval pins all three."""
 
+import math
 import shutil
 from collections.abc import Iterator
 
 from client import bundle
+from client.gate import budget, ledger
 from client.gate.approval import FOLDER, Approval, approved_runs
 from client.gate.policy import Policy, check_floors, read_policy
 from client.home import Home
@@ -43,7 +45,7 @@ def lines(home: Home, found: bundle.Bundle) -> Iterator[str]:
     """
     policy = read_policy(home.policy if home.policy.exists() else None)
     yield from _app(home, found)
-    yield from _run(pending(home), policy)
+    yield from _run(home, pending(home), policy)
     yield from _leaves(home, policy)
 
 
@@ -108,8 +110,11 @@ def policy_text() -> str:
         f"most_segmenters = {usual.most_segmenters}  # that a run may have tested here, each once\n"
         f"most_runs_with_moments = {usual.most_runs_with_moments}  # over the life of the ledger\n"
         f"most_runs_with_statistics = {usual.most_runs_with_statistics}  # likewise\n"
+        f"epsilon = {usual.epsilon:g}  # differential privacy of the statistics of one run; inf adds no noise to them\n"
+        f"delta = {usual.delta:g}  # with it: the probability that is left over\n"
+        f"most_epsilon = {usual.most_epsilon:g}  # of all statistics together, over the life of the ledger\n"
         f"min_scans = {usual.min_scans}  # fewest training scans behind anything that is learnt and leaves\n"
-        f"min_cases = {usual.min_cases}  # fewest scans behind moments and statistics\n"
+        f"min_cases = {usual.min_cases}  # fewest scans behind moments, fewest people behind statistics\n"
         f"min_volumes = {usual.min_volumes}  # fewest volumes that a round of training reads: steps x batch\n"
         f"min_test_people = {usual.min_test_people}  # fewest people behind figures of a test\n"
     )
@@ -128,13 +133,13 @@ def _app(home: Home, found: bundle.Bundle) -> Iterator[str]:
         yield "  nothing changed since the last approval"
 
 
-def _run(run: Approval, policy: Policy) -> Iterator[str]:
+def _run(home: Home, run: Approval, policy: Policy) -> Iterator[str]:
     preset, grid = run.preset, " x ".join(map(str, run.preset.grid.shape))
     yield f"run {run.run}, and no other, as below and in {run.experiment_digest[:12]} (SHA-256 of its preset):"
     about = f"preset {preset.name}, seed {preset.seed}, {grid} voxels of {preset.grid.spacing} mm"
     yield f"  {about}; atlas {run.atlas[:12]}"
     if preset.phases.statistics.rounds and policy.answers("statistics"):
-        yield "  statistics  once, of all training scans"
+        yield f"  statistics  once, of all people who train; {_noise(home, policy)}"
     for phase in training():
         settings = preset.phases.of(phase.name)
         if settings.rounds and policy.answers(phase.name):
@@ -147,6 +152,15 @@ def _run(run: Approval, policy: Policy) -> Iterator[str]:
         check_floors(preset, policy)
     except RefusalError as error:
         yield f"  NOT WITHIN THE POLICY: {error}"
+
+
+def _noise(home: Home, policy: Policy) -> str:
+    """Say how much noise statistics get, and what of the budget is spent."""
+    spent = budget.spent(home.gate / ledger.NAME, policy.delta)
+    if math.isinf(policy.epsilon):
+        return "NO NOISE, as the policy says"
+    promised = f"noise of epsilon {policy.epsilon:g}, delta {policy.delta:g}"
+    return f"{promised}; {spent:.2f} of {policy.most_epsilon:g} is spent so far"
 
 
 def _leaves(home: Home, policy: Policy) -> Iterator[str]:

@@ -37,7 +37,7 @@ def evaluate(request: PhaseRequest, site: Site) -> SiteReply:
         parts["segmenter"] = own  # the one that it will be delivered; the hub has an older one
     net = load_nets(parts, ("segmenter",), experiment, device)["segmenter"].eval()
     held_out = scans.cases(site.folder(request.run), "test")
-    people = scans.people(site.folder(request.run), "test")
+    people = len(set(scans.people(site.folder(request.run), "test")))
     if 0 < people < site.policy.min_test_people:
         raise TooFewError(f"{people} people to test on; the policy asks for {site.policy.min_test_people} or more")
     progress = Progress(site, request, len(held_out))

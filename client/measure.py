@@ -1,4 +1,6 @@
-"""The phase "statistics" at a site: its scans in numbers, of which means and covariances leave and nothing else."""
+"""The phase "statistics" at a site: numbers of its people, of which the gate lets out a mean with noise."""
+
+import numpy as np
 
 from client import scans
 from client.alignments import KeptAlignments
@@ -8,7 +10,6 @@ from configs.errors import DataError, TooFewError
 from configs.schema import from_json
 from sst_models.networks.build import first
 from sst_models.propagation.align import Aligner, Alignment
-from sst_models.statistics.measure import FEWEST, Statistics
 from sst_models.statistics.measure import measure as measure_scans
 from sst_models.training.device import choose, place
 from sst_models.volume.labels import AtlasLabels
@@ -16,20 +17,24 @@ from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 
 def measure(request: PhaseRequest, site: Site) -> SiteReply:
-    """Measure the statistics of a site's training scans.
+    """Measure a site's training scans.
 
     The atlas is aligned by networks with their first weights, which every site can make: what they bring is the demons
     iterations, and a site needs nothing of another's scans.
 
+    Returns:
+        For the gate alone: "people" (people, NUMBERS), a row for each, the mean of her scans. None of it may leave as
+        it is (`client.gate.noise`).
+
     Raises:
         DataError: the site has not joined, or the request holds no labels of the atlas.
-        TooFewError: it has fewer training scans than its policy asks for.
+        TooFewError: fewer people train here than its policy asks for.
     """
     experiment, folder = from_json(request.experiment), site.folder(request.run)
-    own = scans.cases(folder, "train")
-    least = max(FEWEST, site.policy.min_cases)
-    if len(own) < least:
-        raise TooFewError(f"{len(own)} training scans; statistics are of {least} or more")
+    own, whose = scans.cases(folder, "train"), scans.people(folder, "train")
+    count, least = len(set(whose)), max(1, site.policy.min_cases)
+    if count < least:
+        raise TooFewError(f"scans of {count} people to train on; statistics are of {least} or more")
     sent = request.arrays.get("atlas", {})
     if "labels" not in sent:
         raise DataError("the request holds no labels of the atlas; hub and site need the same version")
@@ -40,5 +45,6 @@ def measure(request: PhaseRequest, site: Site) -> SiteReply:
     progress = Progress(site, request, len(own))
     again = experiment.phases.rounds("adapt") and site.policy.answers("adapt")
     kept = KeptAlignments.of(folder, own, nets, experiment) if again else None
-    found: Statistics = measure_scans(own, aligner, lambda done: progress.learnt(done, 0.0), kept)
-    return SiteReply(site.name, request.phase, request.round, len(own), arrays={"statistics": found.arrays})
+    rows = measure_scans(own, aligner, lambda done: progress.learnt(done, 0.0), kept).cpu().numpy()
+    people = np.stack([rows[[one == person for one in whose]].mean(0) for person in sorted(set(whose))])
+    return SiteReply(site.name, request.phase, request.round, count, arrays={"statistics": {"people": people}})

@@ -29,6 +29,7 @@ from sst_models.networks.build import build, first
 from sst_models.phases.generate import Generator, PairGenerator, PriorStyles
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.statistics_generator import StatisticsGenerator
+from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.measure import Statistics
 from sst_models.training.device import place
 from sst_models.volume.labels import AtlasLabels
@@ -112,8 +113,10 @@ class Model:
             raise DataError(f"the model {self.folder} holds no generator; {why}")
         parts = _by_part(weights.load(self.folder / GENERATOR))
         if "statistics" in parts:
-            measured = Statistics.of({name: tensor.numpy() for name, tensor in parts["statistics"].items()})
-            return StatisticsGenerator(*self.atlas(device), self.experiment.grid.spacing, measured)
+            released = {name: tensor.numpy() for name, tensor in parts["statistics"].items()}
+            atlas, spacing = self.atlas(device), self.experiment.grid.spacing
+            measured = Statistics.of(released, Rendering(*atlas, spacing))
+            return StatisticsGenerator(*atlas, spacing, measured)
         nets: dict[str, nn.Module | None] = {part: self._net(part, parts[part], device) for part in ("A", "decoder")}
         styles: StyleMoments | PriorStyles = PriorStyles(self.experiment.style.code)
         if "moments" in parts:

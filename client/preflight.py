@@ -19,14 +19,14 @@ from pathlib import Path
 from cryptography import x509
 
 from client.consent import fault
-from client.gate import receipts
+from client.gate import budget, receipts
 from client.gate.confine import landlock_version, missing
 from client.gate.gate import REFUSED
 from client.gate.ledger import NAME, verify
 from client.gate.policy import read_policy
 from client.home import Home
 from client.layouts import find_scans
-from configs.errors import SstError
+from configs.errors import RefusalError, SstError
 from sst_models.wire.credentials import SOON, days_until, lasting
 
 DISK_GB, MEMORY_GB = 5.0, 4.0
@@ -64,6 +64,7 @@ def check(home: Home) -> Iterator[Line]:
     yield _approved(home)
     yield _sandbox(settings.sandbox)
     yield _policy(home)
+    yield _budget(home)
     yield _refusals(home)
     yield _ledger(home)
     yield _private(home)
@@ -117,7 +118,7 @@ def _refusals(home: Home) -> Line:
 def _ledger(home: Home) -> Line:
     """Hold the ledger against the hub's receipts."""
     try:
-        count, cut = verify(home.gate / NAME) if (home.gate / NAME).exists() else 0, receipts.missing(home.gate)
+        count, cut = verify(home.gate / NAME), receipts.missing(home.gate)
     except SstError as error:
         return Line("ledger", False, str(error), "find out who changed it, and look for a copy")
     found = f"{len(cut)} entries that the hub has seen are not there" if cut else f"{count} entries, none is missing"
@@ -143,6 +144,20 @@ def _policy(home: Home) -> Line:
         return Line("release policy", False, str(error), "mend the file")
     said = f"level {policy.level}: {', '.join(policy.answered) or 'no phase is answered'}"
     return Line("release policy", bool(policy.answered), said, "name phases")
+
+
+def _budget(home: Home) -> Line:
+    """Say what of the budget of differential privacy is spent, and whether one run more is within it."""
+    try:
+        policy = read_policy(home.policy if home.policy.exists() else None)
+        spent = budget.spent(home.gate / NAME, policy.delta)
+        found = f"epsilon {spent:.2f} of {policy.most_epsilon:g} is spent, at delta {policy.delta:g}"
+        budget.check(home.gate, "", policy)
+    except RefusalError:
+        return Line("privacy budget", True, f"{found}: not enough for one run more")
+    except SstError as error:
+        return Line("privacy budget", False, str(error), "see the lines on policy and ledger")
+    return Line("privacy budget", True, found)
 
 
 def _private(home: Home) -> Line:

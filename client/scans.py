@@ -83,13 +83,13 @@ def cases(folder: Path, split: str) -> Cases:
     return Cases.of([Path(row[1]) for _, row in sorted(_rows(folder).items()) if row[0] == split])
 
 
-def people(folder: Path, split: str) -> int:
-    """Count the people in one split of a run.
+def people(folder: Path, split: str) -> list[str]:
+    """Give whose each scan of `cases` is, in the same order; names stay at the site.
 
     Raises:
         DataError: the site has not joined the run.
     """
-    return len({row[2] for row in _rows(folder).values() if row[0] == split})
+    return [row[2] for _, row in sorted(_rows(folder).items()) if row[0] == split]
 
 
 def _rows(folder: Path) -> dict[str, list[str]]:

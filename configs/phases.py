@@ -40,7 +40,7 @@ VALUES: dict[str, str] = {
 }
 """The single values that a reply may hold, by name."""
 
-TRAINING, TESTING = "number of training scans", "number of labelled test scans"
+TRAINING, PEOPLE, TESTING = "number of training scans", "number of people who train", "number of labelled test scans"
 """What the count of a reply is."""
 
 
@@ -61,7 +61,7 @@ class Phase:
     uses: tuple[str, ...] = ()  # parts that are sent and stay as they are
     kept: tuple[str, ...] = ()  # of those that are learnt: each site's version is kept under its name, none is averaged
     moments: bool = False  # mean and standard deviation of the site's style codes come back, if its policy allows
-    statistics: bool = False  # nothing is learnt: moments of intensities and shapes of the site's scans come back
+    statistics: bool = False  # nothing is learnt: the mean of numbers of the site's people comes back, with noise
     foreign: bool = False  # moments of the other sites are sent
     labels: bool = False  # the atlas's labels are sent
     count: str = ""  # what the count of a reply is
@@ -93,7 +93,7 @@ class Phase:
         if self.moments:
             found.append(Item(levels.NETWORKS, STYLE_MOMENTS, "moments of style codes"))
         if self.statistics:
-            found.append(Item(levels.STATISTICS, STATISTICS, "moments of intensities and shapes"))
+            found.append(Item(levels.STATISTICS, STATISTICS, "mean of intensities and shapes, with noise"))
         if self.losses:
             found.append(Item(levels.NETWORKS, f"training curves ({', '.join(self.losses)})", "training curves"))
         if self.figures:
@@ -128,7 +128,8 @@ class Item:
 NOTHING = "nothing but that it was done"
 
 STATISTICS = (
-    "means and covariances over its training scans of how bright each structure is, and of its volume, place and shape"
+    "mean over the people who train of how bright each structure is, and of its volume, place and shape, with noise "
+    "(as epsilon and delta say)"
 )
 
 STYLE_MOMENTS = (
@@ -216,12 +217,12 @@ PHASES: tuple[Phase, ...] = (
         "statistics",
         4,
         "aligns the atlas to its scans, measures how bright each structure is and what shape it has",
-        "keeps the moments under the site's name; pairs are drawn from them",
+        "keeps the mean under the site's name; pairs are drawn by it",
         level=levels.STATISTICS,
         message="train.statistics",
         statistics=True,
         labels=True,
-        count=TRAINING,
+        count=PEOPLE,
         optional=True,
         cost=6.0,
     ),

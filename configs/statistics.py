@@ -20,11 +20,12 @@ INFLATIONS = CLASSES - 1
 SHAPE = 4 * INFLATIONS + 3 * prod(WAVES)
 """Coefficients of a shape code: an inflation and three moves of each of the 28 structures, and the waves."""
 
-SHAPES: dict[str, tuple[int, ...]] = {
-    "intensity.mean": (INTENSITY,),
-    "intensity.covariance": (INTENSITY, INTENSITY),
-    "shape.mean": (SHAPE,),
-    "shape.covariance": (SHAPE, SHAPE),
-    "shape.residual": (1,),
-}
-"""The arrays of a site's statistics, all float32; they depend on no scan, atlas or preset."""
+NUMBERS = INTENSITY + SHAPE
+"""Numbers of a person, in standard units (`sst_models.statistics.prior`)."""
+
+CLIP = 8.0
+"""Length that a person's numbers have at most, in standard units. People of two public sites have 6 to 9."""
+
+SHAPES: dict[str, tuple[int, ...]] = {"mean": (NUMBERS,), "noise": (1,)}
+"""The arrays of a site's statistics, float32: the mean over its people, and the standard deviation of the noise on each
+number of it."""

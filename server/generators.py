@@ -69,9 +69,10 @@ def make_statistics_generator(
         device: to compute on.
     """
     image, labels, spacing = atlas.image.to(device), atlas.labels.to(device), experiment.grid.spacing
-    every = {name: (Statistics.of(arrays), weigh[name]) for name, arrays in sorted(statistics.items())}
+    rendering = Rendering(image, labels, spacing)
+    every = {name: (Statistics.of(arrays, rendering), weigh[name]) for name, arrays in sorted(statistics.items())}
     if not every:
-        return StatisticsGenerator(image, labels, spacing, Statistics.prior(Rendering(image, labels, spacing)))
+        return StatisticsGenerator(image, labels, spacing, Statistics.of({}, rendering))
     looks = [every[site]] if site in every else list(every.values())
     return StatisticsGenerator(image, labels, spacing, Statistics.pooled(looks, list(every.values())))
 

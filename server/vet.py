@@ -6,23 +6,24 @@ keeps of a reply has passed here, or is its error code, which `server.messages` 
 """
 
 import json
-from collections.abc import Mapping
+import math
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
 from configs.phases import Phase
-from configs.statistics import SHAPES
+from configs.statistics import CLIP, NUMBERS, SHAPES
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
 
 MOMENTS = ("mean", "std")
 
-MOST_SPREAD: Mapping[str, float] = MappingProxyType({"intensity": 12.0, "shape": 40.0})
-"""Largest mean and standard deviation of codes: intensities are from 0 to 1, logarithms of them from -7; shapes are in
-mm, and a brain that was brought to the atlas's place and size moves by no more."""
+MOST_NOISE = 100.0
+"""Largest standard deviation of the noise on statistics: beyond it they say nothing."""
+
+SURE = 8.0
+"""Standard deviations of the noise by which the mean of people's numbers may be longer than each of them can be."""
 
 MOST = 3
 """Replies of a site that may fail a check before it is not asked any more."""
@@ -83,15 +84,12 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: in
 
 
 def _odd(statistics: Arrays) -> str:
-    """Give "range" for statistics that are none of prepared scans; a hub draws from them."""
-    for kind, most in MOST_SPREAD.items():
-        mean, covariance = statistics[f"{kind}.mean"], statistics[f"{kind}.covariance"].astype(np.float64)
-        apart = float(np.abs(covariance - covariance.T).max())
-        if np.abs(mean).max() > most or np.abs(covariance).max() > most**2 or apart > 1e-3 * most:
-            return "range"
-        if float(np.linalg.eigvalsh(covariance).min()) < -1e-3 * most:
-            return "range"
-    return "" if 0 <= float(statistics["shape.residual"][0]) <= MOST_SPREAD["shape"] else "range"
+    """Give "range" for statistics that no people can have; a hub draws from them."""
+    noise = float(statistics["noise"][0])
+    if not 0 <= noise <= MOST_NOISE:
+        return "range"
+    length = float(np.linalg.norm(statistics["mean"].astype(np.float64)))
+    return "" if length <= CLIP * (1 + 1e-6) + SURE * noise * math.sqrt(NUMBERS) else "range"
 
 
 def _moments(code_length: int) -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@ Everything that the user typed is checked here, before anything heavy is importe
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +37,7 @@ app = typer.Typer()
 
 Preset = Annotated[str, typer.Option(metavar="NAME", help="A preset's name, or the path of a .toml file.")]
 Out = Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run; the same command goes on where it stopped.")]
-Engine = Annotated[str, typer.Option(metavar="|".join(ENGINES), help="What carries the messages.")]
+Engine = Annotated[str, typer.Option(metavar="NAME", help=f"What carries the messages: {', '.join(ENGINES)}.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed, instead of the preset's.")]
 Device = Annotated[str, typer.Option(metavar="|".join(DEVICES), help="Where to compute.")]
 Style = Annotated[
@@ -72,6 +73,10 @@ def simulate_command(
             metavar="LEVEL|SITE=LEVEL", help=f"How much the sites, or one, share: {', '.join(LEVELS)} (the usual)."
         ),
     ] = None,
+    epsilon: Annotated[
+        float,
+        typer.Option(metavar="E", help="Noise on the sites' statistics, as in a hospital's policy; inf: none."),
+    ] = math.inf,
     source: Annotated[
         str, typer.Option(metavar="SITE", help="Only the direction whose atlas is of this site; without it, both.")
     ] = "",
@@ -86,6 +91,8 @@ def simulate_command(
     atlases = parse_atlases(atlas or (), [name for name, _ in sites])
     chosen, shared = parse_arms(arms), parse_levels(level or (), [name for name, _ in sites])
     check_choices(engine, device, style)
+    if not epsilon > 0:
+        raise ConfigError(f"--epsilon: {epsilon:g} is not above 0; give 4, for one, or inf for no noise")
     check_files(out, splits)
     check_preset(preset, set_ or ())
 
@@ -106,6 +113,7 @@ def simulate_command(
         changes=tuple(set_ or ()),
         bias=bias,
         levels=shared,
+        epsilon=epsilon,
         source=source,
     )
     with RichProgress() as progress:

@@ -5,6 +5,7 @@ command goes on where it was stopped.
 """
 
 import json
+import math
 import multiprocessing
 import platform
 import subprocess
@@ -61,6 +62,7 @@ class Options:
     bias: bool = True  # the sites take their scanners' bias fields out
     data: str = ""  # what kind of data it is, for the report
     levels: Mapping[str, str] = field(default_factory=dict)  # site -> level of sharing; one that is not here shares all
+    epsilon: float = math.inf  # of the sites' statistics; inf adds no noise
     source: str = ""  # only the direction whose atlas is of this site; "": both
 
 
@@ -130,9 +132,10 @@ def claim(options: Options, experiment: Experiment) -> None:
         "splits": str(options.splits.resolve()) if options.splits else "",
         "bias": options.bias,
         "levels": dict(options.levels),
+        "epsilon": str(options.epsilon),
     }
     if path.exists():
-        usual = {"bias": True, "levels": {}}  # of runs before these could be chosen
+        usual = {"bias": True, "levels": {}, "epsilon": str(math.inf)}  # of runs before these could be chosen
         kept = usual | json.loads(path.read_text(encoding="utf-8"))
         from_dict(kept["experiment"], str(path))  # a run of an older version names the key that is called otherwise now
         odd = [key for key in asked if kept.get(key) != asked[key]]
@@ -163,7 +166,7 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
         direction = Direction(source, target)
         atlas: Atlas = chosen[source].atlas
         data = dict(options.sites)
-        how = (options.engine, device, options.bias, options.levels)
+        how = (options.engine, device, options.bias, options.levels, options.epsilon)
         stage = Stage(options.out, direction, experiment, atlas, data, *how)
         stage.split({name: own.splits for name, own in chosen.items()})
         stages.append(stage)
@@ -268,6 +271,7 @@ def _run(options: Options, experiment: Experiment, started: datetime, seconds: f
         "seed": str(experiment.seed),
         "engine": options.engine,
         "levels": ", ".join(f"{name}: {options.levels.get(name, levels.MODELS)}" for name, _ in options.sites),
+        "epsilon": f"{options.epsilon:g}",
         "device": str(choose(options.device)),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "started": started.isoformat(timespec="seconds"),

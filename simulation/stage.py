@@ -1,6 +1,7 @@
 """One direction of a simulation on disk: its sites, its atlas, and the federations that were run for it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Stage:
     device: torch.device
     bias: bool = True  # the sites take their scanners' bias fields out
     levels: Mapping[str, str] = field(default_factory=dict)  # site -> level of sharing, of those that do not share all
+    epsilon: float = math.inf  # of the sites' statistics; inf adds no noise
 
     @property
     def where(self) -> str:
@@ -50,7 +52,7 @@ class Stage:
         """Give a simulated site: a folder of NIfTI and one for its state, as a real one has."""
         folders = tuple(self.data.values()) if name == POOLED else (self.data[name],)
         state, splits, device = self.folder / "sites" / name, self._splits, self.device.type
-        return SiteFolder(name, folders, state, None, splits, device, self.bias, self.level(name))
+        return SiteFolder(name, folders, state, None, splits, device, self.bias, self.level(name), self.epsilon)
 
     def level(self, site: str) -> str:
         """Give a site's level of sharing."""

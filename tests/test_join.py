@@ -251,7 +251,13 @@ def test_what_is_approved_is_shown_and_pinned(office: Office, site: home.Home) -
     """App, run, schedule and what may leave in one text; afterwards the gate knows this run and no other."""
     found = bundle.read_bundle(site.bundle)
     text = "\n".join(consent.lines(site, found))
-    for words in ("run winter, and no other", "preset tiny, seed 1", "2 steps", "what may leave", "means and cov"):
+    for words in (
+        "run winter, and no other",
+        "preset tiny, seed 1",
+        "2 steps",
+        "what may leave",
+        "mean over the people who train",
+    ):
         assert words in text, words
     assert "weights of" not in text and "NOT WITHIN THE POLICY" not in text
     assert "declined, as the policy says: register, style, joint, flow_codes" in text

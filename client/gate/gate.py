@@ -8,13 +8,12 @@ remembers lies in a folder of its own (`Site.gate`), where the app does not writ
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.gate import bounds, ledger, receipts, release, replies
+from client.gate import bounds, budget, ledger, noise, receipts, release, replies
 from client.gate.approval import Approval, check_parts, check_words, first_folder, read_approval
 from client.gate.kept import Kept
 from client.gate.policy import Policy, check_floors
 from client.gate.record import Record, check_announced, spend
 from client.site import Site
-from configs.errors import RefusalError
 from configs.phases import phase_of
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -54,7 +53,8 @@ def handle(
     receipts.take(receipt, site.name, approval.signer, site.gate)
     check_words(request, approval, site.name)
     check_floors(approval.preset, site.policy)
-    _check_budget(site, request)
+    if phase_of(request.phase).statistics:
+        budget.check(site.gate, request.run, site.policy)
     check_announced(request, site.policy)
     folder = site.gate / "runs" / request.run
     held = Kept(folder / "parts")
@@ -71,7 +71,9 @@ def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Ans
     known = record.known(request, key)
     if known and (kept := replies.recall(folder / "replies", key)):
         return kept
-    learns = bool(phase_of(request.phase).learns)
+    learns, measures = bool(phase_of(request.phase).learns), phase_of(request.phase).statistics
+    if measures:
+        budget.check_once(site.gate, request.run)
     seen = bounds.Seen.of(folder / "seen", first_folder(site.gate, request.run))
     if learns and not known:
         bounds.check(request, approval, seen, site.policy.most_missed_rounds)
@@ -80,6 +82,8 @@ def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Ans
     if learns and not known:
         seen.remember(request, approval)
     reply = replace(answer(request, site), site=request.site)
+    if measures and not reply.error:
+        reply = noise.protect(reply, budget.multiplier_of(site.policy.epsilon, site.policy.delta), _draw(request, site))
     release.check(reply, request, site.policy)
     if learns:
         seen.learn(request, reply.arrays)
@@ -118,16 +122,8 @@ def _narrowed(site: Site, approval: Approval, request: PhaseRequest) -> Policy:
     return policy if due and len(runs) <= policy.most_runs_with_moments else replace(policy, moments=False)
 
 
-def _check_budget(site: Site, request: PhaseRequest) -> None:
-    """See that statistics leave in so many runs, before anything is measured.
-
-    Raises:
-        RefusalError: they left in as many runs as the policy allows.
-    """
-    if not phase_of(request.phase).statistics:
-        return
-    runs = ledger.runs_with(site.gate / ledger.NAME, "statistics") | {request.run}
-    if len(runs) > site.policy.most_runs_with_statistics:
-        raise RefusalError(
-            f"statistics have left in {len(runs) - 1} run(s), as many as the policy allows (most_runs_with_statistics)"
-        )
+def _draw(request: PhaseRequest, site: Site) -> noise.Draw:
+    """Give where noise is from: the operating system, but for a simulated site, which has no secret."""
+    if site.salt:
+        return noise.from_system
+    return noise.repeatable(f"{request.site} {request.run} {request.experiment}")

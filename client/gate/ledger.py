@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from client.gate.noise import multiplier_in
 from sst_models.wire import chain
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
@@ -29,10 +30,14 @@ def append(path: Path, request: PhaseRequest, reply: SiteReply, parcel: Parcel) 
 
 
 def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> dict[str, Any]:
-    """Say what a reply holds, without a value: part by part names and shapes; form, bytes, SHA-256 of what travels."""
+    """Say what a reply holds, without a value: part by part names and shapes; form, bytes, SHA-256 of what travels.
+
+    With statistics, the noise multiplier that they have: `client.gate.budget` adds them up.
+    """
     sent = {part: ("whole", arrays) for part, arrays in parcel.whole.items()}
     sent |= {part: ("difference", step.arrays) for part, step in parcel.deltas.items()}
-    return {
+    measured = reply.arrays.get("statistics")
+    found = {
         "run": request.run,
         "phase": request.phase,
         "round": request.round,
@@ -45,6 +50,7 @@ def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> dict[st
         "settings": sorted(reply.settings),
         "error": reply.error,
     }
+    return found if measured is None else {**found, "noise": multiplier_in(measured, reply.count)}
 
 
 def verify(path: Path) -> int:
@@ -53,7 +59,16 @@ def verify(path: Path) -> int:
     Raises:
         RunError: the first line that was changed, dropped, moved or put in.
     """
-    return len(chain.verify(path, WHAT))
+    return len(verified(path))
+
+
+def verified(path: Path) -> list[dict[str, Any]]:
+    """Check the whole chain and give its entries; none where there is no ledger yet.
+
+    Raises:
+        RunError: the first line that was changed, dropped, moved or put in.
+    """
+    return chain.verify(path, WHAT) if path.exists() else []
 
 
 def runs_with(path: Path, part: str) -> set[str]:

@@ -1,5 +1,6 @@
 """What one site lets out of the building: read from the site's own `policy.toml`, never from the hub."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,6 +25,9 @@ GONE: Mapping[str, str] = MappingProxyType(
 )
 """Keys of policies before version 0.4, and what holds instead."""
 
+MOST: Mapping[str, float] = MappingProxyType({"delta": 0.01})
+"""Largest values of keys. With a probability of delta a person's numbers may be seen as they are."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -42,9 +46,12 @@ class Policy:
     most_requests: int = 200  # in 24 hours, of those that cost work
     most_segmenters: int = 16  # segmenters that a run may have tested here
     most_runs_with_moments: int = 10  # runs, over the life of the ledger, in which moments may leave
-    most_runs_with_statistics: int = 10  # likewise, statistics of intensities and shapes
+    most_runs_with_statistics: int = 10  # likewise, statistics
+    epsilon: float = 4.0  # of differential privacy, of the statistics of one run; inf adds no noise to them
+    delta: float = 1e-5  # with it: the probability that is left over
+    most_epsilon: float = 8.0  # over the life of the ledger, of all statistics together
     min_scans: int = 5  # fewest training scans behind anything that is learnt and leaves
-    min_cases: int = 5  # fewest scans behind moments and statistics
+    min_cases: int = 5  # fewest scans behind moments, fewest people behind statistics
     min_volumes: int = 40  # fewest volumes that a round of training reads: steps x batch
     min_test_people: int = 5  # fewest people behind figures of a test
 
@@ -118,10 +125,15 @@ def _checked(key: str, value: object, path: Path) -> Any:
         return _checked_phases(value, path)
     if key == "level" and value not in levels.LEVELS:
         raise ConfigError(f"policy {path}: 'level' must be one of {', '.join(levels.LEVELS)}, not {value!r}")
+    if isinstance(default[key], float) and type(value) is int:
+        value = float(value)
     if type(value) is not type(default[key]):
         raise ConfigError(f"policy {path}: '{key}' must be a {type(default[key]).__name__}, not {value!r}")
     if isinstance(value, int) and value < 0:
         raise ConfigError(f"policy {path}: '{key}' must not be negative, but is {value}")
+    most = MOST.get(key, math.inf)
+    if isinstance(value, float) and not 0 < value <= most:
+        raise ConfigError(f"policy {path}: '{key}' must be above 0, and {most:g} at most, but is {value:g}")
     return value
 
 

@@ -10,6 +10,8 @@ import re
 
 import numpy as np
 
+from client.gate.budget import multiplier_of
+from client.gate.noise import multiplier_in
 from client.gate.policy import Policy
 from configs.errors import DeclinedError, ReleaseError, TooFewError
 from configs.phases import PHASES, Phase
@@ -117,11 +119,14 @@ def _check_statistics(arrays: Arrays, count: int, policy: Policy) -> None:
     _check_cases("statistics", count, policy)
     if {name: array.shape for name, array in arrays.items()} != SHAPES:
         raise ReleaseError(f"statistics must be exactly {', '.join(SHAPES)}, in their sizes")
+    if multiplier_in(arrays, count) < multiplier_of(policy.epsilon, policy.delta):
+        raise ReleaseError(f"statistics have less noise than epsilon {policy.epsilon:g} of the policy asks for")
 
 
 def _check_cases(what: str, count: int, policy: Policy) -> None:
     if count < policy.min_cases:
-        raise ReleaseError(f"{what} of {count} scans; the policy asks for {policy.min_cases} or more")
+        who = "people" if what == "statistics" else "scans"
+        raise ReleaseError(f"{what} of {count} {who}; the policy asks for {policy.min_cases} or more")
 
 
 def _check_names(part: str, arrays: Arrays, request: PhaseRequest) -> None:

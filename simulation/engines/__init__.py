@@ -6,6 +6,7 @@ what a federation of hospitals runs. One contract test passes on all three.
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class SiteFolder:
     device: str = "auto"
     bias: bool = True  # take the scanner's bias field out of its scans
     level: str = levels.MODELS  # of sharing; not for a site with a policy of its own
+    epsilon: float = math.inf  # of its statistics, likewise; inf adds no noise
 
     def options(self) -> dict[str, str]:
         """Give what the site's node is told beside its name and folders."""
@@ -57,13 +59,15 @@ min_scans = 1
 min_cases = 2
 min_volumes = 1
 min_test_people = 1
+most_epsilon = inf
 """
-"""The policy of a simulated site that has none of its own, but for its level: what leaves is limited by its phase."""
+"""The policy of a simulated site that has none of its own, but for its level and its noise: what leaves is limited by
+its phase."""
 
 
-def open_policy(level: str) -> str:
+def open_policy(level: str, epsilon: float = math.inf) -> str:
     """Give the policy of a simulated site of a level of sharing."""
-    return f'level = "{level}"\n{OPEN}'
+    return f'level = "{level}"\nepsilon = {epsilon}\n{OPEN}'
 
 
 def approve(site: SiteFolder, hub: Path) -> None:
@@ -79,7 +83,7 @@ def approve(site: SiteFolder, hub: Path) -> None:
     parts = parts_of(published(atlas), {"labels": atlas.labels.packed()})
     write_approval(Approval(run, experiment.to_json(), atlas.digest, **parts), gate)
     replace_file(gate / "salt", b"")
-    replace_file(gate / "policy.toml", open_policy(site.level))
+    replace_file(gate / "policy.toml", open_policy(site.level, site.epsilon))
 
 
 def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:

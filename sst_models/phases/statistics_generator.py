@@ -1,8 +1,8 @@
 """Generation of labelled pairs from sites' statistics: eq. 12 of the paper with measured codes in place of learnt ones.
 
 The atlas takes on a drawn intensity code structure by structure and is deformed by the flow of a drawn shape code, and
-its labels with it. Beside the shape code a velocity is drawn that is as strong as a site's residual; what else codes
-leave out is in `sst_models.statistics.drawing`.
+its labels with it. Beside the shape code a velocity is drawn that is as strong as what shape codes leave out; what else
+codes leave out is in `sst_models.statistics.drawing`.
 """
 
 import torch
@@ -12,6 +12,7 @@ from sst_models.phases.generate import GeneratedPair, Recipe
 from sst_models.statistics.drawing import Drawing, smooth
 from sst_models.statistics.intensity import Look, Rendering
 from sst_models.statistics.measure import Statistics, basis_of
+from sst_models.statistics.prior import RESIDUAL
 from sst_models.training.seeds import generator
 from sst_models.volume.labels import AtlasLabels
 
@@ -55,5 +56,5 @@ class StatisticsGenerator:
         draws, step = generator(recipe.seed, "flow", recipe.flow), self.basis.reduction * self.basis.spacing
         code = self.statistics.shape.draw(draws, WIDER)
         noise = smooth(self.basis.sides, SMOOTH / step, draws).to(code)
-        flow = self.basis.flow(code, self.statistics.residual / step * self.basis.beside(noise))
+        flow = self.basis.flow(code, RESIDUAL / step * self.basis.beside(noise))
         return self.drawing.finer(flow, draws)

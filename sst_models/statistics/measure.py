@@ -1,7 +1,7 @@
-"""What a site measures of its scans: the moments of their intensity codes and of their shape codes.
+"""What a site measures of its people, and what a hub makes of it: numbers of each person, of which a mean leaves.
 
-The atlas is aligned to each training scan, its labels are refined by the scan's own intensities, and both codes are
-read off. A dozen scans become two dozen shapes by their mirror images (`propagation.mirror`).
+The atlas is aligned to each training scan, its labels are refined by the scan's own intensities, and an intensity code
+and a shape code are read off. A shape is measured in the scan and in its mirror image (`propagation.mirror`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.statistics import SHAPE
+from configs.statistics import INTENSITY
 from sst_models.propagation.align import Aligner, Alignments
+from sst_models.statistics import prior
 from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.moments import Moments
 from sst_models.statistics.shape import ShapeBasis
@@ -20,68 +21,49 @@ from sst_models.training.learner import Scans
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.mirror import mirror_labels
 
-FEWEST = 2
-"""Scans whose moments can be measured."""
-
-PRIOR_MEAN, PRIOR_SPREAD, PRIOR_SHADING = 0.1, 0.3, (0.02, 0.5)
-"""Where no site says anything: standard deviation of a structure's intensity, of the logarithm of how much it varies,
-and the usual shading with the standard deviation of its logarithm; about what two public sites differ by."""
-
-PRIOR_SHAPE, PRIOR_RESIDUAL = 0.6, 1.4
-"""Millimetres, likewise: standard deviation of each coefficient of a shape, and what codes leave out."""
-
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Everything that a site of level "statistics" says of its scans."""
+    """What codes of a site's people are drawn from."""
 
     intensity: Moments  # of intensity codes
     shape: Moments  # of shape codes
-    residual: float  # RMS in mm of what shape codes leave out of a scan's velocity
 
     def to(self, device: torch.device) -> "Statistics":
         """Give the same statistics on another device."""
-        return Statistics(self.intensity.to(device), self.shape.to(device), self.residual)
+        return Statistics(self.intensity.to(device), self.shape.to(device))
+
+    @staticmethod
+    def of(released: Mapping[str, np.ndarray], rendering: Rendering) -> "Statistics":
+        """Give the distribution of people's codes by what a site released: the mean of their numbers, with noise.
+
+        Sites' means are normal around the atlas, and people around their site's (`prior`); noise is normal, too, and so
+        is what it leaves to be known (the Kalman gain of a single observation).
+
+        Args:
+            released: the arrays of `configs.statistics.SHAPES`; none says nothing, as noise without end would.
+            rendering: of the atlas.
+        """
+        scale, apart = prior.scale().double(), prior.sites().double()
+        apart = apart / (scale[:, None] * scale)
+        mean = torch.zeros_like(scale)
+        if released:
+            noise = float(released["noise"][0]) ** 2 * torch.eye(len(scale), dtype=torch.float64)
+            gain = torch.linalg.solve(apart + noise, apart).T  # both are symmetric
+            mean = gain @ torch.from_numpy(np.array(released["mean"], np.float64))
+            apart = apart - gain @ apart
+        code = prior.centre(rendering) + (scale * mean).to(rendering.atlas)
+        spread = (prior.people() + scale[:, None] * apart * scale).to(rendering.atlas)
+        looks, shapes = slice(None, INTENSITY), slice(INTENSITY, None)
+        return Statistics(Moments(code[looks], spread[looks, looks]), Moments(code[shapes], spread[shapes, shapes]))
 
     @staticmethod
     def pooled(looks: Sequence[tuple["Statistics", int]], every: Sequence[tuple["Statistics", int]]) -> "Statistics":
-        """Give the intensities of some sites with the shapes of others; each by its statistics and number of scans."""
-        total = sum(count for _, count in every)
+        """Give the intensities of some sites with the shapes of others; each by its statistics and number of people."""
         return Statistics(
             Moments.pooled([(own.intensity, count) for own, count in looks]),
             Moments.pooled([(own.shape, count) for own, count in every]),
-            sum(own.residual * count for own, count in every) / total,
         )
-
-    @staticmethod
-    def prior(rendering: Rendering) -> "Statistics":
-        """Give statistics of nobody, for a hub to which no site says more: an atlas's own look and shape, varied."""
-        own, (shading, varies) = rendering.own, PRIOR_SHADING
-        mean = torch.cat([own.mean, own.spread.log(), own.mean.new_tensor([shading]).log()])
-        spread = torch.cat([torch.full_like(own.mean, PRIOR_MEAN), torch.full_like(own.mean, PRIOR_SPREAD)])
-        intensity = Moments(mean, torch.cat([spread, spread.new_tensor([varies])]).square().diag())
-        shape = Moments(mean.new_zeros(SHAPE), PRIOR_SHAPE**2 * torch.eye(SHAPE).to(mean))
-        return Statistics(intensity, shape, PRIOR_RESIDUAL)
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Give them as arrays by name, float32."""
-        tensors = {
-            "intensity.mean": self.intensity.mean,
-            "intensity.covariance": self.intensity.covariance,
-            "shape.mean": self.shape.mean,
-            "shape.covariance": self.shape.covariance,
-            "shape.residual": torch.tensor([self.residual]),
-        }
-        return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Statistics":
-        """Read what `arrays` gave."""
-        found = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-        intensities = Moments(found["intensity.mean"], found["intensity.covariance"])
-        shapes = Moments(found["shape.mean"], found["shape.covariance"])
-        return cls(intensities, shapes, float(found["shape.residual"]))
 
 
 def basis_of(atlas: Tensor, labels: AtlasLabels, spacing: float) -> ShapeBasis:
@@ -91,8 +73,8 @@ def basis_of(atlas: Tensor, labels: AtlasLabels, spacing: float) -> ShapeBasis:
 
 def measure(
     scans: Scans, aligner: Aligner, watch: Callable[[int], None] | None = None, kept: Alignments | None = None
-) -> Statistics:
-    """Measure a site's scans, N >= 2.
+) -> Tensor:
+    """Measure each of a site's scans, (N, NUMBERS), in standard units.
 
     Args:
         scans: the site's training scans.
@@ -104,20 +86,19 @@ def measure(
     spacing = aligner.how.spacing
     basis = basis_of(aligner.atlas, aligner.labels, spacing)
     rendering = Rendering(aligner.atlas, aligner.labels, spacing)
-    looks: list[Tensor] = []
-    found: list[tuple[Tensor, float]] = []
+    centre, scale = prior.centre(rendering), prior.scale().to(aligner.atlas)
+    rows: list[Tensor] = []
     for index in range(len(scans)):
         scan = scans.image(index)[None].to(aligner.atlas)
         flow, mirrored = aligner.flows(scan)
         labels = aligner.labels_on(scan, flow, mirrored)
         if kept:
             kept.save(index, flow.half(), labels.to(torch.uint8))
-        looks.append(rendering.code(scan, labels))
-        found.append(basis.code(flow, labels))
+        shapes = [basis.code(flow, labels)]
         if mirrored is not None:
-            found.append(basis.code(mirrored, mirror_labels(labels)))
+            shapes.append(basis.code(mirrored, mirror_labels(labels)))
+        code = torch.cat([rendering.code(scan, labels), torch.stack(shapes).mean(0)])
+        rows.append(((code - centre) / scale).clamp(-prior.FAR, prior.FAR))
         if watch:
             watch(index + 1)
-    codes, rests = zip(*found, strict=True)
-    residual = float(np.sqrt(np.mean(np.square(rests))))
-    return Statistics(Moments.of(torch.stack(looks)), Moments.of(torch.stack(codes)), residual)
+    return torch.stack(rows)

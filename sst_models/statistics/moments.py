@@ -1,4 +1,4 @@
-"""Mean and covariance of codes: all that "statistics" says of a site's scans, and what codes are drawn from."""
+"""Mean and covariance of codes: what codes are drawn from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-SHRINKAGE = 0.2
-"""Share of a covariance that is given to its diagonal (Ledoit and Wolf 2004): a dozen scans say little of the rest, and
-draws are to leave the plane that they span."""
-
 JITTER = 1e-6
-"""What is added to the diagonal beside it, as a share of its mean, so that it has a root."""
+"""What is added to a covariance's diagonal, as a share of its mean, so that it has a root."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +17,6 @@ class Moments:
 
     mean: Tensor  # (code,)
     covariance: Tensor  # (code, code)
-
-    @staticmethod
-    def of(codes: Tensor) -> "Moments":
-        """Measure codes (N, code), N >= 2."""
-        return Moments(codes.mean(0), torch.cov(codes.T))
 
     @staticmethod
     def pooled(moments: Sequence[tuple["Moments", int]]) -> "Moments":
@@ -51,8 +42,8 @@ class Moments:
     @cached_property
     def _root(self) -> Tensor:
         diagonal = self.covariance.diagonal()
-        shrunk = (1 - SHRINKAGE) * self.covariance + torch.diag(SHRINKAGE * diagonal + JITTER * diagonal.mean() + 1e-9)
-        # In float64, and by its eigenvalues: moments that come from a site may miss being positive by a rounding.
-        values, vectors = torch.linalg.eigh(shrunk.double())
+        raised = self.covariance + torch.diag(torch.full_like(diagonal, JITTER) * diagonal.mean() + 1e-9)
+        # In float64, and by its eigenvalues: a covariance may miss being positive by a rounding.
+        values, vectors = torch.linalg.eigh(raised.double())
         root: Tensor = (vectors * values.clamp(min=0).sqrt()).to(self.mean)
         return root

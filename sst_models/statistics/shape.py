@@ -114,20 +114,15 @@ class ShapeBasis:
         return (velocity.std() / left.std().clamp(min=1e-6) * left).view(velocity.shape)
 
     @torch.no_grad()
-    def code(self, flow: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-        """Give the shape code of a scan, (256,), and what of its velocity the code leaves out, RMS in mm.
+    def code(self, flow: Tensor, labels: Tensor) -> Tensor:
+        """Give the shape code of a scan, (256,).
 
         Args:
             flow: (1, 3, D, H, W) in voxels, scan -> atlas.
             labels: of the scan, class indices (D, H, W), whose volumes the code takes on.
         """
         velocity = self._velocity(flow).flatten()
-        code = self._projection @ (velocity * self._weight)
-        rest = (velocity - code @ self.velocities.flatten(1)) * self._weight
-        step = self.reduction * self.spacing
-        return self._fitted(code, volumes(labels)), step * float(
-            rest.square().sum() / self._weight.square().sum()
-        ) ** 0.5
+        return self._fitted(self._projection @ (velocity * self._weight), volumes(labels))
 
     def _fitted(self, code: Tensor, wanted: Tensor) -> Tensor:
         """Correct the inflations until the deformed atlas has the volumes (28,) that are wanted."""

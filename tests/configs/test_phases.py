@@ -37,7 +37,7 @@ def test_all_that_a_phase_declares_has_words(phase: Phase) -> None:
     for word in (*phase.losses, *(VALUES[value] for value in phase.values), phase.count):
         assert word in said
     assert ("style codes" in said) == phase.moments
-    assert ("covariances" in said) == phase.statistics
+    assert ("with noise" in said) == phase.statistics
     assert ("Dice" in said) == bool(phase.figures)
 
 

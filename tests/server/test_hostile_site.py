@@ -21,7 +21,7 @@ from client.messages import decode_request, encode_reply, return_nonce
 from configs.errors import FederationError
 from configs.phases import PHASES, phase_of
 from configs.schema import load
-from configs.statistics import SHAPES
+from configs.statistics import NUMBERS
 from configs.structures import GROUPS
 from server import bounds
 from server.atlas import Atlas
@@ -72,10 +72,8 @@ def parts_of(phase: str, value: float = 0.0) -> dict[str, Arrays]:
 
 
 def measured(**changes: np.ndarray) -> dict[str, Arrays]:
-    """Statistics as a site measures them, but for `changes`."""
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
-    for kind in ("intensity", "shape"):
-        arrays[f"{kind}.covariance"] = np.eye(len(arrays[f"{kind}.mean"]), dtype=np.float32)
+    """Statistics as a site releases them, but for `changes`."""
+    arrays = {"mean": np.zeros(NUMBERS, np.float32), "noise": np.full(1, 0.5, np.float32)}
     return {"statistics": {**arrays, **changes}}
 
 
@@ -160,26 +158,21 @@ def test_no_count_is_more_than_a_hospital_has(phase: str, count: Any) -> None:
         assert word(honest(phase, count=count)) == "count"
 
 
-MEAN, SPREAD = SHAPES["shape.mean"], SHAPES["shape.covariance"]
-
-
 @pytest.mark.parametrize(
     ("name", "array", "code"),
     [
-        ("shape.mean", np.full(MEAN, np.nan, np.float32), "not-finite"),
-        ("shape.mean", np.full(MEAN, 1e6, np.float32), "range"),
-        ("shape.covariance", np.full(SPREAD, 1e9, np.float32), "range"),
-        ("shape.covariance", -np.eye(SPREAD[0], dtype=np.float32), "range"),
-        ("shape.covariance", np.triu(np.ones(SPREAD, np.float32)), "range"),
-        ("shape.residual", np.full((1,), -1.0, np.float32), "range"),
-        ("shape.residual", np.full((1,), 1e6, np.float32), "range"),
-        ("intensity.mean", np.zeros((2, 3), np.float32), "shape"),
-        ("shape.mean", np.zeros(MEAN, np.float64), "type"),
+        ("mean", np.full(NUMBERS, np.nan, np.float32), "not-finite"),
+        ("mean", np.full(NUMBERS, 1e6, np.float32), "range"),
+        ("mean", np.full(NUMBERS, 3e38, np.float32), "range"),
+        ("noise", np.full(1, -1.0, np.float32), "range"),
+        ("noise", np.full(1, 1e6, np.float32), "range"),
+        ("mean", np.zeros((2, 3), np.float32), "shape"),
+        ("mean", np.zeros(NUMBERS, np.float64), "type"),
         ("a.scan", np.zeros((32, 48, 32), np.float32), "names"),
     ],
 )
-def test_statistics_are_of_prepared_scans(name: str, array: np.ndarray, code: str) -> None:
-    """The hub draws from them: nothing that no scan can have, and no covariance that has no root."""
+def test_statistics_are_of_people(name: str, array: np.ndarray, code: str) -> None:
+    """The hub draws by them: nothing that no people can have, with all the noise that there is."""
     assert word(honest("statistics", arrays=measured(**{name: array}))) == code
     assert word(honest("statistics", arrays={})) == "missing"
 

@@ -76,7 +76,9 @@ def test_moments_leave_and_nothing_else_and_each_site_gets_a_model(data: dict[st
     """Not a weight leaves; the segmenter that is adapted at its site stays there, and segments by itself."""
     state, sites = federate(data, tmp_path, {name: "" for name in data})
     assert set(state.parts) == {*(f"statistics.{name}" for name in data), *(f"segmenter.{name}" for name in data)}
-    assert STATISTICS in phase_of("statistics").consent and "number of training scans" in phase_of("statistics").consent
+    assert (
+        STATISTICS in phase_of("statistics").consent and "number of people who train" in phase_of("statistics").consent
+    )
     for site in sites.values():
         parts = dict(left(site))
         assert parts.pop("statistics") == ["statistics"]

@@ -389,6 +389,37 @@ def test_statistics_leave_once_in_a_run_and_in_so_many_runs(victim: Victim) -> N
     assert victim.send(victim.ask("statistics", parts=crafted, **about)).error == "refused"
 
 
+def test_statistics_are_not_drawn_again_with_other_noise(victim: Victim) -> None:
+    """The mean of many draws has no noise. What is kept on disk comes again; where it is gone, nothing does."""
+    measuring = from_dict({**PRESET, "phases": {**PRESET["phases"], "statistics": {"rounds": 1}}}, "small")
+    victim.approve(measuring, "noise")
+    about = {"run": "noise", "experiment": measuring.to_json()}
+    labels = {"atlas": {"labels": victim.atlas.labels.packed()}}
+    assert victim.send(victim.ask("join", **about)).error == ""
+    first = victim.send(victim.ask("statistics", parts=labels, **about))
+    assert set(first.arrays["statistics"]) == {"mean", "noise"} and first.arrays["statistics"]["noise"][0] > 0
+    shutil.rmtree(victim.gate / "runs" / "noise" / "replies")
+    again = victim.send(victim.ask("statistics", parts=labels, **about))
+    assert (again.error, dict(again.arrays)) == ("refused", {})
+    assert "left once" in victim.refused()[-1]
+    entry = json.loads((victim.gate / ledger.NAME).read_text().splitlines()[-1])
+    assert entry["phase"] != "statistics" or entry["error"] or entry["noise"] >= 1
+
+
+def test_a_budget_that_is_spent_is_spent(victim: Victim) -> None:
+    """A request that would pass it is refused before a scan is read; a lower epsilon still fits."""
+    measuring = from_dict({**PRESET, "phases": {**PRESET["phases"], "statistics": {"rounds": 1}}}, "small")
+    labels = {"atlas": {"labels": victim.atlas.labels.packed()}}
+    errors = []
+    for number in range(4):
+        victim.approve(measuring, f"run{number}")
+        about = {"run": f"run{number}", "experiment": measuring.to_json()}
+        assert victim.send(victim.ask("join", **about)).error == ""
+        errors.append(victim.send(victim.ask("statistics", parts=labels, **about)).error)
+    assert errors == ["", "", "", "refused"]
+    assert "the policy allows 8 (most_epsilon)" in victim.refused()[-1]
+
+
 def test_labels_by_crafted_segmenters(victim: Victim) -> None:
     """attacks/dice.py: a test set of few people tells which structure lies where. It answers with a code alone."""
     crafted = moved(victim.first("segmenter"), 1.0)

@@ -1,17 +1,19 @@
 """The gate before a reply leaves a site."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from client.gate import budget
 from client.gate.policy import Policy, read_policy
 from client.gate.release import check, permit
 from configs.errors import ConfigError, DeclinedError, ReleaseError, TooFewError
 from configs.levels import LEVELS
 from configs.phases import phase_of
-from configs.statistics import SHAPES
+from configs.statistics import CLIP, NUMBERS
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
@@ -129,21 +131,41 @@ def test_moments_need_leave_and_enough_cases():
             check(reply(arrays={"moments": odd}), ask(), SHARES)
 
 
-def test_statistics_are_exactly_what_is_declared_of_enough_scans():
-    """Nothing more, nothing of another size, and of no fewer scans than the policy says."""
-    good = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+def measured(people: int = 9, multiplier: float = budget.multiplier_of(4.0, 1e-5)):
+    """Statistics with the noise of a multiplier, usually that of the policy's epsilon."""
+    return {"mean": np.zeros(NUMBERS, np.float32), "noise": np.array([multiplier * CLIP / people], np.float32)}
+
+
+def test_statistics_are_exactly_what_is_declared_of_enough_people():
+    """Nothing more, nothing of another size, and of no fewer people than the policy says."""
+    good = measured()
     check(reply("statistics", arrays={"statistics": good}), ask("statistics"), SHARES)
-    with pytest.raises(ReleaseError, match="4 scans"):
-        check(reply("statistics", 4, arrays={"statistics": good}), ask("statistics"), Policy(min_scans=1))
+    with pytest.raises(ReleaseError, match="4 people"):
+        check(reply("statistics", 4, arrays={"statistics": measured(4)}), ask("statistics"), Policy(min_scans=1))
     with pytest.raises(ReleaseError, match="not among the phases"):
         check(reply("statistics", arrays={"statistics": good}), ask("statistics"), Policy(phases=("join", "deliver")))
     for odd in (
-        {"shape.mean": good["shape.mean"]},
-        {**good, "codes": np.zeros((9, 8), np.float32)},
-        {**good, "shape.mean": np.zeros((9, 256), np.float32)},
+        {"mean": good["mean"]},
+        {**good, "people": np.zeros((9, NUMBERS), np.float32)},
+        {**good, "mean": np.zeros((9, NUMBERS), np.float32)},
     ):
         with pytest.raises(ReleaseError, match="exactly"):
             check(reply("statistics", arrays={"statistics": odd}), ask("statistics"), SHARES)
+
+
+def test_statistics_have_no_less_noise_than_the_policy_asks_for():
+    """Also a reply from disk, that was made when the policy was another one."""
+    ready = reply("statistics", arrays={"statistics": measured()})
+    for policy, fine in ((Policy(epsilon=8.0), True), (Policy(epsilon=2.0), False), (Policy(delta=1e-9), False)):
+        if fine:
+            check(ready, ask("statistics"), policy)
+        else:
+            with pytest.raises(ReleaseError, match="less noise than epsilon"):
+                check(ready, ask("statistics"), policy)
+    bare = reply("statistics", arrays={"statistics": measured(9, 0.0)})
+    check(bare, ask("statistics"), Policy(epsilon=math.inf))
+    with pytest.raises(ReleaseError, match="less noise"):
+        check(bare, ask("statistics"), SHARES)
 
 
 def test_policy_keeps_phase_appearance_and_bytes():
@@ -264,9 +286,9 @@ def test_few_scans_are_enough_where_nothing_learnt_leaves():
     for level in ("nothing", "statistics"):
         check(reply("join", 3), ask("join"), Policy(level=level))
         check(reply("adapt", 3), ask("adapt"), Policy(level=level))
-    measured = {"statistics": {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}}
-    with pytest.raises(ReleaseError, match="statistics of 3 scans"):
-        check(reply("statistics", 3, arrays=measured), ask("statistics"), Policy(level="statistics"))
+    few = {"statistics": measured(3)}
+    with pytest.raises(ReleaseError, match="statistics of 3 people"):
+        check(reply("statistics", 3, arrays=few), ask("statistics"), Policy(level="statistics"))
     for phase in ("join", "adapt"):
         with pytest.raises(TooFewError, match="3 training scans"):
             check(reply(phase, 3), ask(phase), Policy(level="networks"))
@@ -277,11 +299,18 @@ def test_policy_is_read_and_checked(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text('phases = ["join", "style"]\nmoments = false\nmin_cases = 20\n')
     assert read_policy(path) == Policy(phases=("join", "style"), moments=False, min_cases=20)
+    path.write_text("epsilon = inf\nmost_epsilon = 3\n")
+    assert read_policy(path) == Policy(epsilon=math.inf, most_epsilon=3.0)
     assert read_policy(None) == Policy() and Policy().level == "statistics"
     for text, match in (
         ("moment = true", "'moments'"),
         ("moments = 1", "bool"),
         ('phases = ["all"]', "phases"),
+        ("epsilon = 0.0", "above 0"),
+        ("epsilon = -1", "above 0"),
+        ("most_epsilon = nan", "above 0"),
+        ("delta = 0.5", "0.01 at most"),
+        ('epsilon = "inf"', "must be a float"),
         ('level = "some"', "one of nothing, statistics, networks, models"),
         ("appearance = true", 'gone since version 0.4: level = "models"'),
         ("segmenter = false", 'gone since version 0.4: level = "models"'),
