@@ -17,10 +17,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulation": {"configs", "sst_models", "client", "server"},
 }
 
+# What secure sums are made from; of the method only their wing imports it.
+CIPHERS = {"cryptography", "Crypto"}
+
 # Packages that are free of transport, file formats and display: all that they may import beside the standard library.
 ONLY: dict[str, set[str]] = {
     "configs": {"pydantic"},
-    "sst_models": {"torch", "numpy", "safetensors", "monai", "flwr"},
+    "sst_models": {"torch", "numpy", "safetensors", "monai", "flwr", *CIPHERS},
 }
 
 # Flower's edge: the only modules that may import it.
@@ -36,7 +39,13 @@ FLOWER = (
 )
 
 # The wings of the method, from the ground up: each imports only from floors below its own.
-FLOORS = (("volume", "wire"), ("losses", "training"), ("propagation",), ("networks", "statistics"), ("phases",))
+FLOORS = (
+    ("volume", "wire"),
+    ("losses", "training", "secure_sum"),
+    ("propagation",),
+    ("networks", "statistics"),
+    ("phases",),
+)
 
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -101,6 +110,13 @@ def test_configs_and_the_maths_import_few_libraries() -> None:
     """The maths knows torch but no transport and no file of a hospital; the presets know neither."""
     known = {*sys.stdlib_module_names, *PACKAGES}
     assert not offenders(lambda path: roots(path) - known - ONLY.get(package_of(path), roots(path)))
+
+
+def test_the_method_has_ciphers_in_one_wing() -> None:
+    """What encrypts, signs and splits secrets is in secure_sum alone, where it can be read at once."""
+    wing = "sst_models/secure_sum/"
+    inside = [path for path in MODULES if package_of(path) == "sst_models" and not name(path).startswith(wing)]
+    assert not [name(path) for path in inside if roots(path) & CIPHERS]
 
 
 def test_flower_is_imported_at_the_edge_only() -> None:
