@@ -5,9 +5,10 @@ It also never lets an exception out: Flower would put its text, and with it perh
 the hub, and a handler that returns nothing would block the site's node for ever (docs/flower.md, finding 10).
 
 A site says who it is in its node's config: `site-name`, `data-path` (one folder or several, separated as in PATH),
-`state-dir`; it may add `gate-dir` (for what the gate alone writes; else a folder in the state's), `policy` (a
-policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as `sst prepare` takes them, and `bias`,
-"no" for scans whose bias field is out already. Flower's simulation gives a site nothing but its number; then the JSON
+`state-dir`; it may add `gate-dir` (for what the gate alone writes; else a folder in the state's), `key` (its private
+key, for secure sums), `policy` (a policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as `sst
+prepare` takes them, and `bias`, "no" for scans whose bias field is out already. Flower's simulation gives a site
+nothing but its number; then the JSON
 file named by the environment variable SST_SITES lists `{"name", "data": [...], "state"}` and the same three by that
 number.
 """
@@ -69,7 +70,7 @@ CODES: dict[type[Exception], str] = {
 }
 """What the hub hears in place of an exception; anything else is "internal". At "base" it sends all of a part."""
 
-OPTIONS = ("gate-dir", "policy", "splits", "device", "mask-pattern", "strip", "bias")
+OPTIONS = ("gate-dir", "key", "policy", "splits", "device", "mask-pattern", "strip", "bias")
 """What a node's config may say beside the site's name and folders."""
 
 LOG, STORY = "log.jsonl", "site.log"
@@ -168,7 +169,8 @@ def _hello(request: PhaseRequest, site: Site) -> SiteReply:
 
 
 def _site(given: Mapping[str, Any]) -> Site:
-    policy, splits, gate = (Path(given[key]) if given.get(key) else None for key in ("policy", "splits", "gate-dir"))
+    named = ("policy", "splits", "gate-dir", "key")
+    policy, splits, gate, own_key = (Path(given[key]) if given.get(key) else None for key in named)
     state = Path(given["state"])
     return Site(
         name=str(given["name"]),
@@ -183,6 +185,7 @@ def _site(given: Mapping[str, Any]) -> Site:
             stripping=Stripping(str(given.get("strip", ""))),
         ),
         gate_folder=gate,
+        key_file=own_key,
         salt=read_salt(gate or state / "gate"),
     )
 

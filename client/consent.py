@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 from client import bundle
-from client.gate import budget, ledger
+from client.gate import budget, ledger, sums
 from client.gate.approval import FOLDER, Approval, approved_runs
 from client.gate.policy import Policy, check_floors, read_policy
 from client.home import Home
@@ -145,6 +145,9 @@ def _run(home: Home, run: Approval, policy: Policy) -> Iterator[str]:
         if settings.rounds and policy.answers(phase.name):
             long = f"{settings.rounds} round(s) of {settings.steps} steps"
             yield f"  {phase.name:11s} {long}, {settings.batch} volume(s) a step, rate {settings.rate:g}"
+    if preset.sums:
+        names = ", ".join(sums.peers(home.gate)) or "none yet: sst site peer"
+        yield f"  secure sums of {len(preset.sums)} rounds; other sites whose keys are approved here: {names}"
     declined = [each.name for each in at_sites() if preset.phases.rounds(each.name) and not policy.answers(each.name)]
     if declined:
         yield f"  declined, as the policy says: {', '.join(declined)}"

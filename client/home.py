@@ -188,7 +188,7 @@ def join(kit: Path, folder: Path | None, data: tuple[Path, ...]) -> tuple[Home, 
     home.folder.mkdir(parents=True, exist_ok=True)
     home.folder.chmod(0o700)  # it may have been there
     _unpack(found, home)
-    public = _make_key(home.key, home.folder / f"{name}.pub")
+    public = make_key(home.key, home.folder / f"{name}.pub")
     where = os.pathsep.join(str(place.resolve()) for place in data)
     lines = (
         f"name = {json.dumps(name)}  # as the hub knows this site",
@@ -239,7 +239,7 @@ def new_key(home: Home) -> Path:
         RunError: the folder is no site's.
         ConfigError: site.toml is not as it should be.
     """
-    return _make_key(home.new_key, home.folder / "new" / f"{home.settings.name}.pub")
+    return make_key(home.new_key, home.folder / "new" / f"{home.settings.name}.pub")
 
 
 def use_new_key(home: Home) -> Path:
@@ -258,10 +258,10 @@ def use_new_key(home: Home) -> Path:
         os.link(home.key, old)
     home.new_key.replace(home.key)
     (home.folder / "new" / public.name).unlink(missing_ok=True)
-    return _make_key(home.key, public)
+    return make_key(home.key, public)
 
 
-def _make_key(private: Path, public: Path) -> Path:
+def make_key(private: Path, public: Path) -> Path:
     """Make a key, or find it: a join that was interrupted goes on with the same one; give the public one's path."""
     if not private.exists():
         key = ec.generate_private_key(ec.SECP384R1())

@@ -46,6 +46,7 @@ def command(home: Home) -> list[str]:
         "data-path": settings.data,
         "state-dir": str(home.state.resolve()),
         "gate-dir": str(home.gate.resolve()),
+        "key": str(home.key.resolve()),
         "policy": str(home.policy.resolve()),
         "device": settings.device,
         "splits": settings.splits,

@@ -24,12 +24,18 @@ class Site:
     device: str = "auto"
     preparation: Preparation = Preparation()
     gate_folder: Path | None = None  # see `gate`
+    key_file: Path | None = None  # see `key`
     salt: bytes = b""  # secret; what is drawn at this site depends on it. Empty in a simulation, which is repeatable
 
     @property
     def gate(self) -> Path:
         """The folder of what the gate alone writes: approvals, ledger, replies, logs; below `state` in a simulation."""
         return self.gate_folder or self.state / "gate"
+
+    @property
+    def key(self) -> Path:
+        """The site's long-term private key; in the gate's folder in a simulation."""
+        return self.key_file or self.gate / "site.key"
 
     def folder(self, run: str) -> Path:
         """Give the folder of one run's state at this site.

@@ -1,4 +1,4 @@
-"""The commands of a hospital: `sst site join`, `new-key`, `approve`, `check`, `start`, `ledger`."""
+"""The commands of a hospital: `sst site join`, `new-key`, `approve`, `check`, `start`, `ledger`, `peer`."""
 
 import os
 from pathlib import Path
@@ -149,3 +149,22 @@ def ledger(site: Folder) -> None:
         table.add_row(*map(shown, (*words, f"{entry['bytes']:,}", entry["error"])))
     Console(markup=False, emoji=False, highlight=False).print(table)
     typer.echo(f"{count} entries, each following from the one before it")
+
+
+@app.command()
+def peer(
+    site: Folder,
+    keys: Annotated[list[Path], typer.Argument(metavar="OTHER.pub ...", help="Public keys of other hospitals' sites.")],
+) -> None:
+    """Approve the keys of other sites, for secure sums: compare each fingerprint with that hospital first."""
+    from client.gate.sums import add_peer
+    from client.home import Home
+    from sst_models.wire.credentials import fingerprint
+
+    own = Home(site)
+    _ = own.settings
+    for key in keys:
+        name = add_peer(own.gate, key)
+        typer.echo(shown(f"{name}: {fingerprint(key.read_bytes())}", LINE))
+    typer.echo("compare each with what that hospital's sst site join showed, by telephone say; if one differs, remove")
+    typer.echo(shown(f"its file from {own.gate / 'peers'}", LINE))

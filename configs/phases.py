@@ -61,6 +61,7 @@ class Phase:
     uses: tuple[str, ...] = ()  # parts that are sent and stay as they are
     kept: tuple[str, ...] = ()  # of those that are learnt: each site's version is kept under its name, none is averaged
     moments: bool = False  # mean and standard deviation of the site's style codes come back, if its policy allows
+    sums: bool = False  # what makes and takes off the masks of secure sums comes back, where the preset has these
     statistics: bool = False  # nothing is learnt: the mean of numbers of the site's people comes back, with noise
     foreign: bool = False  # moments of the other sites are sent
     labels: bool = False  # the atlas's labels are sent
@@ -73,9 +74,9 @@ class Phase:
 
     @property
     def parts(self) -> frozenset[str]:
-        """Every part that a reply may hold: moments of style codes, statistics, or the weights of a network."""
-        more = [name for name in ("moments", "statistics") if getattr(self, name)]
-        return frozenset({*self.learns, *more})
+        """Every part that a reply may hold: moments of style codes, statistics, weights of networks, masked or not."""
+        more = [name for name in ("moments", "statistics", "sums") if getattr(self, name)]
+        return frozenset({*self.learns, *more, *(("masked",) if self.averaged else ())})
 
     @property
     def has_rounds(self) -> bool:
@@ -89,7 +90,10 @@ class Phase:
         for level, parts in ((levels.NETWORKS, self.averaged), (levels.MODELS, self.kept)):
             if parts:
                 names = ", ".join(PARTS.get(part, part) for part in parts)
-                found.append(Item(level, f"weights of {names}", f"weights of {', '.join(parts)}"))
+                summed = MASKED if level == levels.NETWORKS else ""
+                found.append(Item(level, f"weights of {names}{summed}", f"weights of {', '.join(parts)}"))
+        if self.sums:
+            found.append(Item(levels.NETWORKS, SUMS[self.name]))
         if self.moments:
             found.append(Item(levels.NETWORKS, STYLE_MOMENTS, "moments of style codes"))
         if self.statistics:
@@ -137,6 +141,14 @@ STYLE_MOMENTS = (
     "(if moments = true and style is among the phases; after the last round, unless moments_each_round)"
 )
 
+MASKED = " (masked, where the run has secure sums)"
+
+SUMS = {
+    "keys": "public keys, and shares of its secrets that the other sites alone can read (for secure sums)",
+    "unmask": "shares that take the masks off a sum of several sites (for secure sums)",
+}
+"""What leaves in the phases of secure sums."""
+
 PHASES: tuple[Phase, ...] = (
     Phase(
         "hello",
@@ -156,6 +168,22 @@ PHASES: tuple[Phase, ...] = (
         message="query.join",
         values=("level", "atlas", "scans", "labelled", "set_aside"),
         count=TRAINING,
+    ),
+    Phase(
+        "keys",
+        0,
+        "makes keys for secure sums, shares its secrets with the other sites",
+        "passes keys and shares on, in runs of secure sums",
+        message="query.keys",
+        sums=True,
+    ),
+    Phase(
+        "unmask",
+        0,
+        "gives shares of what masks a sum, after each round that is averaged",
+        "takes the masks off the sum, and sees no single site's weights",
+        message="query.unmask",
+        sums=True,
     ),
     Phase(
         "register",
@@ -286,6 +314,11 @@ def phase_of(name: str) -> Phase:
         KeyError: there is none of this name.
     """
     return {phase.name: phase for phase in PHASES}[name]
+
+
+def averaging() -> tuple[Phase, ...]:
+    """Give the phases in which sites train what the hub averages."""
+    return tuple(phase for phase in training() if phase.averaged)
 
 
 def asked() -> tuple[Phase, ...]:

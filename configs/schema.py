@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from configs.errors import ConfigError
-from configs.phases import PHASES, learning
+from configs.phases import PHASES, averaging, learning
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -47,7 +47,8 @@ class Federation:
     deadline: Rate = 3600.0  # seconds that a site has for one request
     join_deadline: Rate = 14_400.0  # seconds that a new site has to prepare its scans; no round waits for it
     quorum: Share = 1.0  # share of the sites whose reply a round needs
-    aggregation: Literal["auto", "mean", "trimmed", "median"] = "auto"  # auto: mean by scans; trimmed from 5 sites on
+    # auto: mean by scans, trimmed from 5 sites on; secure: a mean of which the hub sees no single site's part
+    aggregation: Literal["auto", "mean", "trimmed", "median", "secure"] = "auto"
     payload: Literal["half", "full"] = "half"  # changes as half-precision differences, or all weights as float32
 
 
@@ -240,6 +241,14 @@ class Experiment:
         return [(phase.name, n + 1) for phase in learning() for n in range(self.phases.rounds(phase.name))]
 
     @property
+    def sums(self) -> tuple[str, ...]:
+        """The secure sums of a run, a name for each round that is averaged; none in a run without them."""
+        if self.federation.aggregation != "secure":
+            return ()
+        averaged = {phase.name for phase in averaging()}
+        return tuple(f"{phase} {number}" for phase, number in self.schedule if phase in averaged)
+
+    @property
     def trained(self) -> frozenset[str]:
         """The networks that this preset trains; others stay as they begin."""
         return frozenset(part for phase in learning() if self.phases.rounds(phase.name) for part in phase.learns)
@@ -345,6 +354,12 @@ def from_dict(values: dict[str, Any], source: str) -> Experiment:
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(error)}") from error
     _check_grid(experiment, source)
+    own = experiment.federation
+    if own.aggregation == "secure" and (own.foreign_negatives or own.style != "weights"):
+        raise ConfigError(
+            f'{source}: with federation.aggregation = "secure" moments of style codes stay at their sites: set '
+            'federation.foreign_negatives = 0 and federation.style = "weights"'
+        )
     if not (experiment.phases.flow_codes.rounds or experiment.phases.statistics.rounds):
         raise ConfigError(
             f"{source}: pairs have no source: give phases.flow_codes rounds, or phases.statistics.rounds = 1"

@@ -10,6 +10,7 @@ from statistics import median, median_low
 
 from configs.errors import FederationError
 from configs.schema import Experiment
+from sst_models.secure_sum.terms import FEWEST
 from sst_models.wire.exchange import Arrays
 
 CAP = 5
@@ -82,6 +83,10 @@ def least(experiment: Experiment, sites: int) -> int:
     Raises:
         FederationError: fewer than it needs: a trimmed mean of so few would leave out none, and be a mean.
     """
+    if experiment.federation.aggregation == "secure":
+        if sites < FEWEST:
+            raise FederationError(f"a secure sum needs {FEWEST} sites that train networks, here are {sites}")
+        return FEWEST - 1
     if experiment.federation.aggregation != "trimmed":
         return 1
     if sites < LEAST:
@@ -100,4 +105,6 @@ def average(experiment: Experiment, replies: int) -> str:
     """
     least(experiment, replies)
     how = experiment.federation.aggregation
+    if how == "secure":
+        return "mean"
     return how if how != "auto" else "trimmed" if replies >= LEAST else "mean"

@@ -65,6 +65,11 @@ class Fold:
         request = self.requests[reply.site]
         if code := vet.fault(reply, request, self.phase, self.experiment.style.code):
             return code
+        return self.take(reply)
+
+    def take(self, reply: SiteReply) -> str:
+        """Take in a reply that was checked."""
+        request = self.requests[reply.site]
         announced = self.announced.get(reply.site, reply.count)
         if reply.count > announced or (reply.count < announced and not self.phase.statistics):  # these count people
             return "count"

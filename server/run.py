@@ -10,7 +10,7 @@ from pathlib import Path
 from configs import levels
 from configs.errors import FederationError
 from configs.phases import Phase
-from server import bounds, events, generators, segmenters
+from server import bounds, events, generators, segmenters, sums
 from server.atlas import published
 from server.delivery import closing, deliver, evaluate, finish
 from server.federation import Federation
@@ -124,6 +124,9 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int, late: Sequen
         hub.tell("round.skipped", phase=phase.name, round=number, levels=hub.members.sharing)
     wanted = hub.segment() if SEGMENTER in phase.learns else answering
     sites = [s for s in answering if s in wanted and all(begun.of(part, s) is not None for part in phase.learns)]
+    setup = sums.set_up(hub) if hub.experiment.sums and phase.averaged and answering else None
+    if setup:
+        sites = [site for site in sites if site in sums.participants(setup)]
     if by_itself(phase):
         sites = sorted(set(sites) & set(late) if late else set(sites) - set(hub.missed(phase)))
     if not sites:
@@ -131,8 +134,9 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int, late: Sequen
     hub.tell("round.started", phase=phase.name, round=number)
     requests = {site: hub.request(phase.name, number, site, _arrays(hub, begun, phase, site), begun) for site in sites}
     before = state.moved if number > 1 else {}
-    fold = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library, hub.members.counts, before)
-    least = bounds.least(hub.experiment, len(sites)) if fold.averages else 0 if late else 1
+    plain = Fold(phase, hub.experiment, requests, hub.folder / "spool", hub.library, hub.members.counts, before)
+    fold = sums.MaskedFold(hub, setup, plain, f"{phase.name} {number}") if setup else plain
+    least = bounds.least(hub.experiment, len(sites)) if plain.averages else 0 if late else 1
     failed = hub.members.collect(requests, fold.add, fold.drop_outliers, consent=phase.optional, least=least)
     parts = fold.close()
     if parts or fold.series:

@@ -13,6 +13,7 @@ import numpy as np
 
 from configs.phases import Phase
 from configs.statistics import CLIP, NUMBERS, SHAPES
+from sst_models.secure_sum.fixed_point import VALUE_BYTES
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.files import write_json
@@ -52,7 +53,7 @@ class Strikes:
         return self._counts[site] == MOST
 
 
-def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: int) -> str:
+def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: int, masked: int = 0) -> str:
     """Give an error code for what is wrong with a reply; "" where nothing is.
 
     Args:
@@ -60,6 +61,7 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: in
         request: what it was asked; a part comes back with the names and shapes that it was sent with.
         phase: what it may hold.
         code_length: of a style code.
+        masked: how many values are masked, in a run of secure sums; 0 in any other.
 
     Returns:
         A code of `sst_models.wire.grammar`, or "count", "missing", "names", "shape", "type", "not-finite" or "range".
@@ -68,10 +70,18 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: in
         return found.code
     if phase.has_rounds and reply.count < 1:
         return "count"
-    needed = {"statistics"} if phase.statistics else set(phase.averaged)  # what is a site's own may stay there
+    needed = _needed(phase, bool(masked))
     if not needed <= set(reply.arrays):
         return "missing"
     for part, arrays in sorted(reply.arrays.items()):
+        if part in ("masked", "sums"):
+            if part == "masked" and not masked:
+                return "undeclared"
+            if code := _bytes_fault(arrays, part, masked):
+                return code
+            continue
+        if masked and part not in phase.kept:
+            return "undeclared"  # in the clear
         if part == "statistics":
             asked = SHAPES
         elif part == "moments":
@@ -81,6 +91,26 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: in
         if code := _fault(arrays, asked) or (_odd(arrays) if part == "statistics" else ""):
             return code
     return ""
+
+
+def _needed(phase: Phase, masked: bool) -> set[str]:
+    """Give the parts that a reply must hold; what is a site's own may stay there."""
+    if phase.statistics:
+        return {"statistics"}
+    if phase.sums:
+        return {"sums"}
+    return {"masked"} if masked and phase.averaged else set(phase.averaged)
+
+
+def _bytes_fault(arrays: Arrays, part: str, masked: int) -> str:
+    """Say what is wrong with bytes that the hub adds up, or relays."""
+    name = "values" if part == "masked" else "said"
+    if set(arrays) != {name}:
+        return "names"
+    if arrays[name].dtype != np.uint8:
+        return "type"
+    wanted = (masked * VALUE_BYTES,) if part == "masked" else (arrays[name].size,)
+    return "" if arrays[name].shape == wanted else "shape"
 
 
 def _odd(statistics: Arrays) -> str:

@@ -37,6 +37,9 @@ SETTINGS: Mapping[str, frozenset[str]] = {
 }
 """The single values that a request may hold; in any other phase the atlas's digest alone."""
 
+SETTING_UP = 4
+"""Exchanges before the first secure sum: keys, shares, boxes, confirmations."""
+
 MOST_SITES = 1000
 """Most sites whose moments, or segmenters, one request may name."""
 
@@ -164,6 +167,8 @@ def _allowed(phase: Phase) -> set[str]:
         return {"atlas"}
     if phase.name == "evaluate":
         return {"segmenter"}
+    if phase.sums:
+        return {"sums"}
     if phase.name == "deliver":
         return set(DELIVERED)
     return {*phase.learns, *phase.uses, *(("atlas",) if phase.labels else ())}
@@ -172,6 +177,9 @@ def _allowed(phase: Phase) -> set[str]:
 def _rounds(phase: str, approval: Approval) -> int:
     if phase == "evaluate":
         return MOST_SITES
+    if phase_of(phase).sums:
+        sums = len(approval.preset.sums)
+        return SETTING_UP * bool(sums) if phase == "keys" else sums
     return approval.preset.phases.rounds(phase) if phase_of(phase).has_rounds else 1
 
 

@@ -132,7 +132,7 @@ def check(request: PhaseRequest, approval: Approval, seen: Seen, most_missed: in
                 f"{part} was learnt in {len(missed)} round(s) that this site did not answer ({missed[0]}); the policy "
                 f"allows {most_missed} (most_missed_rounds)"
             )
-        _check_steps(part, arrays, base, _reach(part, rounds, approval.preset))
+        _check_steps(part, arrays, base, reach(part, rounds, approval.preset))
         if part in seen.moved and distance(arrays, base) > FAR * len(rounds) * seen.moved[part] * (1 + ROUNDING):
             raise RefusalError(f"{part} came back further away than sites can have moved it in {len(rounds)} round(s)")
 
@@ -183,7 +183,7 @@ def _check_steps(part: str, arrays: Arrays, base: Arrays, reach: float) -> None:
             raise RefusalError(f"the weights of {part} moved further than the approved steps and rates reach")
 
 
-def _reach(part: str, rounds: list[tuple[str, int]], experiment: Experiment) -> float:
+def reach(part: str, rounds: list[tuple[str, int]], experiment: Experiment) -> float:
     """Give how far Adam's steps of some rounds can move a single weight."""
     first, second = BETAS[part.startswith("D_")]
     stride = max(1.0, (1 - first) / math.sqrt(1 - second))

@@ -8,12 +8,13 @@ remembers lies in a folder of its own (`Site.gate`), where the app does not writ
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.gate import bounds, budget, ledger, noise, receipts, release, replies
+from client.gate import bounds, budget, ledger, noise, receipts, release, replies, sums
 from client.gate.approval import Approval, check_parts, check_words, first_folder, read_approval
 from client.gate.kept import Kept
 from client.gate.policy import Policy, check_floors
 from client.gate.record import Record, check_announced, spend
 from client.site import Site
+from configs.errors import ReleaseError
 from configs.phases import phase_of
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -61,34 +62,48 @@ def handle(
     request = replace(request, arrays=_received(parcel(), held))
     check_parts(request, approval)
     policy = _narrowed(site, approval, request)
-    return _let_out(_answered(request, replace(site, policy=policy), approval, answer), request, site, policy, held)
+    reply = _answered(request, replace(site, policy=policy), approval, answer)
+    if phase_of(request.phase).averaged and approval.preset.sums:
+        sums.check_hidden(reply, request)
+    return _let_out(reply, request, site, policy, held)
 
 
 def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Answer) -> SiteReply:
-    """Give the reply from disk where this very request was answered before, else ask the app."""
+    """Give the reply from disk where this very request was answered before, else have it worked out."""
     folder, key = site.gate / "runs" / request.run, replies.key_of(request)
     record = Record.of(folder)
     known = record.known(request, key)
     if known and (kept := replies.recall(folder / "replies", key)):
         return kept
-    learns, measures = bool(phase_of(request.phase).learns), phase_of(request.phase).statistics
-    if measures:
+    phase = phase_of(request.phase)
+    if phase.statistics:
         budget.check_once(site.gate, request.run)
     seen = bounds.Seen.of(folder / "seen", first_folder(site.gate, request.run))
-    if learns and not known:
+    if phase.learns and not known:
         bounds.check(request, approval, seen, site.policy.most_missed_rounds)
     spend(site.gate, site.policy)
     record.bind(request, key)
-    if learns and not known:
+    if phase.learns and not known:
         seen.remember(request, approval)
-    reply = replace(answer(request, site), site=request.site)
-    if measures and not reply.error:
-        reply = noise.protect(reply, budget.multiplier_of(site.policy.epsilon, site.policy.delta), _draw(request, site))
-    release.check(reply, request, site.policy)
-    if learns:
-        seen.learn(request, reply.arrays)
+    reply = sums.answer(request, site, approval) if phase.sums else _asked(request, site, approval, answer, seen)
     if not reply.error:
         replies.remember(folder / "replies", key, reply)
+    return reply
+
+
+def _asked(request: PhaseRequest, site: Site, approval: Approval, answer: Answer, seen: bounds.Seen) -> SiteReply:
+    """Ask the app, check what it says, and make of it what may leave: with noise, or masked."""
+    phase, policy = phase_of(request.phase), site.policy
+    reply = replace(answer(request, site), site=request.site)
+    if odd := release.GATES_OWN & set(reply.arrays):
+        raise ReleaseError(f"the app's answer holds the part '{min(odd)}', which the gate alone makes")
+    if phase.statistics and not reply.error:
+        reply = noise.protect(reply, budget.multiplier_of(policy.epsilon, policy.delta), _draw(request, site))
+    release.check(reply, request, policy)
+    if phase.learns:
+        seen.learn(request, reply.arrays)
+    if phase.averaged and approval.preset.sums and not reply.error:
+        reply = sums.hide(reply, request, site, approval)
     return reply
 
 

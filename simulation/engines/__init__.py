@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from configs import levels, processes
 from configs.errors import ConfigError, FederationError
 from sst_models.wire.files import replace_file
+
+if TYPE_CHECKING:
+    from configs.schema import Experiment
 
 ENGINES = ("inprocess", "ray", "superlink")
 
@@ -74,16 +78,32 @@ def approve(site: SiteFolder, hub: Path) -> None:
     """Approve the hub's run at a simulated site, as its IT would; its salt is empty, so that runs are repeatable."""
     from client.gate.approval import Approval, parts_of
     from client.gate.approve import write_approval
-    from configs.schema import from_json
     from server.atlas import published, read_atlas
 
     gate, atlas = site.state / "gate", read_atlas(hub)
-    experiment = from_json((hub / "experiment.json").read_text(encoding="utf-8"))
+    experiment = _experiment(hub)
     run = str(json.loads((hub / "plan.json").read_text(encoding="utf-8"))["run"])
     parts = parts_of(published(atlas), {"labels": atlas.labels.packed()})
     write_approval(Approval(run, experiment.to_json(), atlas.digest, **parts), gate)
     replace_file(gate / "salt", b"")
     replace_file(gate / "policy.toml", open_policy(site.level, site.epsilon))
+
+
+def _experiment(hub: Path) -> "Experiment":
+    from configs.schema import from_json
+
+    return from_json((hub / "experiment.json").read_text(encoding="utf-8"))
+
+
+def introduce(sites: Sequence[SiteFolder], hub: Path) -> None:
+    """Give each simulated site a key, and the public ones to the hub and to all other sites, as their IT would."""
+    from client.gate.sums import PEERS
+    from client.home import make_key
+
+    for site in sites:
+        public = make_key(site.state / "gate" / "site.key", hub / "sites" / f"{site.name}.pub").read_bytes()
+        for other in (other for other in sites if other is not site):
+            replace_file(other.state / "gate" / PEERS / f"{site.name}.pub", public)
 
 
 def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:
@@ -106,6 +126,8 @@ def run_federation(engine: str, hub: Path, sites: Sequence[SiteFolder], work: Pa
     for site in sites:
         site.state.mkdir(parents=True, exist_ok=True)
         approve(site, hub)
+    if _experiment(hub).sums:
+        introduce(sites, hub)
     (hub / "failed.json").unlink(missing_ok=True)
     play: Callable[[Path, Sequence[SiteFolder], Path], None]
     play = import_module(f"simulation.engines.{engine}").play

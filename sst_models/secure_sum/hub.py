@@ -23,6 +23,7 @@ class Setup:
     announced: Mapping[str, Announcement] = field(default_factory=dict)  # by site
     boxes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # sender -> recipient
     confirmed: Mapping[str, Confirmation] = field(default_factory=dict)  # by site
+    agreed: tuple[str, ...] = ()  # the sites that have seen the confirmations, and will mask
 
     @property
     def participants(self) -> tuple[str, ...]:
@@ -52,7 +53,8 @@ class Setup:
         read = json.loads(text)
         announced = {site: Announcement(**said) for site, said in read["announced"].items()}
         confirmed = {site: Confirmation(**said) for site, said in read["confirmed"].items()}
-        return Setup(Terms.from_json(json.dumps(read["terms"])), announced, read["boxes"], confirmed)
+        terms = Terms.from_json(json.dumps(read["terms"]))
+        return Setup(terms, announced, read["boxes"], confirmed, tuple(read["agreed"]))
 
 
 @dataclass(frozen=True)
