@@ -110,7 +110,11 @@ def test_a_row_and_a_file_make_a_phase(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert "sharpen" in told["phases"]
-    items = ("weights of the registration network T (masked, where the run has secure sums)", "training curves (total, edges)", "number of training scans")
+    items = (
+        "weights of the registration network T (masked, where the run has secure sums)",
+        "training curves (total, edges)",
+        "number of training scans",
+    )
     assert '"sharpen"' in told["policy"] and told["consent"] == list(items)
     assert told["released"] == [[number, True, ["T"], ["edges", "total"]] for number in (1, 2)]
     assert told["rounds"] == [1, 2]
