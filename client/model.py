@@ -30,7 +30,7 @@ from sst_models.phases.generate import Generator, PairGenerator, PriorStyles
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.statistics_generator import StatisticsGenerator
 from sst_models.statistics.intensity import Rendering
-from sst_models.statistics.measure import Statistics
+from sst_models.statistics.measure import looks_of
 from sst_models.training.device import place
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import weights
@@ -115,8 +115,7 @@ class Model:
         if "statistics" in parts:
             released = {name: tensor.numpy() for name, tensor in parts["statistics"].items()}
             atlas, spacing = self.atlas(device), self.experiment.grid.spacing
-            measured = Statistics.of(released, Rendering(*atlas, spacing))
-            return StatisticsGenerator(*atlas, spacing, measured)
+            return StatisticsGenerator(*atlas, spacing, looks_of(released, Rendering(*atlas, spacing)))
         nets: dict[str, nn.Module | None] = {part: self._net(part, parts[part], device) for part in ("A", "decoder")}
         styles: StyleMoments | PriorStyles = PriorStyles(self.experiment.style.code)
         if "moments" in parts:

@@ -168,3 +168,23 @@ def peer(
         typer.echo(shown(f"{name}: {fingerprint(key.read_bytes())}", LINE))
     typer.echo("compare each with what that hospital's sst site join showed, by telephone say; if one differs, remove")
     typer.echo(shown(f"its file from {own.gate / 'peers'}", LINE))
+
+
+@app.command()
+def report(
+    site: Folder,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write it.")] = None,
+) -> None:
+    """Draft a data protection impact assessment from the site's ledger, policy and approvals, in Markdown."""
+    from client.assessment import draft
+    from client.home import Home
+    from sst_models.wire.files import replace_file
+
+    text = draft(Home(site))
+    if out is None:
+        typer.echo(text)
+        return
+    if out.exists():
+        raise RunError(f"{out} is there already: give another name, as somebody may have written in it")
+    replace_file(out, text)
+    typer.echo(shown(f"{out}: what stands in brackets is for you to write", LINE))

@@ -97,7 +97,7 @@ class Phase:
         if self.moments:
             found.append(Item(levels.NETWORKS, STYLE_MOMENTS, "moments of style codes"))
         if self.statistics:
-            found.append(Item(levels.STATISTICS, STATISTICS, "mean of intensities and shapes, with noise"))
+            found.append(Item(levels.STATISTICS, STATISTICS, "mean of intensities by structure, with noise"))
         if self.losses:
             found.append(Item(levels.NETWORKS, f"training curves ({', '.join(self.losses)})", "training curves"))
         if self.figures:
@@ -131,10 +131,7 @@ class Item:
 
 NOTHING = "nothing but that it was done"
 
-STATISTICS = (
-    "mean over the people who train of how bright each structure is, and of its volume, place and shape, with noise "
-    "(as epsilon and delta say)"
-)
+STATISTICS = "mean over the people who train of how bright each structure is, with noise (as epsilon and delta say)"
 
 STYLE_MOMENTS = (
     "mean and standard deviation of style codes "
@@ -244,7 +241,7 @@ PHASES: tuple[Phase, ...] = (
     Phase(
         "statistics",
         4,
-        "aligns the atlas to its scans, measures how bright each structure is and what shape it has",
+        "aligns the atlas to its scans, measures how bright each structure is",
         "keeps the mean under the site's name; pairs are drawn by it",
         level=levels.STATISTICS,
         message="train.statistics",

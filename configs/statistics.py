@@ -1,31 +1,23 @@
 """Which numbers a site's statistics are: names and sizes, known before anything is measured, so that a gate can check.
 
-`sst_models.statistics` says what each number is and measures it.
+`sst_models.statistics` says what each number is and measures it; `client.gate.noise` makes of them what leaves.
 """
 
-from math import prod
+from configs.structures import GROUPS
 
-from configs.structures import CLASSES, GROUPS
+NUMBERS = len(GROUPS) + 1
+"""Numbers of a person: how bright each of the 16 groups is, and the unlabelled inside of the brain, beside the atlas;
+in standard units (`sst_models.statistics.prior.UNIT`)."""
 
-WAVES = (3, 4, 4)
-"""Cosine waves along each axis, the constant among them, of the velocities that deform a whole brain."""
+CLIP = 7.0
+"""Length that a person's numbers have at most, in standard units. People of two public sites have 2 to 8."""
 
-INTENSITY = 2 * (len(GROUPS) + 1) + 1
-"""Numbers of an intensity code: a mean and the log of a standard deviation for each of the 16 groups and for the
-unlabelled inside of the brain, and the log of the shading."""
+NEAR = 1.8
+"""Length that they differ by from the mean of their site, likewise; people of two public sites have 1 to 2.5."""
 
-INFLATIONS = CLASSES - 1
-"""Coefficients of a shape code that inflate a structure: its first ones."""
+FIRST = 0.25
+"""Share of what noise may cost that goes to the rough mean."""
 
-SHAPE = 4 * INFLATIONS + 3 * prod(WAVES)
-"""Coefficients of a shape code: an inflation and three moves of each of the 28 structures, and the waves."""
-
-NUMBERS = INTENSITY + SHAPE
-"""Numbers of a person, in standard units (`sst_models.statistics.prior`)."""
-
-CLIP = 8.0
-"""Length that a person's numbers have at most, in standard units. People of two public sites have 6 to 9."""
-
-SHAPES: dict[str, tuple[int, ...]] = {"mean": (NUMBERS,), "noise": (1,)}
-"""The arrays of a site's statistics, float32: the mean over its people, and the standard deviation of the noise on each
-number of it."""
+SHAPES: dict[str, tuple[int, ...]] = {"mean": (NUMBERS,), "noise": (1,), "multiplier": (1,)}
+"""The arrays of a site's statistics, float32: the mean over its people, the standard deviation of the noise on each
+number of it, and the noise multiplier by which it is counted."""

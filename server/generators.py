@@ -17,7 +17,8 @@ from sst_models.phases.moments import StyleMoments
 from sst_models.phases.segment import Pairs
 from sst_models.phases.statistics_generator import StatisticsGenerator
 from sst_models.statistics.intensity import Rendering
-from sst_models.statistics.measure import Statistics
+from sst_models.statistics.measure import looks_of
+from sst_models.statistics.moments import Moments
 from sst_models.training.seeds import below
 from sst_models.wire.exchange import Arrays
 
@@ -58,23 +59,21 @@ def make_statistics_generator(
     weigh: Mapping[str, int],
     device: torch.device,
 ) -> StatisticsGenerator:
-    """Make the generator of a site from sites' statistics: with the intensities of one site, and the shapes of all.
+    """Make the generator of a site from sites' statistics: with its look; shapes are drawn from what is public.
 
     Args:
         experiment: the preset.
         atlas: the hub's.
-        statistics: by site, of those that released them; where none did, looks and shapes are random.
+        statistics: by site, of those that released them; where none did, looks are random.
         site: whose style pairs have; that of all sites where it released none.
         weigh: how much each site counts.
         device: to compute on.
     """
     image, labels, spacing = atlas.image.to(device), atlas.labels.to(device), experiment.grid.spacing
     rendering = Rendering(image, labels, spacing)
-    every = {name: (Statistics.of(arrays, rendering), weigh[name]) for name, arrays in sorted(statistics.items())}
-    if not every:
-        return StatisticsGenerator(image, labels, spacing, Statistics.of({}, rendering))
-    looks = [every[site]] if site in every else list(every.values())
-    return StatisticsGenerator(image, labels, spacing, Statistics.pooled(looks, list(every.values())))
+    found = {name: (looks_of(arrays, rendering), weigh[name]) for name, arrays in sorted(statistics.items())}
+    own = [found[site]] if site in found else list(found.values()) or [(looks_of({}, rendering), 1)]
+    return StatisticsGenerator(image, labels, spacing, Moments.pooled(own))
 
 
 def generated(generator: PairGenerator, experiment: Experiment, source: str) -> Pairs:

@@ -50,7 +50,7 @@ def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> dict[st
         "settings": sorted(reply.settings),
         "error": reply.error,
     }
-    return found if measured is None else {**found, "noise": multiplier_in(measured, reply.count)}
+    return found if measured is None else {**found, "noise": multiplier_in(measured)}
 
 
 def verify(path: Path) -> int:

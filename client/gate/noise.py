@@ -1,24 +1,29 @@
-"""Means of people's numbers with noise: the Gaussian mechanism, on whole numbers.
+"""The mean of people's numbers with noise: the Gaussian mechanism, on whole numbers, in two steps.
 
-Each person is a row of numbers. A row that is longer than `CLIP` is shortened to it, rows are summed, noise is added
-and the sum is divided by the number of people, which is public. Who sees the mean can hardly tell whether a person's
-row was in it or a row of zeros (zero-out neighbours: Kairouz et al. 2021, ICML, "Practical and private (deep) learning
-without sampling or shuffling"); `client.gate.budget` says how hardly.
+Each person is a row of numbers. In the first step rows are shortened to a length that all people have, summed, and
+noise is added: a rough mean. In the second the same is done with what each row differs from the rough mean by, which is
+shorter, so that much less noise hides it; that is the mean. A quarter of what the noise may cost goes to the first
+step. (Adaptive clipping around a private centre, as for mean estimation in Biswas et al. 2020, NeurIPS, "CoinPress".)
+
+Who sees the mean can hardly tell whether a person was part of it: her row is hidden in each sum up to the length that a
+row may have there, and the number of people is public (zero-out neighbours: Kairouz et al. 2021, ICML, "Practical and
+private (deep) learning without sampling or shuffling"). `client.gate.budget` says how hardly.
 
 Rows are rounded to whole steps towards zero before they are summed, so that no rounding makes a row longer than it may
 be, and noise is a discrete Gaussian (Canonne, Kamath and Steinke 2020, NeurIPS) by OpenDP, from the operating system's
 randomness: digits of a Gaussian in floating point give away what it was added to (Mironov 2012, CCS).
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import ReleaseError
-from configs.statistics import CLIP, NUMBERS
+from configs.statistics import CLIP, FIRST, NEAR, NUMBERS
 from sst_models.wire.exchange import Arrays, SiteReply
 
 STEP = 2.0**-20
@@ -46,46 +51,73 @@ def protect(reply: SiteReply, multiplier: float, draw: Draw) -> SiteReply:
     if people.ndim != 2 or people.shape[1] != NUMBERS or people.dtype.kind != "f":
         raise ReleaseError(f"the app's statistics are no rows of {NUMBERS} numbers; gate and app need the same version")
     try:
-        mean, deviation = noisy_mean(people, multiplier, draw)
+        found = noisy_mean(people, multiplier, draw)
     except ValueError as error:
         raise ReleaseError(f"the app's statistics cannot be used: {error}") from error
-    found = {"mean": mean, "noise": np.array([deviation], np.float32)}
-    return replace(reply, count=len(people), arrays={**reply.arrays, "statistics": found})
+    numbers = {"mean": found.mean, "noise": [found.noise], "multiplier": [multiplier]}
+    released = {name: np.array(values, np.float32) for name, values in numbers.items()}
+    return replace(reply, count=len(people), arrays={**reply.arrays, "statistics": released})
 
 
-def multiplier_in(statistics: Arrays, people: int) -> float:
+def multiplier_in(statistics: Arrays) -> float:
     """Read the noise multiplier off statistics that were released, to three digits."""
-    return round(float(statistics["noise"][0]) * people / CLIP, 3)
+    return round(float(statistics["multiplier"][0]), 3)
 
 
-def noisy_mean(rows: np.ndarray, multiplier: float, draw: Draw) -> tuple[np.ndarray, float]:
+@dataclass(frozen=True)
+class NoisyMean:
+    """A mean with noise."""
+
+    mean: np.ndarray  # (numbers,)
+    noise: float  # standard deviation of the noise on each number
+
+
+def noisy_mean(rows: np.ndarray, multiplier: float, draw: Draw) -> NoisyMean:
     """Give the mean of rows with noise.
 
     Args:
         rows: (people, numbers), finite.
-        multiplier: standard deviation of the noise on the sum of the rows, in `CLIP`; 0 adds none.
+        multiplier: of both steps together: as hidden as in one sum whose noise has a standard deviation of so many
+            lengths of the longest row; 0 adds no noise.
         draw: where the noise is from.
-
-    Returns:
-        The mean (numbers,), float32, and the standard deviation of the noise on each of its numbers.
 
     Raises:
         ValueError: there is no row, there are too many, or one is not finite.
     """
     if rows.ndim != 2 or not 1 <= len(rows) <= MOST or not np.isfinite(rows).all():
         raise ValueError(f"rows are finite and (people, numbers), with 1 to {MOST} people, not {rows.shape}")
-    people, numbers = rows.shape
-    total = whole(rows).sum(0)
-    if multiplier:
-        total = total + draw(numbers, multiplier * CLIP / STEP)
-    return (total * (STEP / people)).astype(np.float32), multiplier * CLIP / people
-
-
-def whole(rows: np.ndarray) -> NDArray[np.int64]:
-    """Give rows (people, numbers) as whole numbers of `STEP`, each row no longer than `CLIP`."""
     given = np.clip(np.asarray(rows, np.float64), -1e100, 1e100)  # what is squared stays within a float
-    length = np.linalg.norm(given, axis=1, keepdims=True)
-    short = given * (CLIP * (1 - 1e-12) / np.maximum(length, CLIP))
+    rough = _one_step(given, CLIP, multiplier / math.sqrt(FIRST), draw)
+    centre, unsure = _shrunk(rough)
+    near = min(CLIP, math.hypot(NEAR, unsure))
+    rest = _one_step(given - centre, near, multiplier / math.sqrt(1 - FIRST), draw)
+    return NoisyMean(centre + rest.mean, rest.noise)
+
+
+def _one_step(rows: np.ndarray, length: float, multiplier: float, draw: Draw) -> NoisyMean:
+    """Give the mean of rows that are shortened to a length, with noise of `multiplier` lengths on their sum."""
+    people, numbers = rows.shape
+    total = whole(rows, length).sum(0)
+    if multiplier:
+        total = total + draw(numbers, multiplier * length / STEP)
+    return NoisyMean(total * (STEP / people), multiplier * length / people)
+
+
+def _shrunk(rough: NoisyMean) -> tuple[np.ndarray, float]:
+    """Give a rough mean without what noise has lengthened it by, and how far off it may be.
+
+    The estimate of James and Stein (1961): a mean in which noise is all there is shrinks to nothing. Of what is public
+    alone.
+    """
+    squared, hidden = float(np.square(rough.mean).sum()), rough.mean.size * rough.noise**2
+    share = max(0.0, 1 - hidden / squared) if squared else 0.0
+    return share * rough.mean, math.sqrt(share * hidden) if share else math.sqrt(squared)
+
+
+def whole(rows: np.ndarray, length: float) -> NDArray[np.int64]:
+    """Give rows (people, numbers) as whole numbers of `STEP`, each row no longer than `length`."""
+    own = np.linalg.norm(rows, axis=1, keepdims=True)
+    short = rows * (length * (1 - 1e-12) / np.maximum(own, length))
     steps: NDArray[np.int64] = np.trunc(short / STEP).astype(np.int64)
     return steps
 

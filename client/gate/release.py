@@ -124,7 +124,7 @@ def _check_statistics(arrays: Arrays, count: int, policy: Policy) -> None:
     _check_cases("statistics", count, policy)
     if {name: array.shape for name, array in arrays.items()} != SHAPES:
         raise ReleaseError(f"statistics must be exactly {', '.join(SHAPES)}, in their sizes")
-    if multiplier_in(arrays, count) < multiplier_of(policy.epsilon, policy.delta):
+    if multiplier_in(arrays) < multiplier_of(policy.epsilon, policy.delta):
         raise ReleaseError(f"statistics have less noise than epsilon {policy.epsilon:g} of the policy asks for")
 
 

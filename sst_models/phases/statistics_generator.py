@@ -11,8 +11,9 @@ from torch import Tensor
 from sst_models.phases.generate import GeneratedPair, Recipe
 from sst_models.statistics.drawing import Drawing, smooth
 from sst_models.statistics.intensity import Look, Rendering
-from sst_models.statistics.measure import Statistics, basis_of
-from sst_models.statistics.prior import RESIDUAL
+from sst_models.statistics.moments import Moments
+from sst_models.statistics.prior import RESIDUAL, shapes
+from sst_models.statistics.shape import ShapeBasis
 from sst_models.training.seeds import generator
 from sst_models.volume.labels import AtlasLabels
 
@@ -31,12 +32,13 @@ class StatisticsGenerator:
         atlas: volume (1, D, H, W) in [0, 1], background 0.
         labels: the atlas's, on the same device.
         spacing: of the grid, mm.
-        statistics: what codes are drawn from; looks may be of one site, and shapes of several.
+        looks: what intensity codes are drawn from.
     """
 
-    def __init__(self, atlas: Tensor, labels: AtlasLabels, spacing: float, statistics: Statistics) -> None:
-        self.drawing, self.basis = Drawing(Rendering(atlas, labels, spacing)), basis_of(atlas, labels, spacing)
-        self.statistics = statistics.to(atlas.device)
+    def __init__(self, atlas: Tensor, labels: AtlasLabels, spacing: float, looks: Moments) -> None:
+        self.drawing = Drawing(Rendering(atlas, labels, spacing))
+        self.basis = ShapeBasis(labels, (atlas > 0).to(atlas), spacing)
+        self.looks, self.shapes = looks.to(atlas.device), shapes().to(atlas.device)
 
     @torch.no_grad()
     def pair(self, recipe: Recipe) -> GeneratedPair:
@@ -48,13 +50,13 @@ class StatisticsGenerator:
     def look(self, recipe: Recipe) -> Look:
         """Draw an intensity code."""
         draws = generator(recipe.seed, "style", recipe.source, recipe.style)
-        return Look.of(self.statistics.intensity.draw(draws, WIDER))
+        return Look.of(self.looks.draw(draws, WIDER))
 
     @torch.no_grad()
     def flow(self, recipe: Recipe) -> Tensor:
         """Draw a shape code and the residual; give their flow, (1, 3, D, H, W) in voxels."""
         draws, step = generator(recipe.seed, "flow", recipe.flow), self.basis.reduction * self.basis.spacing
-        code = self.statistics.shape.draw(draws, WIDER)
+        code = self.shapes.draw(draws, WIDER)
         noise = smooth(self.basis.sides, SMOOTH / step, draws).to(code)
         flow = self.basis.flow(code, RESIDUAL / step * self.basis.beside(noise))
         return self.drawing.finer(flow, draws)

@@ -1,29 +1,34 @@
-"""Shape of a brain in a few hundred numbers: how an atlas is deformed onto it, as coefficients of smooth velocities.
+"""Shapes of brains in a few hundred numbers: coefficients of smooth velocities by which an atlas is deformed.
 
 The velocities are made of the atlas's labels and of its grid alone, so they are public and hold nothing of a patient.
-Of each structure there is one that inflates it and three that move it; cosine waves of low frequency do the rest. A
-shape code has a coefficient for each; flows of codes are diffeomorphic, as they are integrated from a stationary
-velocity (Arsigny et al. 2006, MICCAI; statistical deformation models: Rueckert et al. 2003, IEEE TMI 22).
-
-A registration that stops short of large ventricles would make them small in every draw. So after the projection the
-inflations are corrected until the deformed atlas has the volumes that the scan's own labels have. On twelve training
-scans the control points of 9.6 mm gave 0.4 of the ventricles' variation, these coefficients 1.0 (LEARNING.md).
+Of each structure there is one that inflates it and three that move it; cosine waves of low frequency do the rest. Flows
+of coefficients are diffeomorphic, as they are integrated from a stationary velocity (Arsigny et al. 2006, MICCAI;
+statistical deformation models: Rueckert et al. 2003, IEEE TMI 22). How far coefficients vary over people is in `prior`.
 """
 
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.statistics import INFLATIONS, SHAPE, WAVES
 from configs.structures import CLASSES
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.separable import blur
 from sst_models.volume.warp import integrate
+
+WAVES = (3, 4, 4)
+"""Cosine waves along each axis, the constant among them, of the velocities that deform a whole brain."""
+
+INFLATIONS = CLASSES - 1
+"""Coefficients of a shape code that inflate a structure: its first ones."""
+
+SHAPE = 4 * INFLATIONS + 3 * prod(WAVES)
+"""Coefficients of a shape code: an inflation and three moves of each of the 28 structures, and the waves."""
 
 CONTROL = 4.8
 """Millimetres between control points of a velocity: fine enough to widen a ventricle, coarse enough to be smooth."""
@@ -37,19 +42,6 @@ EDGE, DECAY, NEAR = 2.9, 12.0, 9.6
 
 RIDGE = 1e-2
 """Of the projection on the velocities, beside the mean of their squared lengths: neighbours are nearly dependent."""
-
-LOG_STEPS, LOG_RATE = 6, 0.8
-"""Of the fixed-point iteration that finds the stationary velocity of a flow."""
-
-FIT_STEPS, FIT_RATE, FIT_MOST = 5, 0.7, 1.0
-"""Steps towards the volumes of a scan's labels, the share of the way in each, and the most of a log-volume in one. A
-structure that went too far goes half as far from then on."""
-
-PROBE = 2.0
-"""Millimetres of an inflation by which its effect on volumes is measured; a voxel where that is more."""
-
-ABSENT = 4
-"""Voxels: a structure that is smaller in a scan or in the atlas has no volume to fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,43 +105,6 @@ class ShapeBasis:
         left = left - (self._projection @ (left * self._weight)) @ self.velocities.flatten(1)
         return (velocity.std() / left.std().clamp(min=1e-6) * left).view(velocity.shape)
 
-    @torch.no_grad()
-    def code(self, flow: Tensor, labels: Tensor) -> Tensor:
-        """Give the shape code of a scan, (256,).
-
-        Args:
-            flow: (1, 3, D, H, W) in voxels, scan -> atlas.
-            labels: of the scan, class indices (D, H, W), whose volumes the code takes on.
-        """
-        velocity = self._velocity(flow).flatten()
-        return self._fitted(self._projection @ (velocity * self._weight), volumes(labels))
-
-    def _fitted(self, code: Tensor, wanted: Tensor) -> Tensor:
-        """Correct the inflations until the deformed atlas has the volumes (28,) that are wanted."""
-        known = (wanted > ABSENT) & (volumes(self.labels.on_grid) > ABSENT)
-        code, rate, before = code.clone(), FIT_RATE * known, torch.zeros_like(wanted)
-        for _ in range(FIT_STEPS):
-            found = volumes(self.labels.propagate(self.flow(code)))
-            missing = (_log(wanted) - _log(found)).clamp(-FIT_MOST, FIT_MOST)
-            rate = torch.where(missing * before < 0, rate / 2, rate)
-            code[:INFLATIONS] += self._inverse @ (rate * missing)
-            before = missing
-        return code
-
-    @cached_property
-    def _inverse(self) -> Tensor:
-        """(28, 28): how much each inflation has to change, mm, for a change of each log-volume."""
-        effects, probe = [], max(PROBE, self.spacing)
-        for place in range(INFLATIONS):
-            code = self.inside.new_zeros(SHAPE)
-            code[place] = probe
-            both = [_log(volumes(self.labels.propagate(self.flow(sign * code)))) for sign in (1, -1)]
-            effects.append((both[0] - both[1]) / (2 * probe))
-        effect = torch.stack(effects, dim=1)
-        gram = effect.T @ effect
-        inverse: Tensor = torch.linalg.solve(_ridged(gram, 1e-3), effect.T)
-        return inverse
-
     @cached_property
     def _weight(self) -> Tensor:
         """(3 d h w,), 1 in the brain and falling off around it."""
@@ -164,14 +119,6 @@ class ShapeBasis:
         projection: Tensor = torch.linalg.solve(_ridged(gram, RIDGE), own)
         return projection
 
-    def _velocity(self, flow: Tensor) -> Tensor:
-        """Find the stationary velocity of a flow, (3, d, h, w): v such that integrating it gives the flow."""
-        wanted = self._pooled(flow[0].float())[None] / self.reduction
-        found = wanted.clone()
-        for _ in range(LOG_STEPS):
-            found = found + LOG_RATE * (wanted - integrate(found, SQUARINGS))
-        return found[0]
-
     def _pooled(self, maps: Tensor) -> Tensor:
         return F.avg_pool3d(maps, self.reduction) if self.reduction > 1 else maps
 
@@ -184,10 +131,6 @@ def volumes(labels: Tensor) -> Tensor:
 def _ridged(gram: Tensor, ridge: float) -> Tensor:
     """Add a share of its mean diagonal to the diagonal of a matrix."""
     return gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
-
-
-def _log(voxels: Tensor) -> Tensor:
-    return voxels.clamp(min=1).log()
 
 
 def _along_axes(weight: Tensor) -> list[Tensor]:

@@ -74,6 +74,7 @@ def parts_of(phase: str, value: float = 0.0) -> dict[str, Arrays]:
 def measured(**changes: np.ndarray) -> dict[str, Arrays]:
     """Statistics as a site releases them, but for `changes`."""
     arrays = {"mean": np.zeros(NUMBERS, np.float32), "noise": np.full(1, 0.5, np.float32)}
+    arrays["multiplier"] = np.ones(1, np.float32)
     return {"statistics": {**arrays, **changes}}
 
 

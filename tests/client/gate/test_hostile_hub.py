@@ -397,7 +397,10 @@ def test_statistics_are_not_drawn_again_with_other_noise(victim: Victim) -> None
     labels = {"atlas": {"labels": victim.atlas.labels.packed()}}
     assert victim.send(victim.ask("join", **about)).error == ""
     first = victim.send(victim.ask("statistics", parts=labels, **about))
-    assert set(first.arrays["statistics"]) == {"mean", "noise"} and first.arrays["statistics"]["noise"][0] > 0
+    assert (
+        set(first.arrays["statistics"]) == {"mean", "noise", "multiplier"}
+        and first.arrays["statistics"]["noise"][0] > 0
+    )
     shutil.rmtree(victim.gate / "runs" / "noise" / "replies")
     again = victim.send(victim.ask("statistics", parts=labels, **about))
     assert (again.error, dict(again.arrays)) == ("refused", {})

@@ -13,7 +13,7 @@ from client.gate.release import check, permit
 from configs.errors import ConfigError, DeclinedError, ReleaseError, TooFewError
 from configs.levels import LEVELS
 from configs.phases import phase_of
-from configs.statistics import CLIP, NUMBERS
+from configs.statistics import NEAR, NUMBERS
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
@@ -133,7 +133,8 @@ def test_moments_need_leave_and_enough_cases():
 
 def measured(people: int = 9, multiplier: float = budget.multiplier_of(4.0, 1e-5)):
     """Statistics with the noise of a multiplier, usually that of the policy's epsilon."""
-    return {"mean": np.zeros(NUMBERS, np.float32), "noise": np.array([multiplier * CLIP / people], np.float32)}
+    numbers = {"mean": np.zeros(NUMBERS), "noise": [multiplier * NEAR / people], "multiplier": [multiplier]}
+    return {name: np.array(values, np.float32) for name, values in numbers.items()}
 
 
 def test_statistics_are_exactly_what_is_declared_of_enough_people():
