@@ -67,6 +67,7 @@ __all__ = [
 # Module with a Typer `app` -> the name of its command group; None puts its commands at the top.
 PARTS: dict[str, str | None] = {
     "simulation.cli": None,
+    "simulation.audit.cli": None,
     "client.cli": None,
     "client.site_cli": "site",
     "server.cli": "hub",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simulation.arms import ARMS
 from simulation.figures import arms_chart, losses_chart, pairs_chart, plain_group, structures_chart
@@ -13,6 +13,9 @@ from simulation.panels import REGISTRATION, SEGMENTATION, Panel, direction_name
 from simulation.report_pictures import grids, strips, structures_shown
 from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
 from sst_models.wire.files import replace_file
+
+if TYPE_CHECKING:
+    import jinja2
 
 _RUN_NAMES = {
     "preset": "Preset",
@@ -39,18 +42,24 @@ def write_report(results: Results, panels: Sequence[Panel], folder: Path) -> Pat
 
 def report_html(results: Results, panels: Sequence[Panel]) -> str:
     """The report as text; the same results and panels give the same bytes."""
+    environment = templates()
+    environment.filters["group"] = plain_group
+    environment.filters["direction"] = lambda pair: direction_name(*pair)
+    return environment.get_template("report.html").render(
+        **_scores(results), **_pictures(results, panels), **_run(results)
+    )
+
+
+def templates() -> "jinja2.Environment":
+    """The templates of pages, with what all of them use."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["group"] = plain_group
     environment.filters["size"] = size_text
-    environment.filters["direction"] = lambda pair: direction_name(*pair)
-    return environment.get_template("report.html").render(
-        **_scores(results), **_pictures(results, panels), **_run(results)
-    )
+    return environment
 
 
 SIGNIFICANT = 0.05

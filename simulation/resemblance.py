@@ -54,8 +54,8 @@ def compare(draws: Sequence[Volume], scans: Sequence[Volume], source: str = "", 
         dict(zip(GROUPS, varied, strict=True)),
         dict(zip(GROUPS, sized, strict=True)),
         separability(images, others),
-        max(_alike(one, other) for one in images for other in others),
-        max(_alike(one, other) for one, other in combinations(others, 2)),
+        max(alike(one, other) for one in images for other in others),
+        max(alike(one, other) for one, other in combinations(others, 2)),
         sum(same) / max(1, len(same)),
     )
 
@@ -120,5 +120,6 @@ def _brightness(image: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(means)
 
 
-def _alike(one: Tensor, other: Tensor) -> float:
+def alike(one: Tensor, other: Tensor) -> float:
+    """Give the MS-SSIM of two images (1, D, H, W) in [0, 1]."""
     return float(ms_ssim(one[None], other[None]))

@@ -78,7 +78,7 @@ def read(folder: Path) -> Results:
 
 def to_json(results: Results) -> str:
     """One JSON document; a number that is not finite becomes null."""
-    return json.dumps({"format": FORMAT, **_plain(asdict(results))}, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return json.dumps({"format": FORMAT, **plain(asdict(results))}, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Results:
@@ -96,11 +96,12 @@ def from_json(text: str) -> Results:
         raise RunError("results.json is damaged: remove it and give the same command again") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Give a value as JSON has it: tuples as lists, and null for a number that is not finite."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -77,6 +77,10 @@ class Stage:
         """Give a site's prepared scans of one split, aligned to this direction's atlas."""
         return scans.cases(self._prepared(site), split)
 
+    def people(self, site: str, split: str) -> list[str]:
+        """Give whose each scan of `cases` is."""
+        return scans.people(self._prepared(site), split)
+
     def set_aside(self, site: str) -> list[tuple[str, str]]:
         """Give (file, reason) of the scans that a site could not use."""
         rows = json.loads((self._prepared(site) / scans.SET_ASIDE).read_text(encoding="utf-8"))

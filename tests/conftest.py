@@ -31,6 +31,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "server/test_journal.py",
             "server/test_launch.py::test_a_list_names_all_that_is_in_the_app",
             "server/test_fold.py::test_random_replies_never_get_in",
+            "simulation/test_audit_run.py",
             "simulation/test_engines.py",
             "simulation/test_simulate.py",
             "test_deploy.py",

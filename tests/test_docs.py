@@ -22,6 +22,11 @@ from client.gate import ledger
 from client.gate.policy import Policy
 from configs import phases, schema
 from scripts import commands_page, pages, settings_page
+from simulation.audit.audit import Audit, Part, SiteAudit
+from simulation.audit.copies import Copies
+from simulation.audit.membership import Estimate, Membership
+from simulation.audit.releases import Noise, Release
+from simulation.audit.statistics import Attacked
 from simulation.measured import Results
 from sst_models.phases.material import Material
 from sst_models.wire.exchange import PhaseRequest, SiteReply
@@ -254,9 +259,12 @@ def test_configuration_files_are_described_key_by_key() -> None:
         assert keys_of(file) == {item.name for item in fields(settings)}, file
 
 
-def test_results_and_ledger_are_described_field_by_field(tmp_path: Path) -> None:
-    """The tables of `results.json` and `ledger.jsonl` have every field that their writers write."""
+def test_results_audit_and_ledger_are_described_field_by_field(tmp_path: Path) -> None:
+    """The tables of `results.json`, `audit.json` and `ledger.jsonl` have every field that their writers write."""
     assert {item.name for item in fields(Results)} | {"format"} <= keys_of("results.json")
+    audit = (Audit, SiteAudit, Noise, Part, Release, Membership, Estimate, Attacked, Copies)
+    section = text("files.md").partition("### audit.json")[2].partition("\n###")[0]
+    assert {item.name for value in audit for item in fields(value)} <= set(re.findall(r"`(\w+)`", section))
     arrays = {"T": {"weight": np.zeros(2, np.float32)}}
     reply = SiteReply("north", "register", 1, 3, arrays=arrays)
     ledger.append(tmp_path / ledger.NAME, PhaseRequest("run", "register", 1, "north", "{}"), reply, Parcel(arrays))

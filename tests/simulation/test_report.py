@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from client.pictures import paint, png_uri
 from configs.structures import GROUPS
+from parsed_page import Page
 from simulation.arms import ARMS
 from simulation.gains import gains
 from simulation.report import headline, report_html, write_report
@@ -22,34 +22,6 @@ from simulation.table import print_table, table_text
 from synthetic_run import arm_score, run_panels, run_results
 
 
-class _Page(HTMLParser):
-    """Collects tags, and fails on one that is closed out of order."""
-
-    void = frozenset({"meta", "img", "br", "link", "input", "hr"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.headings: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "h2":
-            self.headings.append(data)
-
-
 @pytest.fixture(scope="module")
 def page() -> str:
     """The report of the whole synthetic run."""
@@ -58,7 +30,7 @@ def page() -> str:
 
 def test_the_report_needs_nothing_else(page: str) -> None:
     """One file: no script, no style sheet or picture from elsewhere."""
-    parsed = _Page(page)
+    parsed = Page(page)
     assert parsed.open == []
     assert not [tag for tag, _ in parsed.tags if tag in ("script", "link", "iframe", "object")]
     sources = [
@@ -72,7 +44,7 @@ def test_the_report_needs_nothing_else(page: str) -> None:
 
 def test_everything_drawn_has_words(page: str) -> None:
     """Each picture has an alt text and each chart a label; the language is set; all links lead somewhere."""
-    parsed = _Page(page)
+    parsed = Page(page)
     assert all(attrs.get("alt") for tag, attrs in parsed.tags if tag == "img")
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for tag, attrs in parsed.tags if tag == "svg")
     ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
@@ -102,7 +74,7 @@ def test_same_results_same_bytes(page: str) -> None:
 
 def test_what_was_not_measured_has_no_heading() -> None:
     """A run with nothing but its settings shows them and nothing else."""
-    parsed = _Page(report_html(Results(run={"preset": "tiny"}), []))
+    parsed = Page(report_html(Results(run={"preset": "tiny"}), []))
     assert parsed.headings == ["This run"]
 
 
@@ -117,7 +89,7 @@ def test_a_single_scan_and_a_single_arm_make_a_report(tmp_path: Path) -> None:
         and "70.0 ± 0.0" in text
         and "nan" not in re.sub("<svg.*?</svg>", "", text, flags=re.S)
     )
-    assert _Page(text).open == []
+    assert Page(text).open == []
 
 
 def test_text_from_a_user_cannot_become_markup() -> None:
@@ -126,7 +98,7 @@ def test_text_from_a_user_cannot_become_markup() -> None:
     score = arm_score(np.random.default_rng(0), "F", ("x<y", "$a_{b}$"), 70.0)
     text = report_html(Results(run={}, set_aside=(nasty,), scores=(score,)), [])
     assert "<script" not in text and "&lt;script&gt;" in text and "a&amp;b.nii.gz" in text
-    assert _Page(text).open == []
+    assert Page(text).open == []
 
 
 def test_the_headline_says_when_adaptation_made_it_worse() -> None:

@@ -1,0 +1,152 @@
+"""Audits a finished run: every part that left a site, and what the attacks on it reach. Read `audit` first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from server.generators import generator_of
+from server.state import SEGMENTER, STATISTICS
+from simulation.audit import copies, networks, statistics
+from simulation.audit.copies import Copies
+from simulation.audit.finished import Everybody, Federation, federations
+from simulation.audit.membership import Membership
+from simulation.audit.people import Measured, kept_in, measured
+from simulation.audit.releases import UNKNOWN, UNTESTED, Noise, Release, noise_of, released
+from simulation.audit.statistics import Attacked
+from simulation.pictures import DRAWS
+from simulation.progress import Progress
+from simulation.results import read
+from sst_models.phases.generate import Recipe
+
+FOLDER = "audit"
+"""In the run's folder: what was measured for an audit, and what it found."""
+
+LIRA = "LiRA with shadow sites"
+"""The attack on statistics that stands for them; the others are beside it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What left in one phase, and what an attack on it reached."""
+
+    release: Release
+    attack: str = ""  # which was carried out; "": none
+    membership: Membership | None = None  # what it reached
+    untested: str = ""  # why there is none
+
+
+@dataclass(frozen=True)
+class SiteAudit:
+    """One site in one direction of a run."""
+
+    direction: str
+    site: str
+    level: str  # of sharing
+    people: int  # all of them, also those who are tested on
+    trained: int  # of these
+    noise: Noise
+    parts: tuple[Part, ...]
+    statistics: tuple[Attacked, ...]  # by epsilon, the run's own first; empty where no statistics left
+    copies: Copies | None  # among pairs that are drawn by what left; None where nothing did
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All that an audit found."""
+
+    run: Mapping[str, str]  # what it was, by name, as in results.json
+    sites: tuple[SiteAudit, ...]
+
+
+def audit(run: Path, device: torch.device, progress: Progress, source: str = "") -> Audit:
+    """Attack what the sites of a run released.
+
+    Args:
+        run: folder of a finished simulation; what takes long is kept in its folder `audit`.
+        device: to compute on.
+        progress: the display.
+        source: only the direction whose atlas is of this site; "": both.
+
+    Raises:
+        RunError: the folder holds no finished run, or a ledger was altered.
+        DataError: a prepared scan is damaged.
+    """
+    found = federations(run, device, source)
+    facts = read(run).run
+    subjects = [(each, site, Everybody.of(each.stage, site)) for each in found for site in each.scheme.sites]
+    progress.plan(
+        {f"{_where(each, site)}: {what}": units for each, site, who in subjects for what, units in _plan(who)}
+    )
+    return Audit(facts, tuple(_site(*subject, run / FOLDER, progress) for subject in subjects))
+
+
+ATTACK = 20.0
+"""Work units of the attacks on rows, where measuring a scan is 5."""
+
+
+def _plan(everybody: Everybody) -> Sequence[tuple[str, float]]:
+    scans = len(everybody.cases)
+    return ("measure", 5.0 * scans), ("attack", ATTACK), ("look for copies", 1.0 * scans)
+
+
+def _where(federation: Federation, site: str) -> str:
+    return f"{federation.stage.where}, {site}"
+
+
+def _site(federation: Federation, site: str, everybody: Everybody, folder: Path, progress: Progress) -> SiteAudit:
+    stage = federation.stage
+    left = released(federation.ledger(site), federation.name)
+    names = {release.part for release in left}
+    noise = noise_of(federation.gate(site), federation.name)
+    found = None
+    if names & {STATISTICS, SEGMENTER}:
+        progress.stage(f"{_where(federation, site)}: measure", 5.0 * len(everybody.cases))
+        path = kept_in(folder, stage, site)
+        found = measured(path, stage, everybody, lambda done: progress.advance(5.0 * done, scans=done))
+    progress.stage(f"{_where(federation, site)}: attack", ATTACK)
+    by_epsilon = _statistics(found, everybody, noise) if found and STATISTICS in names else ()
+    parts = [_part(federation, site, everybody, found, release) for release in left]
+    parts = [_with_statistics(part, by_epsilon) for part in parts]
+    progress.stage(f"{_where(federation, site)}: look for copies", 1.0 * len(everybody.cases))
+    near = _copies(federation, site, everybody, progress)
+    counts = len(set(everybody.person.tolist())), everybody.trained
+    return SiteAudit(stage.direction.name, site, stage.level(site), *counts, noise, tuple(parts), by_epsilon, near)
+
+
+def _statistics(found: Measured, everybody: Everybody, noise: Noise) -> tuple[Attacked, ...]:
+    """Attack the rows at the run's epsilon, and at others to compare with."""
+    epsilons = dict.fromkeys((noise.epsilon, *statistics.EPSILONS))
+    rows = found.people(everybody)
+    return tuple(statistics.attack(rows, everybody.trained, epsilon, noise.delta) for epsilon in epsilons)
+
+
+def _with_statistics(part: Part, by_epsilon: Sequence[Attacked]) -> Part:
+    if part.release.part != STATISTICS or not by_epsilon:
+        return part
+    return replace(part, attack=LIRA, membership=by_epsilon[0].membership, untested="")
+
+
+def _part(federation: Federation, site: str, everybody: Everybody, found: Measured | None, release: Release) -> Part:
+    """Attack a network whose loss can be had from a scan; say of what else there is why it is not attacked."""
+    part, stage = release.part, federation.stage
+    if part not in networks.TESTED:
+        return Part(release, untested=UNTESTED.get(part, UNKNOWN))
+    pair = networks.versions(part, stage.experiment, federation.state, site, release.times)
+    propagated = found.labels if found else torch.empty(0)
+    reached = networks.attack(part, stage, pair, everybody, propagated)
+    return Part(release, networks.TESTED[part], reached)
+
+
+def _copies(federation: Federation, site: str, everybody: Everybody, progress: Progress) -> Copies | None:
+    """Look for copies among pairs in a site's style, where something left that they can be drawn by."""
+    state, stage = federation.state, federation.stage
+    if f"{STATISTICS}.{site}" not in state.parts and "decoder" not in state.parts:
+        return None
+    counts = {name: len(stage.cases(name, "train")) for name in stage.data}
+    generator = generator_of(stage.experiment, stage.atlas, state, site, counts, stage.device)
+    recipes = [Recipe(stage.experiment.seed, number, number, site) for number in range(DRAWS)]
+    images: list[Tensor] = [generator.pair(recipe).image.cpu() for recipe in recipes]
+    return copies.find(images, everybody, lambda done: progress.advance(1.0 * done, scans=done))

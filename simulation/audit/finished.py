@@ -1,0 +1,132 @@
+"""A finished run of `sst simulate`, opened for the audit: its federations, and who was in them for what."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.cases import Cases
+from configs.errors import RunError
+from configs.schema import from_dict
+from configs.statistics import SHAPES
+from server.atlas import read_atlas
+from server.state import STATISTICS, RunState, Store
+from simulation.arms.arm import FEDERATED
+from simulation.schemes import Direction, Scheme
+from simulation.stage import Stage
+
+SPLITS = ("train", "val", "test")
+"""Of these the first are members, the others are not."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One direction of a run, and what its hub came to hold."""
+
+    stage: Stage
+    scheme: Scheme
+    state: RunState
+
+    @property
+    def name(self) -> str:
+        """The name under which sites keep their state."""
+        return self.scheme.run(self.stage.direction)
+
+    def ledger(self, site: str) -> Path:
+        """Give the ledger of a site."""
+        return self.gate(site) / "ledger.jsonl"
+
+    def gate(self, site: str) -> Path:
+        """Give the gate's folder of a site."""
+        return self.stage.site(site).state / "gate"
+
+
+@dataclass(frozen=True)
+class Everybody:
+    """All scans of a site, also those that never trained."""
+
+    cases: Cases
+    member: NDArray[np.bool_]  # (scans,) whether it trained
+    person: NDArray[np.int64]  # (scans,) whose it is, numbered from 0
+
+    @staticmethod
+    def of(stage: Stage, site: str) -> "Everybody":
+        """Gather the scans of a site.
+
+        Raises:
+            DataError: the site has no prepared scans.
+        """
+        paths: list[Path] = []
+        member: list[bool] = []
+        names: list[str] = []
+        for split in SPLITS:
+            own = stage.cases(site, split)
+            paths += own.paths
+            member += [split == SPLITS[0]] * len(own)
+            names += stage.people(site, split)
+        _, person = np.unique(names, return_inverse=True)
+        return Everybody(Cases.of(paths), np.array(member, bool), person.astype(np.int64))
+
+    @property
+    def trained(self) -> int:
+        """How many people trained."""
+        return len(np.unique(self.person[self.member]))
+
+
+def federations(run: Path, device: torch.device, source: str = "") -> list[Federation]:
+    """Open the finished federations of a run.
+
+    Args:
+        run: folder of a simulation.
+        device: to compute on.
+        source: only the direction whose atlas is of this site; "": both.
+
+    Raises:
+        RunError: there is none, or it is of a version that is read no more.
+        ConfigError: the run's settings are of another version.
+    """
+    found = list(_opened(run, _asked(run), device))
+    kept = [each for each in found if source in ("", each.stage.direction.source)]
+    if not found:
+        raise RunError(f"{run} holds no finished federation, so nothing left a site; give sst simulate again first")
+    if not kept:
+        names = ", ".join(each.stage.direction.source for each in found)
+        raise RunError(f"--source: no finished federation has its atlas from '{source}'; one of: {names}")
+    return kept
+
+
+def _asked(run: Path) -> dict[str, Any]:
+    try:
+        asked: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return {"bias": True, "levels": {}, "epsilon": "inf", **asked}
+    except (OSError, ValueError) as error:
+        raise RunError(f"no readable run.json in {run}: give the folder of a run, sst simulate --out RUN") from error
+
+
+def _opened(run: Path, asked: dict[str, Any], device: torch.device) -> Iterator[Federation]:
+    experiment = from_dict(asked["experiment"], str(run / "run.json"))
+    data = {name: Path(folder) for name, folder in asked["sites"].items()}
+    for source in data:
+        for target in data:
+            direction = Direction(source, target)
+            scheme = Scheme(FEDERATED, experiment, tuple(data), (target,))
+            hub = scheme.hub(run, direction)
+            if source != target and (hub / "finished.json").exists():
+                how = ("inprocess", device, asked["bias"], asked["levels"], float(asked["epsilon"] or math.inf))
+                state = Store(hub / "state", experiment).resume()
+                assert state is not None, hub
+                _check(state, run)
+                yield Federation(Stage(run, direction, experiment, read_atlas(hub), data, *how), scheme, state)
+
+
+def _check(state: RunState, run: Path) -> None:
+    """See that statistics have the form that attacks and generation read."""
+    start = f"{STATISTICS}."
+    if any(set(arrays) != set(SHAPES) for part, arrays in state.parts.items() if part.startswith(start)):
+        raise RunError(f"{run} holds statistics of an older version, without noise; give sst simulate again, elsewhere")
