@@ -93,13 +93,13 @@ def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Ans
 
 def _asked(request: PhaseRequest, site: Site, approval: Approval, answer: Answer, seen: bounds.Seen) -> SiteReply:
     """Ask the app, check what it says, and make of it what may leave: with noise, or masked."""
-    phase, policy = phase_of(request.phase), site.policy
+    phase, own = phase_of(request.phase), site.policy
     reply = replace(answer(request, site), site=request.site)
     if odd := release.GATES_OWN & set(reply.arrays):
         raise ReleaseError(f"the app's answer holds the part '{min(odd)}', which the gate alone makes")
     if phase.statistics and not reply.error:
-        reply = noise.protect(reply, budget.multiplier_of(policy.epsilon, policy.delta), _draw(request, site))
-    release.check(reply, request, policy)
+        reply = noise.protect(reply, budget.multiplier_of(own.epsilon, own.delta), _draw(request, site))
+    release.check(reply, request, own)
     if phase.learns:
         seen.learn(request, reply.arrays)
     if phase.averaged and approval.preset.sums and not reply.error:
