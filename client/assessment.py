@@ -95,7 +95,8 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
         own = list(some)
         parts = sorted({part for entry in own for part in entry["parts"]})
         figures = sorted({name for entry in own for name in (*entry["metrics"], *entry["series"])})
-        what = [*parts, *([f"{len(figures)} figures"] if figures else []), *(["counts"] if own[0]["settings"] else [])]
+        counts = ["counts"] if any(entry["count"] or entry["settings"] for entry in own) else []
+        what = [*parts, *([f"{len(figures)} figures"] if figures else []), *counts]
         size = f"{sum(int(entry['bytes']) for entry in own):,}"
         run, phase = map(_plain, key)
         yield Row(run, phase, len(own), size, ", ".join(what) or "nothing but that it was done")

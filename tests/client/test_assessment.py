@@ -52,10 +52,12 @@ def test_it_says_what_left_and_what_it_cost(home: Home) -> None:
     leave(home, "join")
     leave(home, "statistics", parts=statistics())
     leave(home, "statistics", "spring", statistics())
+    leave(home, "deliver", count=0)
     (home.gate / REFUSED).write_text("{}\n{}\n")
     text = draft(home)
     assert "23 scans train" in text and "2 requests were refused" in text
-    assert "| winter | statistics | 1 | 76 | statistics |" in text and "| winter | join | 1 | 0 |" in text
+    assert "| winter | statistics | 1 | 76 | statistics, counts |" in text
+    assert "| winter | join | 1 | 0 | counts |" in text and "| winter | deliver | 1 | 0 | nothing but" in text
     spent = budget.epsilon_of((1.158, 1.158), 1e-5)
     assert f"epsilon {spent:.2f} and delta 1e-05" in text and "the policy allows 8" in text
 
