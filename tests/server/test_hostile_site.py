@@ -78,6 +78,11 @@ def measured(**changes: np.ndarray) -> dict[str, Arrays]:
     return {"statistics": {**arrays, **changes}}
 
 
+def relayed() -> dict[str, Arrays]:
+    """What a site says to others in a secure sum."""
+    return {"sums": {"said": np.frombuffer(b"{}", np.uint8)}}
+
+
 def asked(phase: str, site: str = "mallory") -> PhaseRequest:
     """What a hub asks in a phase."""
     return PhaseRequest("run", phase, 1, site, TINY.to_json(), parts_of(phase))
@@ -86,7 +91,8 @@ def asked(phase: str, site: str = "mallory") -> PhaseRequest:
 def honest(phase: str, site: str = "mallory", **changes: Any) -> SiteReply:
     """A reply that passes, but for `changes`."""
     count = 9 if phase_of(phase).count else 0
-    parts = measured() if phase_of(phase).statistics else parts_of(phase, 1e-4)
+    row = phase_of(phase)
+    parts = measured() if row.statistics else relayed() if row.sums else parts_of(phase, 1e-4)
     return replace(SiteReply(site, phase, 1, count, parts), **changes)
 
 
@@ -176,6 +182,24 @@ def test_statistics_are_of_people(name: str, array: np.ndarray, code: str) -> No
     """The hub draws by them: nothing that no people can have, with all the noise that there is."""
     assert word(honest("statistics", arrays=measured(**{name: array}))) == code
     assert word(honest("statistics", arrays={})) == "missing"
+
+
+@pytest.mark.parametrize("phase", ["keys", "unmask"])
+def test_what_is_relayed_is_bytes(phase: str) -> None:
+    """Of one name; anything else is left out, and so is a masked part where the run has no secure sums."""
+    for odd, code in (
+        ({}, "missing"),
+        ({"sums": {"said": np.zeros(3, np.float32)}}, "type"),
+        ({"sums": {"said": np.zeros((3, 3), np.uint8)}}, "shape"),
+        ({"sums": {"scan": np.zeros(3, np.uint8)}}, "names"),
+    ):
+        assert word(honest(phase, arrays=odd)) == code
+    masked = {"masked": {"values": np.zeros(30, np.uint8)}}
+    assert word(honest("register", arrays={**parts_of("register"), **masked})) == "undeclared"
+    sent = asked("register")
+    assert fault(honest("register", arrays=masked), sent, phase_of("register"), TINY.style.code, masked=6) == ""
+    for odd in ({**parts_of("register"), **masked}, {"masked": {"values": np.zeros(29, np.uint8)}}):
+        assert fault(honest("register", arrays=odd), sent, phase_of("register"), TINY.style.code, masked=6)
 
 
 def test_a_phase_that_learns_has_scans_and_one_that_brings_nothing_has_none() -> None:
