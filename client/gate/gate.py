@@ -138,7 +138,10 @@ def _narrowed(site: Site, approval: Approval, request: PhaseRequest) -> Policy:
 
 
 def _draw(request: PhaseRequest, site: Site) -> noise.Draw:
-    """Give where noise is from: the operating system, but for a simulated site, which has no secret."""
-    if site.salt:
+    """Give where noise is from: the operating system, but for a simulated site, which has no gate's folder of its own.
+
+    A hospital's noise is never drawn from what a hub may know, whatever became of its salt.
+    """
+    if site.gate_folder or site.salt:
         return noise.from_system
     return noise.repeatable(f"{request.site} {request.run} {request.experiment}")

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from client.gate import budget, ledger
+from client.gate import budget, gate, ledger
 from client.gate.noise import (
     STEP,
     _one_step,
@@ -29,6 +30,7 @@ from client.gate.noise import (
 )
 from client.gate.policy import Policy
 from client.gate.receipts import NAME
+from client.site import Site
 from configs.errors import RefusalError, ReleaseError, RunError
 from configs.statistics import CLIP, FIRST, NEAR, NUMBERS, SHAPES
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -259,3 +261,13 @@ def test_what_leaves_is_a_mean_with_noise_and_how_much_of_it() -> None:
     assert reply.count == 9 and {name: array.shape for name, array in sent.items()} == SHAPES
     np.testing.assert_allclose(sent["mean"], rows.mean(0), atol=1e-5)
     assert multiplier_in(sent) == 1.158
+
+
+def test_a_hospitals_noise_is_the_operating_systems(tmp_path: Path) -> None:
+    """Also where its salt was lost; a simulated site alone can draw the same again."""
+    request = PhaseRequest("run", "statistics", 1, "north", "{}")
+    simulated = Site("north", (tmp_path,), tmp_path, USUAL)
+    for site in (replace(simulated, gate_folder=tmp_path / "gate"), replace(simulated, salt=b"secret")):
+        assert gate._draw(request, site) is from_system
+    first, again = (gate._draw(request, simulated)(9, 1e6) for _ in range(2))
+    assert np.array_equal(first, again)
