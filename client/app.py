@@ -8,9 +8,8 @@ A site says who it is in its node's config: `site-name`, `data-path` (one folder
 `state-dir`; it may add `gate-dir` (for what the gate alone writes; else a folder in the state's), `key` (its private
 key, for secure sums), `policy` (a policy.toml), `splits` (a splits.tsv), `device`, `mask-pattern` and `strip` as `sst
 prepare` takes them, and `bias`, "no" for scans whose bias field is out already. Flower's simulation gives a site
-nothing but its number; then the JSON
-file named by the environment variable SST_SITES lists `{"name", "data": [...], "state"}` and the same three by that
-number.
+nothing but its number; then the JSON file named by the environment variable SST_SITES lists
+`{"name", "data": [...], "state"}` and the same three by that number.
 """
 
 import errno

@@ -42,14 +42,13 @@ def draft(home: Home) -> str:
     """
     settings, policy = home.settings, read_policy(home.policy if home.policy.exists() else None)
     entries = ledger.verified(home.gate / ledger.NAME)
-    runs = approved_runs(home.gate)
     values = {
         "site": settings.name,
         "federation": home.kit["federation"],
         "address": settings.address,
         "today": time.strftime("%Y-%m-%d"),
         "counts": _counts(entries),
-        "runs": [_run(run) for run in runs],
+        "runs": [_run(run) for run in approved_runs(home.gate)],
         "entries": len(entries),
         "first": entries[0]["time"] if entries else "",
         "last": entries[-1]["time"] if entries else "",
@@ -60,8 +59,8 @@ def draft(home: Home) -> str:
         "policy": policy,
         "meaning": LEVELS[policy.level],
         "answered": ", ".join(policy.answered) or "none",
-        "promise": _promise(entries, home.gate, policy),
-        "weights": _weights(entries, runs),
+        "promise": _promise(home.gate, policy),
+        "weights": _weights(entries),
         "keeps": "the segmenter leaves: level models" if policy.level == MODELS else "the segmenter stays at the site",
     }
     made = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
@@ -111,7 +110,7 @@ def _counts(entries: Sequence[Mapping[str, Any]]) -> str:
     return f"{joined[-1]} scans train" if joined else "none yet"
 
 
-def _promise(entries: Sequence[Mapping[str, Any]], gate: Path, policy: Policy) -> str:
+def _promise(gate: Path, policy: Policy) -> str:
     found = budget.released(gate / ledger.NAME)
     if not found:
         return "none left."
@@ -125,7 +124,7 @@ def _promise(entries: Sequence[Mapping[str, Any]], gate: Path, policy: Policy) -
     )
 
 
-def _weights(entries: Sequence[Mapping[str, Any]], runs: Sequence[Approval]) -> str:
+def _weights(entries: Sequence[Mapping[str, Any]]) -> str:
     parts = {part for entry in entries for part in entry["parts"]} - {"statistics", "sums"}
     if not parts:
         return "none left."

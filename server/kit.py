@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from configs import kits
 from configs.errors import DataError, RunError
 from configs.schema import from_json
@@ -21,6 +17,7 @@ from server import receipts
 from server.atlas import published, read_atlas
 from server.authority import sign
 from server.office import LEFT, Office, check_name
+from sst_models.secure_sum.terms import site_key
 from sst_models.wire.credentials import fingerprint
 from sst_models.wire.files import replace_file, write_json
 from sst_models.wire.payload import digest
@@ -137,13 +134,9 @@ def admit(office: Office, key: Path, replace: bool = False) -> str:
         raise DataError(f"{key}: no site '{site}' was invited; sst hub invite {site}, or ask whose key this is")
     try:
         text = key.read_bytes()
-        public = serialization.load_ssh_public_key(text)
     except OSError as error:
         raise DataError(f"{key} cannot be read: {error.strerror}") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise DataError(f"{key} is no public key of a site; it must be the .pub that sst site join wrote") from error
-    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp384r1":
-        raise DataError(f"{key} is a key of another kind than sst site join makes; ask the site for its .pub")
+    site_key(text, str(key))
     others = {fingerprint(path.read_bytes()): path.stem for path in (office.folder / "sites").rglob("*.pub")}
     if (owner := others.get(fingerprint(text), site)) != site:
         raise DataError(f"{key} is the key of the site '{owner}'; every site has its own")

@@ -126,7 +126,7 @@ def ask_sites(hub: Hub, state: RunState, phase: Phase, number: int, late: Sequen
     sites = [s for s in answering if s in wanted and all(begun.of(part, s) is not None for part in phase.learns)]
     setup = sums.set_up(hub) if hub.experiment.sums and phase.averaged and answering else None
     if setup:
-        sites = [site for site in sites if site in sums.participants(setup)]
+        sites = [site for site in sites if site in setup.agreed]
     if by_itself(phase):
         sites = sorted(set(sites) & set(late) if late else set(sites) - set(hub.missed(phase)))
     if not sites:

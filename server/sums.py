@@ -125,11 +125,6 @@ class MaskedFold:
         return {f"{part}/{name}": a for part in self.fold.phase.averaged for name, a in asked[part].items()}
 
 
-def participants(setup: Setup) -> set[str]:
-    """Give the sites that take part in the sums of a run."""
-    return set(setup.agreed)
-
-
 def _terms(hub: Hub) -> Terms:
     sites = [site for site in hub.sites if hub.trains(site)]
     keys = {}

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client.gate import ledger
 from client.gate.approval import Approval
@@ -27,7 +26,7 @@ from sst_models.secure_sum import fixed_point, messages, site_setup
 from sst_models.secure_sum import site as summing
 from sst_models.secure_sum.messages import Announcement, Confirmation
 from sst_models.secure_sum.state import SiteState
-from sst_models.secure_sum.terms import Terms
+from sst_models.secure_sum.terms import Terms, site_key
 from sst_models.wire.credentials import fingerprint
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.files import replace_file
@@ -114,12 +113,10 @@ def add_peer(gate: Path, key: Path) -> str:
         DataError: it cannot be read, or is no public key of a site.
     """
     try:
-        text = key.read_text(encoding="ascii")
-        public = load_ssh_public_key(text.encode())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise DataError(f"{key} is no public key of a site; it must be the .pub that sst site join wrote") from error
-    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp384r1":
-        raise DataError(f"{key} is a key of another kind than sst site join makes; ask that hospital for its .pub")
+        text = key.read_bytes()
+    except OSError as error:
+        raise DataError(f"{key} cannot be read: {error.strerror}") from error
+    site_key(text, str(key))
     replace_file(gate / PEERS / f"{key.stem}.pub", text)
     return key.stem
 

@@ -122,11 +122,24 @@ def sign(key: ec.EllipticCurvePrivateKey, statement: bytes) -> str:
     return key.sign(statement, _ECDSA).hex()
 
 
-def _key(site: str, public: str) -> ec.EllipticCurvePublicKey:
+def site_key(public: bytes, what: str) -> ec.EllipticCurvePublicKey:
+    """Read the public key of a site.
+
+    Args:
+        public: as the site's .pub has it.
+        what: it is, in an error.
+
+    Raises:
+        DataError: it is no public key, or of another kind than sites have (ECDSA, P-384).
+    """
     try:
-        key = load_ssh_public_key(public.encode())
+        key = load_ssh_public_key(public)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise DataError(f"the key of site '{site}' is no public key; it must be the .pub of sst site join") from error
+        raise DataError(f"{what} is no public key of a site; it must be the .pub that sst site join wrote") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
-        raise DataError(f"the key of site '{site}' is of another kind than sst site join makes; ask it for its .pub")
+        raise DataError(f"{what} is a key of another kind than sst site join makes; ask the site for its .pub")
     return key
+
+
+def _key(site: str, public: str) -> ec.EllipticCurvePublicKey:
+    return site_key(public.encode(), f"the key of site '{site}'")
