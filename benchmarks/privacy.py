@@ -27,17 +27,16 @@ from configs.schema import Experiment, load
 from server import generators, segmenters
 from server.segmenters import Training
 from simulation.atlases import choose_atlas
-from simulation.bench import labelled
+from simulation.bench import dice_alone
 from simulation.measured import mean_of, std_of
 from simulation.schemes import Direction
 from simulation.stage import Stage, prepare
 from sst_models.networks.build import first
 from sst_models.propagation.align import Aligner, Alignment
-from sst_models.propagation.predict import Prediction, segment
+from sst_models.propagation.predict import Prediction
 from sst_models.statistics.measure import measure
 from sst_models.training.device import choose
 from sst_models.training.memory import keep_freed_on
-from sst_models.volume.metrics import dice_per_group
 from sst_models.wire import weights
 
 DELTA = Policy().delta
@@ -77,11 +76,7 @@ def dice(stage: Stage, experiment: Experiment, site: str, found: NoisyMean, path
         weights.save({name: torch.from_numpy(np.array(array)) for name, array in trained.weights.items()}, path)
     arrays = {name: tensor.numpy() for name, tensor in weights.load(path).items()}
     net = segmenters.segmenter_of(arrays, experiment, stage.device)
-    how = replace(Prediction.of(experiment), em_weight=0.0)
-    return [
-        100 * mean_of(dice_per_group(segment(net, image.to(stage.device), how).cpu(), truth).values())
-        for _, image, truth in labelled(stage.cases(site, split))
-    ]
+    return dice_alone(net, Prediction.of(experiment), stage.cases(site, split), stage.device)
 
 
 def main() -> None:

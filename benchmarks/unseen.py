@@ -21,15 +21,14 @@ from server.state import COMMON, SEGMENTER
 from simulation.arms.arm import FEDERATED
 from simulation.arms.baselines import CONTROL
 from simulation.atlases import choose_atlas
-from simulation.bench import Bench, labelled
+from simulation.bench import Bench, dice_alone
 from simulation.measured import mean_of, std_of
 from simulation.progress import RichProgress
 from simulation.schemes import Direction, Scheme
 from simulation.stage import Stage, federate, prepare
-from sst_models.propagation.predict import Prediction, segment
+from sst_models.propagation.predict import Prediction
 from sst_models.training.device import choose
 from sst_models.training.memory import keep_freed_on
-from sst_models.volume.metrics import dice_per_group
 
 
 def main() -> None:
@@ -70,11 +69,7 @@ def main() -> None:
     if asked.control:
         rows["control"] = (bench.segmenter(CONTROL, third), bench.prediction(CONTROL))
     for name, (net, how) in rows.items():
-        alone = replace(how, em_weight=0.0)
-        scores = [
-            100 * mean_of(dice_per_group(segment(net, image.to(device), alone).cpu(), truth).values())
-            for _, image, truth in labelled(stage.cases(third, asked.split))
-        ]
+        scores = dice_alone(net, how, stage.cases(third, asked.split), device)
         told = ", ".join(f"{score:.1f}" for score in scores)
         print(f"{name}, {source} -> {third}: {mean_of(scores):.1f} ± {std_of(scores):.1f} ({told})")
 

@@ -177,6 +177,15 @@ def score(stage: Stage, arm: str, target: str, predict: Predict) -> Tested:
     return Tested(ArmScore(arm, stage.direction.source, target, tuple(rows)), shown)
 
 
+def dice_alone(net: nn.Module, how: Prediction, cases: Cases, device: torch.device) -> list[float]:
+    """Test a segmenter alone, without refinement: mean Dice over groups, in percent, of each scan with labels."""
+    alone = replace(how, em_weight=0.0)
+    return [
+        100 * mean_of(dice_per_group(segment(net, image.to(device), alone).cpu(), truth).values())
+        for _, image, truth in labelled(cases)
+    ]
+
+
 def labelled(cases: Cases) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Give (case, image, labels) of the scans that have labels."""
     for position, name in enumerate(cases.names):
