@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from server.generators import generator_of
 from server.state import SEGMENTER, STATISTICS
-from simulation.audit import copies, networks, statistics
+from simulation.audit import attributes, copies, networks, statistics
+from simulation.audit.attributes import Inferred
 from simulation.audit.copies import Copies
 from simulation.audit.finished import Everybody, Federation, federations
-from simulation.audit.membership import Membership
+from simulation.audit.membership import Flags, Membership
 from simulation.audit.people import Measured, kept_in, measured
 from simulation.audit.releases import UNKNOWN, UNTESTED, Noise, Release, noise_of, released
 from simulation.audit.statistics import Attacked
@@ -50,6 +52,7 @@ class SiteAudit:
     noise: Noise
     parts: tuple[Part, ...]
     statistics: tuple[Attacked, ...]  # by epsilon, the run's own first; empty where no statistics left
+    inferred: tuple[Inferred, ...]  # likewise: what of one person can be worked out
     copies: Copies | None  # among pairs that are drawn by what left; None where nothing did
 
 
@@ -107,20 +110,35 @@ def _site(federation: Federation, site: str, everybody: Everybody, folder: Path,
         path = kept_in(folder, stage, site)
         found = measured(path, stage, everybody, lambda done: progress.advance(5.0 * done, scans=done))
     progress.stage(f"{_where(federation, site)}: attack", ATTACK)
-    by_epsilon = _statistics(found, everybody, noise) if found and STATISTICS in names else ()
+    by_epsilon: tuple[Attacked, ...] = ()
+    inferred: tuple[Inferred, ...] = ()
+    if found and STATISTICS in names:
+        rows = found.people(everybody)
+        by_epsilon = _statistics(rows, everybody.trained, noise)
+        inferred = _inferred(
+            rows, attributes.attributes_of(stage.data[site], everybody.names), everybody.trained, noise
+        )
     parts = [_part(federation, site, everybody, found, release) for release in left]
     parts = [_with_statistics(part, by_epsilon) for part in parts]
     progress.stage(f"{_where(federation, site)}: look for copies", 1.0 * len(everybody.cases))
     near = _copies(federation, site, everybody, progress)
     counts = len(set(everybody.person.tolist())), everybody.trained
-    return SiteAudit(stage.direction.name, site, stage.level(site), *counts, noise, tuple(parts), by_epsilon, near)
+    said = stage.direction.name, site, stage.level(site), *counts, noise
+    return SiteAudit(*said, tuple(parts), by_epsilon, inferred, near)
 
 
-def _statistics(found: Measured, everybody: Everybody, noise: Noise) -> tuple[Attacked, ...]:
+def _statistics(rows: np.ndarray, drawn: int, noise: Noise) -> tuple[Attacked, ...]:
     """Attack the rows at the run's epsilon, and at others to compare with."""
-    epsilons = dict.fromkeys((noise.epsilon, *statistics.EPSILONS))
-    rows = found.people(everybody)
-    return tuple(statistics.attack(rows, everybody.trained, epsilon, noise.delta) for epsilon in epsilons)
+    return tuple(statistics.attack(rows, drawn, epsilon, noise.delta) for epsilon in _epsilons(noise))
+
+
+def _inferred(rows: np.ndarray, known: Mapping[str, Flags], drawn: int, noise: Noise) -> tuple[Inferred, ...]:
+    """Work out people's numbers and attributes at the same epsilons."""
+    return tuple(attributes.infer(rows, known, drawn, epsilon, noise.delta) for epsilon in _epsilons(noise))
+
+
+def _epsilons(noise: Noise) -> Sequence[float]:
+    return tuple(dict.fromkeys((noise.epsilon, *statistics.EPSILONS)))
 
 
 def _with_statistics(part: Part, by_epsilon: Sequence[Attacked]) -> Part:

@@ -54,6 +54,7 @@ class Everybody:
     cases: Cases
     member: NDArray[np.bool_]  # (scans,) whether it trained
     person: NDArray[np.int64]  # (scans,) whose it is, numbered from 0
+    names: tuple[str, ...] = ()  # of the people, by their number
 
     @staticmethod
     def of(stage: Stage, site: str) -> "Everybody":
@@ -70,8 +71,8 @@ class Everybody:
             paths += own.paths
             member += [split == SPLITS[0]] * len(own)
             names += stage.people(site, split)
-        _, person = np.unique(names, return_inverse=True)
-        return Everybody(Cases.of(paths), np.array(member, bool), person.astype(np.int64))
+        people, person = np.unique(names, return_inverse=True)
+        return Everybody(Cases.of(paths), np.array(member, bool), person.astype(np.int64), tuple(map(str, people)))
 
     @property
     def trained(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from configs.phases import PARTS
+from simulation.audit.attributes import Inferred
 from simulation.audit.audit import Audit, Part, SiteAudit
 from simulation.audit.membership import Estimate, Membership
 from simulation.report import templates
@@ -40,7 +41,7 @@ def audit_html(found: Audit) -> str:
     """Give the page; the same findings give the same bytes."""
     environment = templates()
     environment.filters |= {"named": named, "figure": figure, "percent": percent, "epsilon": epsilon, "place": place}
-    environment.filters |= {"verdict": verdict, "direction": direction}
+    environment.filters |= {"verdict": verdict, "direction": direction, "share": share}
     return environment.get_template("audit.html").render(
         audit=found, headline=headline(found), sentences=[(each, list(_of_site(each))) for each in found.sites]
     )
@@ -72,9 +73,16 @@ def _of_site(site: SiteAudit) -> Iterator[str]:
     if site.copies:
         near = f"{site.copies.nearest_trained:.2f}, with one that never trained {site.copies.nearest_other:.2f}"
         yield f"Generated images: the highest similarity (MS-SSIM) with a scan that trained is {near}; 1 is a copy."
+    if site.inferred:
+        yield _inferred(site.inferred[0])
     untested = dict.fromkeys(named(part.release.part) for part in site.parts if not part.membership)
     if untested:
         yield f"Not attacked: {', '.join(untested)}."
+
+
+def _inferred(found: Inferred) -> str:
+    told = "".join(f"; told who is {name}: AUC {figure(one.auc)}" for name, one in found.attributes.items())
+    return f"Worked out of one person by all others' numbers: {share(found.numbers)} of what hers differ by{told}."
 
 
 def _attacked(part: Part, reached: Membership) -> str:
@@ -112,6 +120,11 @@ def figure(found: Estimate) -> str:
 def percent(found: Estimate) -> str:
     """Give a share with its interval, in per cent."""
     return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
+
+
+def share(value: float) -> str:
+    """Give a share in per cent; less than nothing is nothing."""
+    return f"{100 * max(0.0, value):.0f} %"
 
 
 def epsilon(value: float) -> str:

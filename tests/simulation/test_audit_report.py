@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from parsed_page import Page
+from simulation.audit.attributes import FEMALE, Inferred
 from simulation.audit.audit import Audit, Part, SiteAudit
 from simulation.audit.copies import Copies
 from simulation.audit.membership import Estimate, Membership, measure
@@ -28,7 +29,8 @@ def site(name: str, *parts: Part) -> SiteAudit:
     rows = tuple(Attacked(e, 12, reached(0.6), reached(0.6), 0.7, 0.73) for e in (4.0, math.inf))
     near = Copies(24, 0.93, 0.92, reached(0.5, decisions=20))
     noise = Noise(4.0, 1e-5, 4.0, math.inf)
-    return SiteAudit("oasis-to-ixi", name, "networks", 20, 12, noise, parts, rows, near)
+    worked_out = tuple(Inferred(e, share, {FEMALE: reached(0.55)}) for e, share in ((4.0, -0.01), (math.inf, 1.0)))
+    return SiteAudit("oasis-to-ixi", name, "networks", 20, 12, noise, parts, rows, worked_out, near)
 
 
 WEAK = Part(Release("statistics", "statistics", 1, 1168), "LiRA with shadow sites", reached(0.58))
@@ -67,6 +69,7 @@ def test_each_part_has_a_sentence_and_the_headline_is_the_worst_that_can_be_judg
     said = list(sentences(FOUND))
     assert "statistics of oasis" in headline(FOUND) and "0.58" in headline(FOUND)
     assert any("The registration network T: too few decisions" in line for line in said)
+    assert any("0 % of what hers differ by; told who is female: AUC 0.55" in line for line in said)
     assert any(line.endswith("Not attacked: the style encoder E.") for line in said)
     assert "Nothing left." in " ".join(line for line in said if line.startswith("ixi"))
     assert "No attack" in headline(replace(FOUND, sites=(site("ixi", FEW),)))

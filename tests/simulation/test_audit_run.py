@@ -55,6 +55,7 @@ def test_every_part_that_left_is_attacked_or_has_a_reason(run: Path, capsys: pyt
         assert all(one["untested"] for part, one in parts.items() if part not in attacked)
         assert site["noise"]["run"] == pytest.approx(4.0, abs=0.05) and site["statistics"][0]["epsilon"] == 4.0
         assert parts["statistics"]["membership"]["people"] == site["people"] > site["trained"]
+        assert [one["epsilon"] for one in site["inferred"]] == [one["epsilon"] for one in site["statistics"]]
         assert 0 < site["copies"]["nearest_trained"] < 1
     assert any("segmenter" in {part["release"]["part"] for part in site["parts"]} for site in found)
     kept = sorted((run / "audit").rglob("rows-*.safetensors"))
