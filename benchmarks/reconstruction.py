@@ -3,27 +3,32 @@
     python benchmarks/reconstruction.py --site oasis=FOLDER --atlas IMAGE LABELS --work RUN
 
 The hub is hostile, and the gate of the site holds: first weights and hyper-parameters are those of the approved preset,
-and each round is answered once. It knows the preset, the atlas, and the weights before and after the round. It searches
+and each round is answered once. It knows the preset, the atlas, and the weights before and after the round. In a second
+round it sends crafted weights, as far from the last ones as the gate lets weights lie (`client.gate.bounds`), in the
+direction in which the loss on the atlas rises fastest, so that gradients are large. It searches
 volumes, beginning from the atlas, whose gradient points where the weights went (Geiping et al. 2020, cosine distance
 with total variation). How near they come to the site's training scans is told beside how near they come to strangers:
-people of the same site that did not train. All brains that were aligned to one atlas are alike, so that is also told
-without the mean of all of the site's other people.
+people of the same site that did not train, as PSNR in the brain (dB, intensities from 0 to 1) and as correlation. All
+brains that were aligned to one atlas are alike, so that correlation is also told without the mean of all others.
 
 The same search on the exact gradient of one volume shows what it can do where nothing stands in its way.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-import sst_models.networks.appearance
 from client import scans
+from client.gate.bounds import FAR, reach
 from client.gate.policy import Policy
 from client.site import Site
 from configs.schema import Experiment, load
@@ -34,6 +39,9 @@ from sst_models.phases.material import Material, make_learner
 from sst_models.phases.moments import draw_prior_codes
 from sst_models.training.learner import Span, train
 from sst_models.wire import weights
+from sst_models.wire.payload import distance
+
+KINDS = ("training", "stranger")
 
 Gradient = Callable[[Tensor], list[Tensor]]
 """Gives the gradient of a part's weights for volumes (N, 1, D, H, W); can itself be differentiated."""
@@ -67,13 +75,54 @@ def prepared(name: str, data: Path, atlas: Atlas, work: Path, split: str) -> lis
     ]
 
 
+@dataclass(frozen=True)
+class Round:
+    """The weights of one part before a round at the site, and after it."""
+
+    before: dict[str, np.ndarray]
+    after: dict[str, np.ndarray]
+
+
 def trained(
-    phase: str, nets: dict[str, nn.Module], experiment: Experiment, victim: Victim
-) -> dict[str, dict[str, np.ndarray]]:
-    """Train one round as the site does, with a seed that the hub does not know; give the weights after it."""
+    phase: str, part: str, nets: dict[str, nn.Module], experiment: Experiment, victim: Victim, gradient: Gradient
+) -> tuple[Round, Round]:
+    """Train two rounds as the site does, with a seed that the hub does not know; it crafts the second one's weights.
+
+    Args:
+        phase: of the rounds.
+        part: that is crafted.
+        nets: with first weights.
+        experiment: the preset.
+        victim: the site.
+        gradient: of the part's weights in `nets`.
+    """
     learner = make_learner(phase, nets, experiment, Material(Listed(victim.training), victim.atlas[0]))
-    train(learner, Span(987_654_321, ("site", phase), 0, experiment.phases.of(phase).steps))
-    return {part: weights.parameters(net) for part, net in learner.nets.items()}
+    steps, found = experiment.phases.of(phase).steps, []
+    for number in range(2):
+        before = weights.parameters(learner.nets[part])
+        train(learner, Span(987_654_321, ("site", phase), number * steps, steps))
+        found.append(Round(before, weights.parameters(learner.nets[part])))
+        if not number:
+            with twice_differentiable():
+                rise = dict(zip(before, gradient(victim.atlas.repeat(2, 1, 1, 1, 1)), strict=True))
+            weights.load_parameters(
+                learner.nets[part], crafted(found[0], rise, reach(part, [(phase, 1)], experiment)), part
+            )
+    return found[0], found[1]
+
+
+def crafted(last: Round, rise: dict[str, Tensor], most: float) -> dict[str, np.ndarray]:
+    """Give weights that lie from the last ones as far as a site lets them, where the loss rises fastest.
+
+    Args:
+        last: the round before: they may lie `bounds.FAR` times as far from those it began with as it moved them.
+        rise: the gradient of the loss.
+        most: that a single weight may have moved by.
+    """
+    length = FAR * distance(last.after, last.before)
+    whole = sum(float(one.square().sum()) for one in rise.values()) ** 0.5
+    steps = {name: length / whole * rise[name].detach().cpu().numpy() for name in rise}
+    return {name: array + np.clip(steps[name], -most, most).astype(np.float32) for name, array in last.before.items()}
 
 
 def contrastive(net: nn.Module, experiment: Experiment) -> Gradient:
@@ -120,6 +169,14 @@ def _plain_norm(x: Tensor, std: Tensor, mean: Tensor, mask: Tensor, slope: float
     return nn.functional.leaky_relu(shaped, slope)
 
 
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Let A's normalisation be PyTorch's own functions; a mask is always there."""
+    with patch("sst_models.networks.appearance.normalise_activate", _plain_norm):
+        yield
+
+
+@twice_differentiable()
 def search(wanted: Sequence[Tensor], gradient: Gradient, start: Tensor, steps: int) -> Tensor:
     """Search volumes whose gradient has the direction of `wanted`; the best that was met."""
     inside = (start[:1] > 0).to(start)
@@ -154,21 +211,26 @@ def _variation(volumes: Tensor) -> Tensor:
 
 
 def nearness(found: Tensor, victim: Victim) -> dict[str, list[float]]:
-    """Give the correlations of the found volumes with the training scans, and with strangers, within the atlas's brain.
+    """Give how like the found volumes are to the training scans, and to strangers, within the atlas's brain.
 
     For each person the best of the found volumes counts. "own" is what remains of a volume and of a person's without
     the mean of all other people of the site.
     """
     inside = victim.atlas[0, 0] > 0
     people = torch.stack([one[0][inside] for one in (*victim.training, *victim.strangers)])
-    rows: dict[str, list[float]] = {"training": [], "stranger": [], "own training": [], "own stranger": []}
+    rows: dict[str, list[float]] = {f"{what}{kind}": [] for what in ("dB ", "", "own ") for kind in KINDS}
     for number, person in enumerate(people):
-        kind = "training" if number < len(victim.training) else "stranger"
+        kind = KINDS[number >= len(victim.training)]
         mean = (people.sum(dim=0) - person) / (len(people) - 1)
         here = [volume[0][inside] for volume in found]
+        rows[f"dB {kind}"].append(max(_psnr(one, person) for one in here))
         rows[kind].append(max(_correlation(one, person) for one in here))
         rows[f"own {kind}"].append(max(_correlation(one - mean, person - mean) for one in here))
     return rows
+
+
+def _psnr(one: Tensor, other: Tensor) -> float:
+    return -10 * math.log10(max(float((one - other).square().mean()), 1e-12))
 
 
 def _correlation(one: Tensor, other: Tensor) -> float:
@@ -178,34 +240,37 @@ def _correlation(one: Tensor, other: Tensor) -> float:
 def run(victim: Victim, experiment: Experiment, steps: int) -> dict[str, dict[str, list[float]]]:
     """Carry out the attacks, and their controls."""
     results: dict[str, dict[str, list[float]]] = {}
-    nets = {part: build(part, experiment) for part in ("T", "E", "D_style", "A", "F")}
-    first = {part: weights.parameters(net) for part, net in nets.items()}
     start = {"E": victim.atlas.repeat(2, 1, 1, 1, 1), "A": victim.atlas}
-    rounds = (("style", "E"), ("joint", "A"))
-    after = {
-        phase: trained(phase, {name: build(name, experiment) for name in nets}, experiment, victim)
-        for phase, _ in rounds
-    }
-    # From here on nothing is trained; a mask is always there.
-    sst_models.networks.appearance.normalise_activate = _plain_norm  # type: ignore[attr-defined, assignment]
+    rounds: dict[str, tuple[Round, Round]] = {}
+    for phase, part in (("style", "E"), ("joint", "A")):
+        nets = {name: build(name, experiment) for name in ("T", "E", "D_style", "A", "F")}
+        gradient = gradients_of(part, {"E": nets["E"], "A": nets["A"]}, experiment)
+        rounds[part] = trained(phase, part, nets, experiment, victim, gradient)
     fresh = {part: build(part, experiment) for part in ("E", "A")}
-    gradients = {"E": contrastive(fresh["E"], experiment), "A": appearance(fresh["A"], fresh["E"])}
     for part, count in (("E", 2), ("A", 1)):
+        gradient = gradients_of(part, fresh, experiment)
         print(f"control: exact gradient of {part} on {count} training scans", flush=True)
-        exact = [g.detach() for g in gradients[part](victim.training[:count])]
-        found = search(exact, gradients[part], start[part], steps)
+        with twice_differentiable():
+            exact = [g.detach() for g in gradient(victim.training[:count])]
+        found = search(exact, gradient, start[part], steps)
         others = torch.cat([victim.training[count:], victim.strangers])
         results[f"exact gradient of {part}, {count} scan(s)"] = nearness(
             found, Victim(victim.training[:count], others, victim.atlas)
         )
-    for phase, part in rounds:
-        print(f"attack: {part} after a round of {phase}", flush=True)
-        names = [name for name, _ in fresh[part].named_parameters()]
-        wanted = [torch.from_numpy(first[part][name] - after[phase][part][name]) for name in names]
-        results[f"{part} after a round of {phase}"] = nearness(
-            search(wanted, gradients[part], start[part], steps), victim
-        )
+    for part, own in rounds.items():
+        for which, one in zip(("first", "crafted"), own, strict=True):
+            print(f"attack: {part} after a round from {which} weights", flush=True)
+            weights.load_parameters(fresh[part], one.before, part)
+            names = [name for name, _ in fresh[part].named_parameters()]
+            wanted = [torch.from_numpy(one.before[name] - one.after[name]) for name in names]
+            found = search(wanted, gradients_of(part, fresh, experiment), start[part], steps)
+            results[f"{part} after a round from {which} weights"] = nearness(found, victim)
     return results
+
+
+def gradients_of(part: str, nets: dict[str, nn.Module], experiment: Experiment) -> Gradient:
+    """Give the gradient of E or of A."""
+    return contrastive(nets["E"], experiment) if part == "E" else appearance(nets["A"], nets["E"])
 
 
 def main() -> None:
@@ -228,7 +293,7 @@ def main() -> None:
     print(f"{len(own[0])} training scans, {len(strangers)} strangers", flush=True)
     results = run(victim, experiment, given.steps)
     (given.work / "reconstruction.json").write_text(json.dumps(results, indent=1))
-    print("mean, most | training | strangers | without the mean: training | strangers")
+    print("mean, most | dB: training | strangers | correlation: training | strangers | without the mean: both")
     for what, rows in results.items():
         print(f"{what} | " + " | ".join(f"{np.mean(rows[key]):.3f}, {max(rows[key]):.3f}" for key in rows))
 
