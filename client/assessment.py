@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from client.gate import budget, ledger, receipts
+from client.gate import audit, budget, ledger, receipts
 from client.gate.approval import Approval, approved_runs
 from client.gate.gate import REFUSED
 from client.gate.policy import Policy, read_policy
@@ -60,6 +60,8 @@ def draft(home: Home) -> str:
         "meaning": LEVELS[policy.level],
         "answered": ", ".join(policy.answered) or "none",
         "promise": _promise(home.gate, policy),
+        "audits": list(_audits(audit.audits(home.gate))),
+        "rule": audit.rule(policy),
         "weights": _weights(entries),
         "keeps": "the segmenter leaves: level models" if policy.level == MODELS else "the segmenter stays at the site",
     }
@@ -122,6 +124,22 @@ def _promise(gate: Path, policy: Policy) -> str:
         f"delta {policy.delta:g} for each person who trains, over all runs so far; the policy allows "
         f"{policy.most_epsilon:g}."
     )
+
+
+def _audits(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say what audits of statistics found: of each run the last that passed, and the last that was stopped."""
+    for entry in {(entry["run"], entry["stopped"]): entry for entry in found}.values():
+        noise = "without noise" if entry["epsilon"] is None else f"epsilon {entry['epsilon']:g}"
+        end = f"stopped: the policy had {entry['most_auc']:g}" if entry["stopped"] else "passed"
+        yield f"{_plain(entry['run'])}, {entry['people']} people, {noise}: {_reached(entry)}; {end}"
+
+
+def _reached(entry: Mapping[str, Any]) -> str:
+    if not entry["auc"]:
+        return "too few people to tell"
+    (value, low, high), found = entry["auc"], entry["tpr_5"][0]
+    area = f"AUC {value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{area}, {100 * found:.0f} % of members found at 5 % false positives, {entry['decisions']:,} decisions"
 
 
 def _weights(entries: Sequence[Mapping[str, Any]]) -> str:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 from client import bundle
-from client.gate import budget, ledger, sums
+from client.gate import audit, budget, ledger, sums
 from client.gate.approval import FOLDER, Approval, approved_runs
 from client.gate.policy import Policy, check_floors, read_policy
 from client.home import Home
@@ -113,6 +113,7 @@ def policy_text() -> str:
         f"epsilon = {usual.epsilon:g}  # differential privacy of the statistics of one run; inf adds no noise to them\n"
         f"delta = {usual.delta:g}  # with it: the probability that is left over\n"
         f"most_epsilon = {usual.most_epsilon:g}  # of all statistics together, over the life of the ledger\n"
+        f"most_auc = {usual.most_auc:g}  # that the site's audit of statistics may reach before they leave; 1: any\n"
         f"min_scans = {usual.min_scans}  # fewest training scans behind anything that is learnt and leaves\n"
         f"min_cases = {usual.min_cases}  # fewest scans behind moments, fewest people behind statistics\n"
         f"min_volumes = {usual.min_volumes}  # fewest volumes that a round of training reads: steps x batch\n"
@@ -158,12 +159,12 @@ def _run(home: Home, run: Approval, policy: Policy) -> Iterator[str]:
 
 
 def _noise(home: Home, policy: Policy) -> str:
-    """Say how much noise statistics get, and what of the budget is spent."""
-    spent = budget.spent(home.gate / ledger.NAME, policy.delta)
+    """Say how much noise statistics get, what of the budget is spent, and what stops them."""
+    spent, stopped = budget.spent(home.gate / ledger.NAME, policy.delta), audit.rule(policy)
     if math.isinf(policy.epsilon):
-        return "NO NOISE, as the policy says"
+        return f"NO NOISE, as the policy says; {stopped}"
     promised = f"noise of epsilon {policy.epsilon:g}, delta {policy.delta:g}"
-    return f"{promised}; {spent:.2f} of {policy.most_epsilon:g} is spent so far"
+    return f"{promised}; {spent:.2f} of {policy.most_epsilon:g} is spent so far; {stopped}"
 
 
 def _leaves(home: Home, policy: Policy) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from cryptography import x509
 
 from client.consent import fault
-from client.gate import budget, receipts
+from client.gate import audit, budget, receipts
 from client.gate.confine import landlock_version, missing
 from client.gate.gate import REFUSED
 from client.gate.ledger import NAME, verify
@@ -157,7 +157,7 @@ def _budget(home: Home) -> Line:
         return Line("privacy budget", True, f"{found}: not enough for one run more")
     except SstError as error:
         return Line("privacy budget", False, str(error), "see the lines on policy and ledger")
-    return Line("privacy budget", True, found)
+    return Line("privacy budget", True, f"{found}; {audit.rule(policy)}")
 
 
 def _private(home: Home) -> Line:

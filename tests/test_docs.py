@@ -18,15 +18,16 @@ from pydantic import Field
 
 import client.home
 import server.office
-from client.gate import ledger
+from client.audit.membership import Estimate, Membership
+from client.audit.statistics import Attacked
+from client.gate import audit, ledger
 from client.gate.policy import Policy
 from configs import phases, schema
+from configs.statistics import NUMBERS
 from scripts import commands_page, pages, settings_page
 from simulation.audit.audit import Audit, Part, SiteAudit
 from simulation.audit.copies import Copies
-from simulation.audit.membership import Estimate, Membership
 from simulation.audit.releases import Noise, Release
-from simulation.audit.statistics import Attacked
 from simulation.measured import Results
 from sst_models.phases.material import Material
 from sst_models.wire.exchange import PhaseRequest, SiteReply
@@ -260,16 +261,18 @@ def test_configuration_files_are_described_key_by_key() -> None:
 
 
 def test_results_audit_and_ledger_are_described_field_by_field(tmp_path: Path) -> None:
-    """The tables of `results.json`, `audit.json` and `ledger.jsonl` have every field that their writers write."""
+    """The tables of `results.json`, `audit.json` and the gate's files have every field that their writers write."""
     assert {item.name for item in fields(Results)} | {"format"} <= keys_of("results.json")
-    audit = (Audit, SiteAudit, Noise, Part, Release, Membership, Estimate, Attacked, Copies)
+    of_audit = (Audit, SiteAudit, Noise, Part, Release, Membership, Estimate, Attacked, Copies)
     section = text("files.md").partition("### audit.json")[2].partition("\n###")[0]
-    assert {item.name for value in audit for item in fields(value)} <= set(re.findall(r"`(\w+)`", section))
+    assert {item.name for value in of_audit for item in fields(value)} <= set(re.findall(r"`(\w+)`", section))
     arrays = {"T": {"weight": np.zeros(2, np.float32)}}
     reply = SiteReply("north", "register", 1, 3, arrays=arrays)
     ledger.append(tmp_path / ledger.NAME, PhaseRequest("run", "register", 1, "north", "{}"), reply, Parcel(arrays))
     entry = json.loads((tmp_path / ledger.NAME).read_text(encoding="utf-8"))
     assert set(entry) | {"noise"} == keys_of("ledger.jsonl")  # which statistics alone have
+    audit.check(np.zeros((5, NUMBERS)), "run", tmp_path, Policy())
+    assert set(audit.audits(tmp_path)[0]) == keys_of("audits.jsonl")
     assert {f"`{key}`" for key in entry["parts"]["T"]} <= set(re.findall(r"`\w+`", text("files.md")))
 
 

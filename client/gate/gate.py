@@ -8,7 +8,7 @@ remembers lies in a folder of its own (`Site.gate`), where the app does not writ
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.gate import bounds, budget, ledger, noise, receipts, release, replies, sums
+from client.gate import audit, bounds, budget, ledger, noise, receipts, release, replies, sums
 from client.gate.approval import Approval, check_parts, check_words, first_folder, read_approval
 from client.gate.kept import Kept
 from client.gate.policy import Policy, check_floors
@@ -98,13 +98,22 @@ def _asked(request: PhaseRequest, site: Site, approval: Approval, answer: Answer
     if odd := release.GATES_OWN & set(reply.arrays):
         raise ReleaseError(f"the app's answer holds the part '{min(odd)}', which the gate alone makes")
     if phase.statistics and not reply.error:
-        reply = noise.protect(reply, budget.multiplier_of(own.epsilon, own.delta), _draw(request, site))
+        reply = _with_noise(reply, request, site)
     release.check(reply, request, own)
     if phase.learns:
         seen.learn(request, reply.arrays)
     if phase.averaged and approval.preset.sums and not reply.error:
         reply = sums.hide(reply, request, site, approval)
     return reply
+
+
+def _with_noise(reply: SiteReply, request: PhaseRequest, site: Site) -> SiteReply:
+    """Put noise on statistics, if an attack on them does not reach more than the policy allows."""
+    own = site.policy
+    noisy = noise.protect(reply, budget.multiplier_of(own.epsilon, own.delta), _draw(request, site))
+    release.check(noisy, request, own)  # before the audit: statistics of too few people are not looked at
+    audit.check(reply.arrays["statistics"]["people"], request.run, site.gate, own)
+    return noisy
 
 
 def _let_out(

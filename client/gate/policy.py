@@ -25,8 +25,8 @@ GONE: Mapping[str, str] = MappingProxyType(
 )
 """Keys of policies before version 0.4, and what holds instead."""
 
-MOST: Mapping[str, float] = MappingProxyType({"delta": 0.01})
-"""Largest values of keys. With a probability of delta a person's numbers may be seen as they are."""
+MOST: Mapping[str, float] = MappingProxyType({"delta": 0.01, "most_auc": 1.0})
+"""Largest values of keys. With a probability of delta a person's numbers may be seen as they are; 1 is certainty."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Policy:
     epsilon: float = 4.0  # of differential privacy, of the statistics of one run; inf adds no noise to them
     delta: float = 1e-5  # with it: the probability that is left over
     most_epsilon: float = 8.0  # over the life of the ledger, of all statistics together
+    most_auc: float = 0.75  # that the site's audit of its statistics may reach, else they stay; 1 never stops them
     min_scans: int = 5  # fewest training scans behind anything that is learnt and leaves
     min_cases: int = 5  # fewest scans behind moments, fewest people behind statistics
     min_volumes: int = 40  # fewest volumes that a round of training reads: steps x batch

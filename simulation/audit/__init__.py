@@ -1,5 +1,5 @@
 """The audit: attacks on what the sites of a run released, and what these found, in numbers.
 
-`membership` measures an attack, `statistics`, `networks` and `copies` carry them out, `audit` holds them together, and
-`report` writes down what was found.
+`networks` and `copies` carry attacks out, as does `client.audit` on statistics, which also measures them; `audit` holds
+them together, and `report` writes down what was found.
 """

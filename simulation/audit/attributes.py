@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from client.audit.membership import Flags, Floats, Membership, measure
 from client.gate.budget import multiplier_of
 from client.gate.noise import noisy_mean, repeatable
-from simulation.audit.membership import Flags, Floats, Membership, measure
 
 TRIALS = 200
 """Releases that are attacked."""

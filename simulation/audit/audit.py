@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from client.audit import statistics
+from client.audit.membership import Flags, Membership
+from client.audit.statistics import Attacked
 from server.generators import generator_of
 from server.state import SEGMENTER, STATISTICS
-from simulation.audit import attributes, copies, networks, statistics
+from simulation.audit import attributes, copies, networks
 from simulation.audit.attributes import Inferred
 from simulation.audit.copies import Copies
 from simulation.audit.finished import Everybody, Federation, federations
-from simulation.audit.membership import Flags, Membership
 from simulation.audit.people import Measured, kept_in, measured
 from simulation.audit.releases import UNKNOWN, UNTESTED, Noise, Release, noise_of, released
-from simulation.audit.statistics import Attacked
 from simulation.pictures import DRAWS
 from simulation.progress import Progress
 from simulation.results import read

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from client.audit.membership import Membership, measure
 from simulation.audit.finished import Everybody
-from simulation.audit.membership import Membership, measure
 from simulation.resemblance import alike
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from client.audit.membership import Floats, Membership, measure
 from configs.schema import Experiment
 from server.segmenters import network_of
 from server.state import SEGMENTER, RunState
 from simulation.audit.finished import Everybody
-from simulation.audit.membership import Floats, Membership, measure
 from simulation.stage import Stage
 from sst_models.networks.build import first
 from sst_models.networks.segmenter import Segmenter, labels_inside

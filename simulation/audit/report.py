@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from client.audit.membership import Estimate, Membership
 from configs.phases import PARTS
 from simulation.audit.attributes import Inferred
 from simulation.audit.audit import Audit, Part, SiteAudit
-from simulation.audit.membership import Estimate, Membership
 from simulation.report import templates
 from simulation.results import plain
 from sst_models.wire.files import replace_file

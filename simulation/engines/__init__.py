@@ -64,6 +64,7 @@ min_cases = 2
 min_volumes = 1
 min_test_people = 1
 most_epsilon = inf
+most_auc = 1
 """
 """The policy of a simulated site that has none of its own, but for its level and its noise: what leaves is limited by
 its phase."""

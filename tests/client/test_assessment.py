@@ -1,6 +1,8 @@
 """The draft of an impact assessment: what a site wrote down, in words that a data protection officer can file."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 import sst
 from client.assessment import draft
 from client.consent import policy_text
-from client.gate import budget, ledger
+from client.gate import audit, budget, ledger
 from client.gate.gate import REFUSED
+from client.gate.policy import Policy
 from client.home import Home
-from configs.errors import RunError
+from configs.errors import RefusalError, RunError
 from configs.statistics import NUMBERS
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
@@ -60,6 +63,33 @@ def test_it_says_what_left_and_what_it_cost(home: Home) -> None:
     assert "| winter | join | 1 | 0 | counts |" in text and "| winter | deliver | 1 | 0 | nothing but" in text
     spent = budget.epsilon_of((1.158, 1.158), 1e-5)
     assert f"epsilon {spent:.2f} and delta 1e-05" in text and "the policy allows 8" in text
+
+
+def test_it_says_what_the_sites_own_audits_found(home: Home) -> None:
+    """Of each release, and of statistics that were stopped; that there was none where there was none."""
+    assert "above an AUC of 0.75. These figures have no noise, and are not for the hub. None was made." in draft(home)
+    rows = np.random.default_rng(0).normal(0.8, 0.4, (23, NUMBERS))
+    audit.check(rows, "winter", home.gate, Policy())
+    audit.check(rows, "winter", home.gate, Policy())  # asked again, after a crash, before the reply was kept
+    with pytest.raises(RefusalError):
+        audit.check(rows, "a | b", home.gate, Policy(epsilon=math.inf))
+    audit.check(rows[:1], "one", home.gate, Policy(most_auc=1.0))
+    passed, stopped, one = (line.strip() for line in draft(home).splitlines() if line.startswith("    - "))
+    figures = (
+        r"AUC [01]\.\d\d \([01]\.\d\d to [01]\.\d\d\), \d+ % of members found at 5 % false positives, 9,200 decisions"
+    )
+    assert re.fullmatch(rf"- winter, 23 people, epsilon 4: {figures}; passed", passed)
+    assert re.fullmatch(rf"- a / b, 23 people, without noise: {figures}; stopped: the policy had 0\.75", stopped)
+    assert one == "- one, 1 people, epsilon 4: too few people to tell; passed"
+
+
+def test_an_altered_file_of_audits_is_no_ground_for_a_report(home: Home) -> None:
+    """It is said where."""
+    audit.check(np.zeros((6, NUMBERS)), "winter", home.gate, Policy())
+    path = home.gate / audit.NAME
+    path.write_text(path.read_text().replace('"people":6', '"people":60'))
+    with pytest.raises(RunError, match=r"audits\.jsonl line 1 .* altered"):
+        draft(home)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from client.audit.membership import Estimate, Membership, measure
+from client.audit.statistics import Attacked
 from parsed_page import Page
 from simulation.audit.attributes import FEMALE, Inferred
 from simulation.audit.audit import Audit, Part, SiteAudit
 from simulation.audit.copies import Copies
-from simulation.audit.membership import Estimate, Membership, measure
 from simulation.audit.releases import UNTESTED, Noise, Release
 from simulation.audit.report import audit_html, headline, sentences, verdict, write
-from simulation.audit.statistics import Attacked
 
 
 def reached(auc: float, found: float = 0.05, decisions: int = 1000) -> Membership:

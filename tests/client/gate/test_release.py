@@ -310,6 +310,8 @@ def test_policy_is_read_and_checked(tmp_path):
         ("epsilon = 0.0", "above 0"),
         ("epsilon = -1", "above 0"),
         ("most_epsilon = nan", "above 0"),
+        ("most_auc = 0.0", "above 0, and 1 at most"),
+        ("most_auc = 1.01", "above 0, and 1 at most"),
         ("delta = 0.5", "0.01 at most"),
         ('epsilon = "inf"', "must be a float"),
         ('level = "some"', "one of nothing, statistics, networks, models"),

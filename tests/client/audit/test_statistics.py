@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from client.audit.statistics import attack, bounds, differencing, membership
 from client.gate.budget import multiplier_of
 from configs.statistics import CLIP, NUMBERS
-from simulation.audit.statistics import attack, bounds, differencing, membership
 
 DELTA = 1e-5
 

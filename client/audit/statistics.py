@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from client.audit.membership import Flags, Floats, Membership, Shadows, measure
 from client.gate.budget import multiplier_of
 from client.gate.noise import noisy_mean, repeatable
 from configs.statistics import CLIP, FIRST, NEAR
-from simulation.audit.membership import Flags, Floats, Membership, Shadows, measure
 
 SHADOWS, TRIALS = 400, 400
-"""Shadow sites from which the attacker learns, and releases that are attacked."""
+"""Shadow sites from which the attacker learns, and releases that are attacked, if there are not too many people."""
+
+DECISIONS = 40_000
+"""Most decisions, but for one release: more tell nothing more, and take longer than a site can wait."""
 
 PAIRS = 100
 """Pairs of releases for each person, with her and without, in differencing."""
@@ -73,10 +76,11 @@ def membership(rows: np.ndarray, drawn: int, multiplier: float, seed: int = 0) -
     if not 1 <= drawn < len(rows):
         raise ValueError(f"{drawn} of {len(rows)} people in a release: some have to be in, and some out")
     shadows = _releases(rows, drawn, multiplier, (SHADOWS, f"shadows {seed}"))
-    trials = _releases(rows, drawn, multiplier, (TRIALS, f"trials {seed}"))
+    count = min(TRIALS, max(1, DECISIONS // len(rows)))
+    trials = _releases(rows, drawn, multiplier, (count, f"trials {seed}"))
     filters = _filters(rows, shadows[0])
     fitted = Shadows.of(shadows[0] @ filters, shadows[1])
-    scores, person = fitted.ratio(trials[0] @ filters), np.tile(np.arange(len(rows)), TRIALS)
+    scores, person = fitted.ratio(trials[0] @ filters), np.tile(np.arange(len(rows)), count)
     return measure(scores.ravel(), trials[1].ravel(), person, seed)
 
 

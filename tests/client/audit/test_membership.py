@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simulation.audit.membership import DRAWS, LEAST, Shadows, measure
+from client.audit.membership import DRAWS, LEAST, Shadows, measure
 
 
 def measured(members: list[float], others: list[float]) -> tuple[float, float, float]:
