@@ -31,8 +31,7 @@ from simulation.bench import dice_alone
 from simulation.measured import mean_of, std_of
 from simulation.schemes import Direction
 from simulation.stage import Stage, prepare
-from sst_models.networks.build import first
-from sst_models.propagation.align import Aligner, Alignment
+from sst_models.phases.statistics import untrained_aligner
 from sst_models.propagation.predict import Prediction
 from sst_models.statistics.measure import measure
 from sst_models.training.device import choose
@@ -45,10 +44,9 @@ DELTA = Policy().delta
 def rows_of(stage: Stage, site: str, path: Path) -> np.ndarray:
     """Measure each of a site's people who train, one scan each, (people, NUMBERS), or read what was measured."""
     if not path.exists():
-        nets = {part: first(part, stage.experiment).to(stage.device).eval() for part in ("E", "A", "F")}
-        atlas = stage.atlas.image.to(stage.device), stage.atlas.labels.to(stage.device)
+        aligner = untrained_aligner(stage.experiment, stage.atlas.image, stage.atlas.labels, stage.device)
         with torch.no_grad():
-            rows = measure(stage.cases(site, "train"), Aligner(nets, *atlas, Alignment.of(stage.experiment)))
+            rows = measure(stage.cases(site, "train"), aligner)
         weights.save({"rows": rows.cpu()}, path)
     return weights.load(path)["rows"].numpy()
 

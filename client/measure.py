@@ -8,10 +8,9 @@ from client.progress import Progress
 from client.site import Site
 from configs.errors import DataError, TooFewError
 from configs.schema import from_json
-from sst_models.networks.build import first
-from sst_models.propagation.align import Aligner, Alignment
+from sst_models.phases.statistics import untrained_aligner
 from sst_models.statistics.measure import measure as measure_scans
-from sst_models.training.device import choose, place
+from sst_models.training.device import choose
 from sst_models.volume.labels import AtlasLabels
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
@@ -40,11 +39,10 @@ def measure(request: PhaseRequest, site: Site) -> SiteReply:
         raise DataError("the request holds no labels of the atlas; hub and site need the same version")
     device, atlas = choose(site.device), scans.atlas_volume(folder)
     labels = AtlasLabels.unpack(sent["labels"], atlas.shape[1:], experiment.grid.label_oversampling)
-    nets = {part: place(first(part, experiment), device).eval() for part in ("E", "A", "F")}
-    aligner = Aligner(nets, atlas.to(device), labels.to(device), Alignment.of(experiment))
+    aligner = untrained_aligner(experiment, atlas, labels, device)
     progress = Progress(site, request, len(own))
     again = experiment.phases.rounds("adapt") and site.policy.answers("adapt")
-    kept = KeptAlignments.of(folder, own, nets, experiment) if again else None
+    kept = KeptAlignments.of(folder, own, aligner.nets, experiment) if again else None
     rows = measure_scans(own, aligner, lambda done: progress.learnt(done, 0.0), kept).cpu().numpy()
     people = np.stack([rows[[one == person for one in whose]].mean(0) for person in sorted(set(whose))])
     return SiteReply(site.name, request.phase, request.round, count, arrays={"statistics": {"people": people}})

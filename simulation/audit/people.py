@@ -10,10 +10,8 @@ from torch import Tensor
 
 from simulation.audit.finished import Everybody
 from simulation.stage import Stage
-from sst_models.networks.build import first
-from sst_models.propagation.align import Aligner, Alignment
+from sst_models.phases.statistics import untrained_aligner
 from sst_models.statistics.measure import measure
-from sst_models.training.device import place
 from sst_models.wire import weights
 
 
@@ -65,9 +63,7 @@ def measured(path: Path, stage: Stage, everybody: Everybody, watch: Callable[[in
         kept = weights.load(path)
         if len(kept["rows"]) == len(everybody.cases):
             return Measured(**kept)
-    experiment, device = stage.experiment, stage.device
-    nets = {part: place(first(part, experiment), device).eval() for part in ("E", "A", "F")}
-    aligner = Aligner(nets, stage.atlas.image.to(device), stage.atlas.labels.to(device), Alignment.of(experiment))
+    aligner = untrained_aligner(stage.experiment, stage.atlas.image, stage.atlas.labels, stage.device)
     labels = _Labels()
     with torch.no_grad():
         rows = measure(everybody.cases, aligner, watch, labels).cpu()
