@@ -62,7 +62,7 @@ def draft(home: Home) -> str:
         "promise": _promise(home.gate, policy),
         "audits": list(_audits(audit.audits(home.gate))),
         "rule": audit.rule(policy),
-        "weights": _weights(entries),
+        "weights": _weights(entries, home.gate, policy),
         "keeps": "the segmenter leaves: level models" if policy.level == MODELS else "the segmenter stays at the site",
     }
     made = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
@@ -116,13 +116,13 @@ def _promise(gate: Path, policy: Policy) -> str:
     found = budget.released(gate / ledger.NAME)
     if not found:
         return "none left."
-    spent = budget.epsilon_of(tuple(sorted(found.values())), policy.delta)
+    spent = budget.spent(gate / ledger.NAME, policy.delta)
     if math.isinf(spent):
         return "they left without noise in a run at least: there is no promise in numbers."
     return (
         f"means over people, with noise, in {len(found)} release(s): differential privacy with epsilon {spent:.2f} and "
-        f"delta {policy.delta:g} for each person who trains, over all runs so far; the policy allows "
-        f"{policy.most_epsilon:g}."
+        f"delta {policy.delta:g} for each person who trains, over all runs so far, networks with noise among "
+        f"what left; the policy allows {policy.most_epsilon:g}."
     )
 
 
@@ -142,10 +142,18 @@ def _reached(entry: Mapping[str, Any]) -> str:
     return f"{area}, {100 * found:.0f} % of members found at 5 % false positives, {entry['decisions']:,} decisions"
 
 
-def _weights(entries: Sequence[Mapping[str, Any]]) -> str:
+def _weights(entries: Sequence[Mapping[str, Any]], gate: Path, policy: Policy) -> str:
     parts = {part for entry in entries for part in entry["parts"]} - {"statistics", "sums"}
     if not parts:
         return "none left."
+    rounds = budget.trained(gate / ledger.NAME).values()
+    spent = budget.spent(gate / ledger.NAME, policy.delta)
+    hidden = bool(rounds) and all(one.multiplier for one in rounds) and "moments" not in parts
+    if hidden and math.isfinite(spent):
+        return (
+            f"the app trained them with noise, {len(rounds)} round(s): differential privacy with epsilon {spent:.2f} "
+            f"and delta {policy.delta:g} for each person who trains, over all runs so far, with what statistics cost."
+        )
     if parts == {"masked"}:
         return "they left masked: the hub has seen means over three sites or more, and no single site's."
     return f"they left in the clear ({', '.join(sorted(parts))}); there is no promise in numbers for them."

@@ -112,10 +112,12 @@ def policy_text() -> str:
         f"most_runs_with_statistics = {usual.most_runs_with_statistics}  # likewise\n"
         f"epsilon = {usual.epsilon:g}  # differential privacy of the statistics of one run; inf adds no noise to them\n"
         f"delta = {usual.delta:g}  # with it: the probability that is left over\n"
-        f"most_epsilon = {usual.most_epsilon:g}  # of all statistics together, over the life of the ledger\n"
+        f"most_epsilon = {usual.most_epsilon:g}  # of all that leaves with noise, over the life of the ledger\n"
         f"most_auc = {usual.most_auc:g}  # that the site's audit of statistics may reach before they leave; 1: any\n"
+        f"networks_epsilon = {usual.networks_epsilon:g}  # of all weights of one run; inf adds no noise to them\n"
         f"min_scans = {usual.min_scans}  # fewest training scans behind anything that is learnt and leaves\n"
         f"min_cases = {usual.min_cases}  # fewest scans behind moments, fewest people behind statistics\n"
+        f"min_people_private = {usual.min_people_private}  # fewest people who train behind a network with noise\n"
         f"min_volumes = {usual.min_volumes}  # fewest volumes that a round of training reads: steps x batch\n"
         f"min_test_people = {usual.min_test_people}  # fewest people behind figures of a test\n"
     )
@@ -146,6 +148,8 @@ def _run(home: Home, run: Approval, policy: Policy) -> Iterator[str]:
         if settings.rounds and policy.answers(phase.name):
             long = f"{settings.rounds} round(s) of {settings.steps} steps"
             yield f"  {phase.name:11s} {long}, {settings.batch} volume(s) a step, rate {settings.rate:g}"
+    if policy.trains_privately:
+        yield f"  weights leave with {_promised(policy.networks_epsilon, home, policy)}"
     if preset.sums:
         names = ", ".join(sums.peers(home.gate)) or "none yet: sst site peer"
         yield f"  secure sums of {len(preset.sums)} rounds; other sites whose keys are approved here: {names}"
@@ -160,11 +164,16 @@ def _run(home: Home, run: Approval, policy: Policy) -> Iterator[str]:
 
 def _noise(home: Home, policy: Policy) -> str:
     """Say how much noise statistics get, what of the budget is spent, and what stops them."""
-    spent, stopped = budget.spent(home.gate / ledger.NAME, policy.delta), audit.rule(policy)
-    if math.isinf(policy.epsilon):
-        return f"NO NOISE, as the policy says; {stopped}"
-    promised = f"noise of epsilon {policy.epsilon:g}, delta {policy.delta:g}"
-    return f"{promised}; {spent:.2f} of {policy.most_epsilon:g} is spent so far; {stopped}"
+    none = math.isinf(policy.epsilon)
+    promised = "NO NOISE, as the policy says" if none else _promised(policy.epsilon, home, policy)
+    return f"{promised}; {audit.rule(policy)}"
+
+
+def _promised(epsilon: float, home: Home, policy: Policy) -> str:
+    spent = budget.spent(home.gate / ledger.NAME, policy.delta)
+    return (
+        f"noise of epsilon {epsilon:g}, delta {policy.delta:g}; {spent:.2f} of {policy.most_epsilon:g} is spent so far"
+    )
 
 
 def _leaves(home: Home, policy: Policy) -> Iterator[str]:
@@ -173,6 +182,8 @@ def _leaves(home: Home, policy: Policy) -> Iterator[str]:
     for name in ("hello", *policy.answered):
         for number, item in enumerate(phase_of(name).leaves(policy.level) or (NOTHING,)):
             yield f"  {'' if number else name:11s} {item}"
+    if policy.trains_privately:
+        yield "but no training curves and no moments, which have no noise (networks_epsilon)"
     yield "and with each: phase and round, how long it took and, where it failed, an error code"
 
 

@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 from client.gate.policy import Policy
 from client.preparation import Preparation, Stripping
 from client.site import Site
+from configs.dp_sgd import DpSgd
 from configs.errors import DataError
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -39,6 +40,7 @@ def write_request(request: PhaseRequest, site: Site) -> bytes:
         "device": site.device,
         "preparation": asdict(site.preparation),
         "salt": site.salt.hex(),
+        "dp_sgd": asdict(site.dp_sgd) if site.dp_sgd else None,
     }
     return _write({"version": VERSION, "request": words, "site": about}, request.arrays)
 
@@ -62,6 +64,7 @@ def read_request(data: bytes) -> tuple[PhaseRequest, Site]:
         device=about["device"],
         preparation=Preparation(**preparation),
         salt=bytes.fromhex(about["salt"]),
+        dp_sgd=DpSgd(**about["dp_sgd"]) if about.get("dp_sgd") else None,
     )
     return PhaseRequest(**words, arrays=arrays), site
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from client.cases import Cases
+from client.gate.names import SPLITS
 from client.prepare import AtlasFrame, Prepared, prepare_site, store_of
 from client.site import Site
 from client.split import find_table, split_for_good, split_people
@@ -17,7 +18,6 @@ from sst_models.wire.exchange import Arrays
 from sst_models.wire.files import write_json
 
 ATLAS = "atlas.safetensors"
-SPLITS = "splits.json"
 SET_ASIDE = "set_aside.json"
 PEOPLE = "people.json"
 """In the state folder: the split of each person, for all runs."""

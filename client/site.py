@@ -8,6 +8,7 @@ from pathlib import Path
 from client.gate.names import RUN
 from client.gate.policy import Policy
 from client.preparation import Preparation
+from configs.dp_sgd import DpSgd
 from configs.errors import FederationError
 from sst_models.wire.files import replace_file
 
@@ -26,6 +27,12 @@ class Site:
     gate_folder: Path | None = None  # see `gate`
     key_file: Path | None = None  # see `key`
     salt: bytes = b""  # secret; what is drawn at this site depends on it. Empty in a simulation, which is repeatable
+    dp_sgd: DpSgd | None = None  # how training has to hide people: the gate's word to the app, for one request
+
+    @property
+    def simulated(self) -> bool:
+        """Whether noise may be drawn so that it can be drawn again: never a hospital's, whatever became of its salt."""
+        return not (self.gate_folder or self.salt)
 
     @property
     def gate(self) -> Path:

@@ -65,6 +65,7 @@ class Phase:
     statistics: bool = False  # nothing is learnt: the mean of numbers of the site's people comes back, with noise
     foreign: bool = False  # moments of the other sites are sent
     labels: bool = False  # the atlas's labels are sent
+    separable: bool = False  # its loss is a mean of terms, each of one person's scan, so that noise can hide people
     count: str = ""  # what the count of a reply is
     values: tuple[str, ...] = ()  # of `VALUES`
     losses: tuple[str, ...] = ()  # names of the loss curves, each a mean over steps
@@ -189,6 +190,7 @@ PHASES: tuple[Phase, ...] = (
         "mean, weighted by scans",
         message="train.register",
         learns=("T",),
+        separable=True,
         losses=("total", "reconstruction", "smoothness"),
         count=TRAINING,
         cost=1.0,
@@ -234,6 +236,7 @@ PHASES: tuple[Phase, ...] = (
         learns=("encoder", "decoder", "D_flow"),
         uses=("E", "A", "F"),
         moments=True,
+        separable=True,
         losses=("total", "flow", "image", "adversarial", "critic"),
         count=TRAINING,
         cost=0.7,

@@ -23,6 +23,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "client/test_bad_files.py::test_random_headers_and_truncations_never_crash",
             "client/gate/test_confined.py",
             "client/gate/test_hostile_hub.py",
+            "client/gate/test_networks.py",
             "client/test_cli.py",
             "client/test_killed.py",
             "client/test_segment.py",

@@ -270,7 +270,7 @@ def test_results_audit_and_ledger_are_described_field_by_field(tmp_path: Path) -
     reply = SiteReply("north", "register", 1, 3, arrays=arrays)
     ledger.append(tmp_path / ledger.NAME, PhaseRequest("run", "register", 1, "north", "{}"), reply, Parcel(arrays))
     entry = json.loads((tmp_path / ledger.NAME).read_text(encoding="utf-8"))
-    assert set(entry) | {"noise"} == keys_of("ledger.jsonl")  # which statistics alone have
+    assert set(entry) | {"noise", "training"} == keys_of("ledger.jsonl")  # which not every reply has
     audit.check(np.zeros((5, NUMBERS)), "run", tmp_path, Policy())
     assert set(audit.audits(tmp_path)[0]) == keys_of("audits.jsonl")
     assert {f"`{key}`" for key in entry["parts"]["T"]} <= set(re.findall(r"`\w+`", text("files.md")))

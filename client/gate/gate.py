@@ -8,7 +8,7 @@ remembers lies in a folder of its own (`Site.gate`), where the app does not writ
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.gate import audit, bounds, budget, ledger, noise, receipts, release, replies, sums
+from client.gate import audit, bounds, budget, ledger, networks, noise, receipts, release, replies, sums
 from client.gate.approval import Approval, check_parts, check_words, first_folder, read_approval
 from client.gate.kept import Kept
 from client.gate.policy import Policy, check_floors
@@ -61,6 +61,7 @@ def handle(
     held = Kept(folder / "parts")
     request = replace(request, arrays=_received(parcel(), held))
     check_parts(request, approval)
+    site = replace(site, dp_sgd=networks.plan(request, site, approval))
     policy = _narrowed(site, approval, request)
     reply = _answered(request, replace(site, policy=policy), approval, answer)
     if phase_of(request.phase).averaged and approval.preset.sums:
@@ -78,6 +79,7 @@ def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Ans
     phase = phase_of(request.phase)
     if phase.statistics:
         budget.check_once(site.gate, request.run)
+    networks.check_once(request, site)
     seen = bounds.Seen.of(folder / "seen", first_folder(site.gate, request.run))
     if phase.learns and not known:
         bounds.check(request, approval, seen, site.policy.most_missed_rounds)
@@ -85,6 +87,7 @@ def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Ans
     record.bind(request, key)
     if phase.learns and not known:
         seen.remember(request, approval)
+    networks.remember(folder, request, site.dp_sgd)
     reply = sums.answer(request, site, approval) if phase.sums else _asked(request, site, approval, answer, seen)
     if not reply.error:
         replies.remember(folder / "replies", key, reply)
@@ -119,12 +122,13 @@ def _with_noise(reply: SiteReply, request: PhaseRequest, site: Site) -> SiteRepl
 def _let_out(
     reply: SiteReply, request: PhaseRequest, site: Site, policy: Policy, held: Kept | None = None
 ) -> tuple[SiteReply, Parcel, str]:
+    training = networks.of_reply(reply, request, site)
     release.check(reply, request, policy)  # again for one from disk: the policy may be another than it was
     parcel, results = payload.answer(reply.arrays, request)
     if held is not None:
         for digest, arrays in results.items():
             held.remember(digest, arrays)
-    return reply, parcel, ledger.append(site.gate / ledger.NAME, request, reply, parcel)
+    return reply, parcel, ledger.append(site.gate / ledger.NAME, request, reply, parcel, training)
 
 
 def _received(parcel: Parcel, held: Kept) -> dict[str, Arrays]:
@@ -147,10 +151,7 @@ def _narrowed(site: Site, approval: Approval, request: PhaseRequest) -> Policy:
 
 
 def _draw(request: PhaseRequest, site: Site) -> noise.Draw:
-    """Give where noise is from: the operating system, but for a simulated site, which has no gate's folder of its own.
-
-    A hospital's noise is never drawn from what a hub may know, whatever became of its salt.
-    """
-    if site.gate_folder or site.salt:
+    """Give where noise is from: the operating system, but for a simulated site."""
+    if not site.simulated:
         return noise.from_system
     return noise.repeatable(f"{request.site} {request.run} {request.experiment}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from client.gate.noise import multiplier_in
+from configs.dp_sgd import DpSgd
 from sst_models.wire import chain
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
@@ -19,20 +20,21 @@ NAME = "ledger.jsonl"
 WHAT = "ledger"
 
 
-def append(path: Path, request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> str:
+def append(path: Path, request: PhaseRequest, reply: SiteReply, parcel: Parcel, training: DpSgd | None = None) -> str:
     """Write the entry of one release to stable storage and give its hash; `parcel` is the reply's parts as they travel.
 
     Raises:
         OSError: the entry could not be written; then the reply must not be sent.
         RunError: the last entry cannot be read.
     """
-    return chain.append(path, describe(request, reply, parcel), WHAT)
+    return chain.append(path, describe(request, reply, parcel, training), WHAT)
 
 
-def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> dict[str, Any]:
+def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel, training: DpSgd | None = None) -> dict[str, Any]:
     """Say what a reply holds, without a value: part by part names and shapes; form, bytes, SHA-256 of what travels.
 
-    With statistics, the noise multiplier that they have: `client.gate.budget` adds them up.
+    With statistics, the noise multiplier that they have, and with networks that trained with noise how they did:
+    `client.gate.budget` adds them up.
     """
     sent = {part: ("whole", arrays) for part, arrays in parcel.whole.items()}
     sent |= {part: ("difference", step.arrays) for part, step in parcel.deltas.items()}
@@ -50,7 +52,11 @@ def describe(request: PhaseRequest, reply: SiteReply, parcel: Parcel) -> dict[st
         "settings": sorted(reply.settings),
         "error": reply.error,
     }
-    return found if measured is None else {**found, "noise": multiplier_in(measured)}
+    if measured is not None:
+        found["noise"] = multiplier_in(measured)
+    if training is not None:
+        found["training"] = {"multiplier": training.multiplier, "rate": training.rate, "steps": training.steps}
+    return found
 
 
 def verify(path: Path) -> int:

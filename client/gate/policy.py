@@ -11,7 +11,7 @@ from typing import Any
 
 from configs import levels
 from configs.errors import ConfigError, RefusalError
-from configs.phases import KEPT, asked, at_sites, phase_of, training
+from configs.phases import KEPT, Phase, asked, at_sites, phase_of, training
 from configs.schema import Experiment
 
 PHASES = tuple(phase.name for phase in asked())
@@ -49,21 +49,39 @@ class Policy:
     most_runs_with_statistics: int = 10  # likewise, statistics
     epsilon: float = 4.0  # of differential privacy, of the statistics of one run; inf adds no noise to them
     delta: float = 1e-5  # with it: the probability that is left over
-    most_epsilon: float = 8.0  # over the life of the ledger, of all statistics together
+    most_epsilon: float = 8.0  # over the life of the ledger, of all that leaves with noise together
     most_auc: float = 0.75  # that the site's audit of its statistics may reach, else they stay; 1 never stops them
+    networks_epsilon: float = math.inf  # likewise, of all weights of networks of one run; inf adds no noise to them
     min_scans: int = 5  # fewest training scans behind anything that is learnt and leaves
     min_cases: int = 5  # fewest scans behind moments, fewest people behind statistics
+    min_people_private: int = 100  # fewest people who train behind a network with noise
     min_volumes: int = 40  # fewest volumes that a round of training reads: steps x batch
     min_test_people: int = 5  # fewest people behind figures of a test
 
     def answers(self, phase: str) -> bool:
         """Whether the site takes part in a phase."""
-        return phase in self.phases and levels.reaches(self.level, phase_of(phase).level)
+        named = phase in self.phases and levels.reaches(self.level, phase_of(phase).level)
+        return named and not self.lacks_noise(phase_of(phase))
+
+    @property
+    def trains_privately(self) -> bool:
+        """Whether weights of networks leave with noise alone; what has none, as training curves, then stays here."""
+        return self.trains and math.isfinite(self.networks_epsilon)
+
+    def lacks_noise(self, phase: Phase) -> bool:
+        """Whether weights would leave in a phase that no noise can hide people in, though the site asks for noise."""
+        leave = {part for part in phase.learns if not self.withholds(part)}
+        return self.trains_privately and bool(leave) and not phase.separable
 
     @property
     def releases_moments(self) -> bool:
         """Whether moments may leave at all: a site that leaves the style phase out keeps them in every phase."""
         return self.moments and self.answers("style")
+
+    @property
+    def releases_curves(self) -> bool:
+        """Whether training curves may leave: they have no noise."""
+        return self.trains and not self.trains_privately
 
     @property
     def answered(self) -> tuple[str, ...]:
@@ -72,7 +90,7 @@ class Policy:
 
     @property
     def trains(self) -> bool:
-        """Whether the site trains networks with the others, so that weights and training curves may leave."""
+        """Whether the site trains networks with the others, so that weights may leave."""
         return levels.reaches(self.level, levels.NETWORKS)
 
     def withholds(self, part: str) -> bool:

@@ -40,12 +40,12 @@ class Release:
 
 @dataclass(frozen=True)
 class Noise:
-    """What a site's statistics cost its people, by its ledger."""
+    """What left with noise cost a site's people, by its ledger."""
 
     epsilon: float  # of a release, as the policy has it; infinite: without noise
     delta: float
-    run: float  # epsilon of what left in this run; 0: nothing did
-    spent: float  # of everything that ever left
+    run: float  # epsilon of the statistics that left in this run; 0: none did
+    spent: float  # of everything that ever left with noise, networks that trained with noise among it
 
 
 def released(path: Path, run: str) -> list[Release]:

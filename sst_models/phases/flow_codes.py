@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment, Learning
-from sst_models.losses.adversarial import encoder_loss
+from sst_models.losses.adversarial import critic_loss, encoder_loss
 from sst_models.losses.image import ssim_l1
 from sst_models.phases.material import Material
 from sst_models.phases.style import critic_step
@@ -45,20 +45,32 @@ class FlowCodesLearner:
     def step(self, draws: torch.Generator) -> Losses:
         """Code and decode one batch of flows, then teach the critic."""
         flow = torch.cat([self._flow(below(len(self.scans), draws)) for _ in range(self.phase.batch)])
+        code, losses = self._code(flow)
+        for part in ("encoder", "decoder"):
+            self.optimisers[part].zero_grad()
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        for part in ("encoder", "decoder"):
+            self.optimisers[part].step()
+        drawn = _prior(code, draws)
+        critic = critic_step(self.nets["D_flow"], self.optimisers["D_flow"], code, drawn)
+        return {**losses, "critic": critic}
+
+    def terms(self, index: int, draws: torch.Generator) -> dict[str, Tensor]:
+        """Give what autoencoder and critic are to lower by the flow to one scan."""
+        code, losses = self._code(self._flow(index))
+        drawn = _prior(code, draws)
+        critic = critic_loss(self.nets["D_flow"](drawn), self.nets["D_flow"](code.detach()))
+        return {"encoder": losses["total"], "decoder": losses["total"], "D_flow": critic}
+
+    def _code(self, flow: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Code and decode flows (N, 3, D, H, W): the codes, and what that cost."""
         code = self.nets["encoder"](flow)
         decoded = self.nets["decoder"](code)
         distance = (flow - decoded).abs().mean()
         image = self._image_term(flow, decoded)
         adversarial = encoder_loss(self.nets["D_flow"](code))
         total = distance + IMAGE_WEIGHT * image + PRIOR_WEIGHT * adversarial
-        for part in ("encoder", "decoder"):
-            self.optimisers[part].zero_grad()
-        total.backward()
-        for part in ("encoder", "decoder"):
-            self.optimisers[part].step()
-        drawn = torch.randn(code.shape, generator=draws).to(code)
-        critic = critic_step(self.nets["D_flow"], self.optimisers["D_flow"], code, drawn)
-        return {"total": total, "flow": distance, "image": image, "adversarial": adversarial, "critic": critic}
+        return code, {"total": total, "flow": distance, "image": image, "adversarial": adversarial}
 
     def _flow(self, index: int) -> Tensor:
         if index not in self.flows:
@@ -69,6 +81,11 @@ class FlowCodesLearner:
     def _image_term(self, flow: Tensor, decoded: Tensor) -> Tensor:
         atlas = self.atlas[None].expand(len(flow), -1, -1, -1, -1)
         return ssim_l1(warp(atlas, flow), warp(atlas, decoded))
+
+
+def _prior(code: Tensor, draws: torch.Generator) -> Tensor:
+    """Draw as many flow codes from N(0, I)."""
+    return torch.randn(code.shape, generator=draws).to(code)
 
 
 def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material) -> FlowCodesLearner:

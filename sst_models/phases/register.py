@@ -77,6 +77,11 @@ class RegisterLearner:
         self.optimisers["T"].step()
         return {"total": total, "reconstruction": done.reconstruction, "smoothness": done.smoothness}
 
+    def terms(self, index: int, draws: torch.Generator) -> dict[str, Tensor]:
+        """Give T's loss on one scan, with the atlas as moving volume: a pair of scans would tie two people."""
+        fixed = self.scans.image(index)[None].to(self.atlas)
+        return {"T": register(self.nets["T"], self.atlas[None], fixed, self.settings).total(self.settings)}
+
     def _pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         fixed = self.scans.image(below(len(self.scans), draws))
         if chance(ATLAS_PROBABILITY, draws):

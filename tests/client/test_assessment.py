@@ -15,6 +15,7 @@ from client.gate import audit, budget, ledger
 from client.gate.gate import REFUSED
 from client.gate.policy import Policy
 from client.home import Home
+from configs.dp_sgd import DpSgd
 from configs.errors import RefusalError, RunError
 from configs.statistics import NUMBERS
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -104,6 +105,18 @@ def test_it_promises_nothing_that_does_not_hold(home: Home, parts: dict[str, Arr
     """Statistics without noise, weights that the hub has seen."""
     leave(home, "register", parts=parts)
     assert words in draft(home)
+
+
+def test_it_says_what_weights_with_noise_cost(home: Home) -> None:
+    """Together with statistics; one round without noise, and nothing is promised."""
+    leave(home, "statistics", parts=statistics())
+    weights, dp_sgd = {"T": {"w": np.zeros(2, np.float32)}}, DpSgd(1.5, 0.1, 20)
+    reply, request = SiteReply("north", "register", 1, 200, weights), PhaseRequest("w", "register", 1, "north", "{}")
+    ledger.append(home.gate / ledger.NAME, request, reply, Parcel(weights), dp_sgd)
+    spent = budget.epsilon_of((1.158,), 1e-5, (dp_sgd,))
+    assert draft(home).count(f"epsilon {spent:.2f} and") == 2 and "trained them with noise, 1 round(s)" in draft(home)
+    leave(home, "register", parts=weights)
+    assert "they left in the clear (T)" in draft(home)
 
 
 def test_words_of_a_hub_do_not_break_the_page(home: Home) -> None:
