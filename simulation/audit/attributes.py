@@ -1,8 +1,9 @@
 """What can be worked out of one person who was in a release of statistics: her numbers, her age group, her sex.
 
-The attacker has the numbers of everybody else who was in, and takes them out of the released mean times the number of
-people: her own numbers are left, with noise (attribute inference as in Yeom et al. 2018, CSF, Sec. V, where what is
-known of all others goes into the guess, so that what people have in common counts as known).
+The attacker has the numbers of everybody else who was in, works out what would have been released of them and of a
+person like them all, without noise, and takes that out of what was: how she differs is left, with noise (attribute
+inference as in Yeom et al. 2018, CSF, Sec. V, where what is known of all others goes into the guess, so that what
+people have in common counts as known).
 """
 
 import csv
@@ -105,14 +106,17 @@ def _left(rows: np.ndarray, drawn: int, multiplier: float, seed: int) -> tuple[F
         What is left (decisions, NUMBERS), the standard deviation of the noise on it, and whose it is, (decisions,).
     """
     draws, noise = np.random.default_rng(seed), repeatable(f"attributes {multiplier} {drawn} {seed}")
-    left, spread, person = [], [], []
+    usual, left, spread, person = _others(rows), [], [], []
     for _ in range(TRIALS):
         inside = draws.permutation(len(rows))[:drawn]
         found = noisy_mean(rows[inside], multiplier, noise)
-        left.append(drawn * found.mean - rows[inside].sum(0) + rows[inside])
+        for place, one in enumerate(inside):
+            without = rows[inside].copy()
+            without[place] = usual[one]
+            left.append(usual[one] + drawn * (found.mean - noisy_mean(without, 0.0, noise).mean))
         spread.append(np.full(drawn, drawn * found.noise))
         person.append(inside)
-    return np.concatenate(left), np.concatenate(spread), np.concatenate(person)
+    return np.stack(left), np.concatenate(spread), np.concatenate(person)
 
 
 def _others(rows: np.ndarray) -> np.ndarray:
