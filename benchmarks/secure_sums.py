@@ -41,17 +41,16 @@ LOST: Mapping[int, int] = {3: 0, 5: 1, 7: 2}
 """How many sites are stopped, by how many there are."""
 
 PEOPLE, PHASE, ROUNDS = 4, "register", 2
+DEADLINE = 180
+"""Seconds after which a site counts as lost."""
+
 BYTES = 32
 """Length of a pattern: eight weights in a row, which no other site has."""
 
 CHANGES = (
-    *("federation.foreign_negatives=0", "federation.payload=full", "federation.deadline=60"),
-    *(
-        f"phases.{PHASE}.rounds={ROUNDS}",
-        "phases.statistics.rounds=1",
-        "phases.segment.rounds=1",
-        "phases.adapt.rounds=1",
-    ),
+    *("federation.foreign_negatives=0", "federation.payload=full"),
+    *(f"phases.{phase}.rounds=1" for phase in ("statistics", "segment", "adapt")),
+    f"phases.{PHASE}.rounds={ROUNDS}",
     *(f"phases.{phase}.rounds=0" for phase in ("style", "joint", "flow_codes")),
 )
 
@@ -61,7 +60,7 @@ Patterns = Mapping[str, Sequence[bytes]]
 def experiment(secure: bool, quorum: float) -> Experiment:
     """Give the preset of a run."""
     how = ("federation.aggregation=secure",) if secure else ()
-    return load("tiny", (*CHANGES, *how, f"federation.quorum={quorum}"))
+    return load("tiny", (*CHANGES, *how, f"federation.quorum={quorum}", f"federation.deadline={DEADLINE}"))
 
 
 def make(folder: Path, data: Mapping[str, Path], preset: Experiment) -> tuple[Path, list[SiteFolder]]:
