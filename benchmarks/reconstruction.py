@@ -104,7 +104,9 @@ def trained(
         found.append(Round(before, weights.parameters(learner.nets[part])))
         if not number:
             with twice_differentiable():
-                rise = dict(zip(before, gradient(victim.atlas.repeat(2, 1, 1, 1, 1)), strict=True))
+                slopes = gradient(victim.atlas.repeat(2, 1, 1, 1, 1))
+            names = [name for name, _ in learner.nets[part].named_parameters()]
+            rise = {name: slope for name, slope in zip(names, slopes, strict=True) if slope is not None}
             weights.load_parameters(
                 learner.nets[part], crafted(found[0], rise, reach(part, [(phase, 1)], experiment)), part
             )
@@ -121,8 +123,9 @@ def crafted(last: Round, rise: dict[str, Tensor], most: float) -> dict[str, np.n
     """
     length = FAR * distance(last.after, last.before)
     whole = sum(float(one.square().sum()) for one in rise.values()) ** 0.5
-    steps = {name: length / whole * rise[name].detach().cpu().numpy() for name in rise}
-    return {name: array + np.clip(steps[name], -most, most).astype(np.float32) for name, array in last.before.items()}
+    steps = {name: length / whole * slope.detach().cpu().numpy() for name, slope in rise.items()}
+    moved = {name: np.clip(step, -most, most).astype(np.float32) for name, step in steps.items()}
+    return {name: array + moved.get(name, np.float32(0)) for name, array in last.before.items()}
 
 
 def contrastive(net: nn.Module, experiment: Experiment) -> Gradient:

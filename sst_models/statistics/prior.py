@@ -34,6 +34,10 @@ APART_MEAN, APART_SPREAD, APART_SHADING = 0.15, 0.35, 0.5
 """Standard deviations of a site's mean code around the atlas's: of mean intensities, of logarithms of standard
 deviations, and of that of the shading."""
 
+NEARER = 0.85
+"""Share of what is known of a site's mean look that pairs are drawn by: looks a little nearer to the atlas teach more.
+Chosen among 1 and this on validation scans of both directions (LEARNING.md, "Privacy")."""
+
 TOGETHER = 0.6
 """Correlation of structures' mean intensities over sites: a scanner's contrast makes all that is grey lighter."""
 
