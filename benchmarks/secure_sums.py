@@ -44,8 +44,8 @@ PEOPLE, PHASE, ROUNDS = 4, "register", 2
 DEADLINE = 180
 """Seconds after which a site counts as lost."""
 
-BYTES = 32
-"""Length of a pattern: eight weights in a row, which no other site has."""
+PATTERN = slice(8, 16)
+"""Weights in a row of which a pattern is made: no other site has them."""
 
 CHANGES = (
     *("federation.foreign_negatives=0", "federation.payload=full"),
@@ -88,7 +88,7 @@ def clear(folder: Path, data: Mapping[str, Path]) -> dict[str, list[bytes]]:
             name = max(arrays, key=lambda one: arrays[one].size)
             before = np.asarray(request.arrays[part][name], np.float32)
             for values in (arrays[name], arrays[name] - before, reply.count * arrays[name]):
-                found[site.name].append(np.asarray(values, np.float32).ravel()[8:16].tobytes())
+                found[site.name].append(np.asarray(values, np.float32).ravel()[PATTERN].tobytes())
         return hide(reply, request, site, approval)
 
     hub, sites = make(folder, data, experiment(True, 1.0))

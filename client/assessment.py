@@ -121,8 +121,8 @@ def _promise(gate: Path, policy: Policy) -> str:
         return "they left without noise in a run at least: there is no promise in numbers."
     return (
         f"means over people, with noise, in {len(found)} release(s): differential privacy with epsilon {spent:.2f} and "
-        f"delta {policy.delta:g} for each person who trains, over all runs so far, networks with noise among "
-        f"what left; the policy allows {policy.most_epsilon:g}."
+        f"delta {policy.delta:g} for each person who trains, over all that left with noise so far; the policy allows "
+        f"{policy.most_epsilon:g}."
     )
 
 

@@ -10,7 +10,7 @@ says `networks_epsilon` (docs/privacy.md).
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -91,10 +91,8 @@ def multiplier_of(epsilon: float, delta: float) -> float:
     if math.isinf(epsilon):
         return 0.0
     import dp_accounting
-    from dp_accounting import rdp
 
-    found = dp_accounting.calibrate_dp_mechanism(rdp.RdpAccountant, dp_accounting.GaussianDpEvent, epsilon, delta)
-    return math.ceil(float(found) * 1000) / 1000
+    return _calibrated(dp_accounting.GaussianDpEvent, epsilon, delta)
 
 
 @lru_cache(maxsize=16)
@@ -112,14 +110,21 @@ def multiplier_of_rounds(epsilon: float, delta: float, rounds: Sequence[tuple[fl
     if not (0 < epsilon < math.inf and 0 < delta < 1):
         raise ValueError(f"epsilon {epsilon} and delta {delta}: both have to be positive and finite, and delta below 1")
     import dp_accounting
-    from dp_accounting import rdp
 
     def all_of_them(multiplier: float) -> Any:
         each = [dp_accounting.SelfComposedDpEvent(_event(multiplier, rate), n) for rate, n in _steps(rounds)]
         return dp_accounting.ComposedDpEvent(each)
 
+    return _calibrated(all_of_them, epsilon, delta)
+
+
+def _calibrated(event: Callable[[float], Any], epsilon: float, delta: float) -> float:
+    """Give the multiplier whose event has an epsilon, rounded up to three digits."""
+    import dp_accounting
+    from dp_accounting import rdp
+
     with _quiet():
-        found = dp_accounting.calibrate_dp_mechanism(rdp.RdpAccountant, all_of_them, epsilon, delta)
+        found = dp_accounting.calibrate_dp_mechanism(rdp.RdpAccountant, event, epsilon, delta)
     return math.ceil(float(found) * 1000) / 1000
 
 

@@ -97,26 +97,19 @@ def _answered(request: PhaseRequest, site: Site, approval: Approval, answer: Ans
 def _asked(request: PhaseRequest, site: Site, approval: Approval, answer: Answer, seen: bounds.Seen) -> SiteReply:
     """Ask the app, check what it says, and make of it what may leave: with noise, or masked."""
     phase, own = phase_of(request.phase), site.policy
-    reply = replace(answer(request, site), site=request.site)
+    reply = answered = replace(answer(request, site), site=request.site)
     if odd := release.GATES_OWN & set(reply.arrays):
         raise ReleaseError(f"the app's answer holds the part '{min(odd)}', which the gate alone makes")
     if phase.statistics and not reply.error:
-        reply = _with_noise(reply, request, site)
+        reply = noise.protect(reply, budget.multiplier_of(own.epsilon, own.delta), _draw(request, site))
     release.check(reply, request, own)
+    if phase.statistics and not reply.error:  # those of too few people were not let through, and are not looked at
+        audit.check(answered.arrays["statistics"]["people"], request.run, site.gate, own)
     if phase.learns:
         seen.learn(request, reply.arrays)
     if phase.averaged and approval.preset.sums and not reply.error:
         reply = sums.hide(reply, request, site, approval)
     return reply
-
-
-def _with_noise(reply: SiteReply, request: PhaseRequest, site: Site) -> SiteReply:
-    """Put noise on statistics, if an attack on them does not reach more than the policy allows."""
-    own = site.policy
-    noisy = noise.protect(reply, budget.multiplier_of(own.epsilon, own.delta), _draw(request, site))
-    release.check(noisy, request, own)  # before the audit: statistics of too few people are not looked at
-    audit.check(reply.arrays["statistics"]["people"], request.run, site.gate, own)
-    return noisy
 
 
 def _let_out(

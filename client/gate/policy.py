@@ -51,7 +51,7 @@ class Policy:
     delta: float = 1e-5  # with it: the probability that is left over
     most_epsilon: float = 8.0  # over the life of the ledger, of all that leaves with noise together
     most_auc: float = 0.75  # that the site's audit of its statistics may reach, else they stay; 1 never stops them
-    networks_epsilon: float = math.inf  # likewise, of all weights of networks of one run; inf adds no noise to them
+    networks_epsilon: float = math.inf  # as `epsilon`, of all weights of networks of one run; inf adds no noise to them
     min_scans: int = 5  # fewest training scans behind anything that is learnt and leaves
     min_cases: int = 5  # fewest scans behind moments, fewest people behind statistics
     min_people_private: int = 100  # fewest people who train behind a network with noise

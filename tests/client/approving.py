@@ -22,15 +22,21 @@ from sst_models.wire.exchange import Arrays
 ATLAS = "0" * 64
 NO_PARTS = {"image": ATLAS, "labels": ATLAS}
 
-TOY: Mapping[str, Any] = {
-    "name": "toy",
+SMALL: Mapping[str, Any] = {
     "grid": {"shape": [32, 32, 32], "spacing": 6.0},
-    "federation": {"payload": "full"},
-    "registration": {"widths": [2, 2]},
+    "registration": {"widths": [4, 4]},
     "style": {"widths": [4, 4], "code": 8, "queue": 4},
     "appearance": {"width": 4},
     "flow_codes": {"widths": [4, 4], "latent": 2},
     "segmenter": {"widths": [4, 4, 4]},
+}
+"""Tables of a preset whose networks are small."""
+
+TOY: Mapping[str, Any] = {
+    **SMALL,
+    "name": "toy",
+    "federation": {"payload": "full"},
+    "registration": {"widths": [2, 2]},
     "phases": {"register": {"rounds": 3, "steps": 100, "rate": 1.0}, "adapt": {"rounds": 1}},
 }
 """A preset whose register phase may move each weight by some hundreds in a round: room for toy phases."""

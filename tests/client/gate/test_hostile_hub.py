@@ -19,7 +19,7 @@ from flwr.app import Context, Message, RecordDict
 from safetensors.numpy import load_file
 
 import client.app
-from approving import approve, moved, usual_policy
+from approving import SMALL, approve, moved, usual_policy
 from client import scans
 from client.answer import answer
 from client.gate import ledger
@@ -35,14 +35,9 @@ from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import digest, distance
 
 PRESET: Mapping[str, Any] = {
+    **SMALL,
     "name": "small",
-    "grid": {"shape": [32, 32, 32], "spacing": 6.0},
     "federation": {"payload": "full", "foreign_negatives": 2},
-    "registration": {"widths": [4, 4]},
-    "style": {"widths": [4, 4], "code": 8, "queue": 4},
-    "appearance": {"width": 4},
-    "flow_codes": {"widths": [4, 4], "latent": 2},
-    "segmenter": {"widths": [4, 4, 4]},
     "phases": {
         "register": {"rounds": 2, "steps": 20, "batch": 2},
         "style": {"rounds": 2, "steps": 10, "batch": 4},

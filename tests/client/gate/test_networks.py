@@ -17,7 +17,7 @@ from dp_accounting import rdp
 from safetensors.numpy import load_file
 
 import client.app
-from approving import approve
+from approving import SMALL, approve
 from client import pipe, scans
 from client.answer import answer
 from client.gate import budget, ledger, networks
@@ -39,14 +39,9 @@ from sst_models.wire.payload import Parcel, digest
 
 DELTA = 1e-5
 PRESET: Mapping[str, Any] = {
+    **SMALL,
     "name": "private",
-    "grid": {"shape": [32, 32, 32], "spacing": 6.0},
     "federation": {"payload": "full"},
-    "registration": {"widths": [4, 4]},
-    "style": {"widths": [4, 4], "code": 8, "queue": 4},
-    "appearance": {"width": 4},
-    "flow_codes": {"widths": [4, 4], "latent": 2},
-    "segmenter": {"widths": [4, 4, 4]},
     "phases": {
         "register": {"rounds": 2, "steps": 10, "batch": 8},
         "style": {"rounds": 0},
