@@ -143,11 +143,7 @@ def _scores(rows: np.ndarray, has: Flags, decisions: tuple[Floats, Floats, np.nd
         others, theirs = np.delete(rows, one, axis=0), np.delete(has, one)
         yes, no = others[theirs], others[~theirs]
         apart, middle = yes.mean(0) - no.mean(0), (yes.mean(0) + no.mean(0)) / 2
-        within = (np.cov(yes, rowvar=False) * (len(yes) - 1) + np.cov(no, rowvar=False) * (len(no) - 1)) / (
-            len(others) - 2
-        )
-        within = within + (RIDGE * np.trace(within) / len(within) + float(np.mean(noise[own] ** 2)) + 1e-12) * np.eye(
-            len(within)
-        )
-        scores[own] = (left[own] - middle) @ np.linalg.solve(within, apart)
+        within = np.cov(np.concatenate([yes - yes.mean(0), no - no.mean(0)]), rowvar=False, ddof=2)
+        ridge = RIDGE * np.trace(within) / len(within) + float(np.mean(noise[own] ** 2)) + 1e-12
+        scores[own] = (left[own] - middle) @ np.linalg.solve(within + ridge * np.eye(len(within)), apart)
     return scores
