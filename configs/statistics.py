@@ -18,6 +18,10 @@ NEAR = 1.8
 FIRST = 0.25
 """Share of what noise may cost that goes to the rough mean."""
 
+APART, TOGETHER = 1.5, 0.6
+"""How sites' means lie around the atlas: standard deviation of each number, in standard units, and the correlation of
+two: a scanner's contrast makes all that is grey lighter. Of two public sites."""
+
 SHAPES: dict[str, tuple[int, ...]] = {"mean": (NUMBERS,), "noise": (1,), "multiplier": (1,)}
 """The arrays of a site's statistics, float32: the mean over its people, the standard deviation of the noise on each
 number of it, and the noise multiplier by which it is counted."""

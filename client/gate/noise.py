@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import ReleaseError
-from configs.statistics import CLIP, FIRST, NEAR, NUMBERS
+from configs.statistics import APART, CLIP, FIRST, NEAR, NUMBERS, TOGETHER
 from sst_models.wire.exchange import Arrays, SiteReply
 
 STEP = 2.0**-20
@@ -88,7 +88,7 @@ def noisy_mean(rows: np.ndarray, multiplier: float, draw: Draw) -> NoisyMean:
         raise ValueError(f"rows are finite and (people, numbers), with 1 to {MOST} people, not {rows.shape}")
     given = np.clip(np.asarray(rows, np.float64), -1e100, 1e100)  # what is squared stays within a float
     rough = _one_step(given, CLIP, multiplier / math.sqrt(FIRST), draw)
-    centre, unsure = _shrunk(rough)
+    centre, unsure = _likely(rough)
     near = min(CLIP, math.hypot(NEAR, unsure))
     rest = _one_step(given - centre, near, multiplier / math.sqrt(1 - FIRST), draw)
     return NoisyMean(centre + rest.mean, rest.noise)
@@ -103,15 +103,16 @@ def _one_step(rows: np.ndarray, length: float, multiplier: float, draw: Draw) ->
     return NoisyMean(total * (STEP / people), multiplier * length / people)
 
 
-def _shrunk(rough: NoisyMean) -> tuple[np.ndarray, float]:
-    """Give a rough mean without what noise has lengthened it by, and how far off it may be.
+def _likely(rough: NoisyMean) -> tuple[np.ndarray, float]:
+    """Give the mean that is likely by a rough one and by how sites differ, and how far off it may be.
 
-    The estimate of James and Stein (1961): a mean in which noise is all there is shrinks to nothing. Of what is public
-    alone.
+    Of what is public alone (the posterior of a normal prior, `configs.statistics.APART`): where noise is all there is,
+    it shrinks to nothing, and what all numbers have in common shrinks least.
     """
-    squared, hidden = float(np.square(rough.mean).sum()), rough.mean.size * rough.noise**2
-    share = max(0.0, 1 - hidden / squared) if squared else 0.0
-    return share * rough.mean, math.sqrt(share * hidden) if share else math.sqrt(squared)
+    numbers, noise = rough.mean.size, rough.noise**2 * np.eye(rough.mean.size)
+    apart = APART**2 * np.where(np.eye(numbers, dtype=bool), 1.0, TOGETHER)
+    gain = np.linalg.solve(apart + noise, apart)
+    return gain @ rough.mean, math.sqrt(np.trace(gain @ noise))
 
 
 def whole(rows: np.ndarray, length: float) -> NDArray[np.int64]:

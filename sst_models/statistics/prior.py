@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from configs.statistics import APART, TOGETHER
 from configs.structures import GROUPS, STRUCTURES
 from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.moments import Moments
@@ -30,16 +31,13 @@ FAR = 4.0
 UNIT = 0.1
 """Of mean intensities, which are from 0 to 1."""
 
-APART_MEAN, APART_SPREAD, APART_SHADING = 0.15, 0.35, 0.5
-"""Standard deviations of a site's mean code around the atlas's: of mean intensities, of logarithms of standard
-deviations, and of that of the shading."""
+APART_SPREAD, APART_SHADING = 0.35, 0.5
+"""Standard deviations of a site's mean code around the atlas's, besides `configs.statistics.APART`: of logarithms of
+standard deviations, and of that of the shading."""
 
 NEARER = 0.85
 """Share of what is known of a site's mean look that pairs are drawn by: looks a little nearer to the atlas teach more.
 Chosen among 1 and this on validation scans of both directions (LEARNING.md, "Privacy")."""
-
-TOGETHER = 0.6
-"""Correlation of structures' mean intensities over sites: a scanner's contrast makes all that is grey lighter."""
 
 PEOPLE_MEAN = {
     **dict.fromkeys(("Cerebral-WM",), 0.006),
@@ -86,7 +84,7 @@ def people() -> Tensor:
 def sites() -> Tensor:
     """Give the covariance of a site's mean intensity code around the atlas's, (35, 35)."""
     groups = len(GROUPS) + 1
-    deviation = _looks(torch.full((groups,), APART_MEAN), APART_SPREAD, APART_SHADING)
+    deviation = _looks(torch.full((groups,), UNIT * APART), APART_SPREAD, APART_SHADING)
     alike = torch.eye(len(deviation))
     alike[:groups, :groups] += TOGETHER * (1 - torch.eye(groups))
     return deviation[:, None] * alike * deviation
