@@ -103,6 +103,7 @@ def policy_text() -> str:
         f"# phases = [{names}]\n"
         "moments = true  # mean and standard deviation of style codes, in style, joint and flow_codes\n"
         "moments_each_round = false  # true: after each round of these; false: after the last one of each\n"
+        "dice = false  # true: mean Dice of each segmenter on your labelled test scans, without noise\n"
         f"most_bytes = {usual.most_bytes:_}  # of one reply\n"
         f"most_rounds = {usual.most_rounds}  # of a run at this site\n"
         f"most_missed_rounds = {usual.most_missed_rounds}  # of a part, without this site; more if it comes late\n"

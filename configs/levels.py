@@ -12,7 +12,7 @@ NOTHING, STATISTICS, NETWORKS, MODELS = "nothing", "statistics", "networks", "mo
 LEVELS: Mapping[str, str] = MappingProxyType(
     {
         NOTHING: "versions and counts of scans, when the site joins; it gets the atlas and trains by itself",
-        STATISTICS: "also a mean of intensities by structure, with noise, and mean Dice on labelled test scans",
+        STATISTICS: "also a mean of intensities by structure, with noise",
         NETWORKS: "also weights of the networks that are averaged, moments of style codes, and training curves",
         MODELS: "also weights of what is its own: its appearance model A and its segmenter",
     }

@@ -102,7 +102,8 @@ class Phase:
         if self.losses:
             found.append(Item(levels.NETWORKS, f"training curves ({', '.join(self.losses)})", "training curves"))
         if self.figures:
-            found.append(Item(levels.STATISTICS, f"mean Dice of each of {len(self.figures)} structure groups"))
+            text = f"mean Dice of each of {len(self.figures)} structure groups (if dice = true)"
+            found.append(Item(levels.STATISTICS, text))
         found += [Item(self.level, text) for text in (*(VALUES[value] for value in self.values), self.count) if text]
         return tuple(found)
 

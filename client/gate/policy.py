@@ -29,6 +29,13 @@ MOST: Mapping[str, float] = MappingProxyType({"delta": 0.01, "most_auc": 1.0})
 """Largest values of keys. With a probability of delta a person's numbers may be seen as they are; 1 is certainty."""
 
 
+TIED = (
+    "phase '{phase}' ties the scans of several people together, so that no noise can hide one of them; this site's "
+    "policy lets networks out with noise alone (networks_epsilon)"
+)
+"""Why a site that asks for noise on networks declines a phase."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """A site's rules: what it takes part in, what may leave, and the least and the most that a hub may ask.
@@ -40,6 +47,7 @@ class Policy:
     phases: tuple[str, ...] = PHASES  # of those that the level has, the ones that this site answers
     moments: bool = True  # may mean and standard deviation of style codes leave, in phases that have them
     moments_each_round: bool = False  # after each round of a phase; otherwise after its last one alone
+    dice: bool = False  # may mean Dice of people who are tested on leave: it has no noise
     most_bytes: int = 50_000_000  # arrays of one reply; the largest exchange of the paper is 41 MB
     most_rounds: int = 200  # rounds of a run at this site, over all phases
     most_missed_rounds: int = 0  # rounds of a part that this site may have missed: more lets a hub choose its weights
@@ -60,15 +68,27 @@ class Policy:
 
     def answers(self, phase: str) -> bool:
         """Whether the site takes part in a phase."""
-        named = phase in self.phases and levels.reaches(self.level, phase_of(phase).level)
-        return named and not self.lacks_noise(phase_of(phase))
+        return not self.declines(phase)
+
+    def declines(self, phase: str) -> str:
+        """Say why the site takes no part in a phase; "" where it does."""
+        asked = phase_of(phase)
+        if phase not in self.phases:
+            return f"phase '{phase}' is not among the phases of this site's policy"
+        if not levels.reaches(self.level, asked.level):
+            return f"phase '{phase}' needs the level '{asked.level}'; this site's is '{self.level}'"
+        if self._lacks_noise(asked):
+            return TIED.format(phase=phase)
+        if asked.figures and not self.dice:
+            return f"phase '{phase}' lets figures out that have no noise; this site's policy keeps them (dice)"
+        return ""
 
     @property
     def trains_privately(self) -> bool:
         """Whether weights of networks leave with noise alone; what has none, as training curves, then stays here."""
         return self.trains and math.isfinite(self.networks_epsilon)
 
-    def lacks_noise(self, phase: Phase) -> bool:
+    def _lacks_noise(self, phase: Phase) -> bool:
         """Whether weights would leave in a phase that no noise can hide people in, though the site asks for noise."""
         leave = {part for part in phase.learns if not self.withholds(part)}
         return self.trains_privately and bool(leave) and not phase.separable

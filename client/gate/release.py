@@ -25,12 +25,6 @@ STATE = re.compile(r"(^|[._])(queue\w*|running_mean|running_var|num_batches_trac
 GATES_OWN = frozenset({"masked", "sums"})
 """Parts that the gate makes by itself, and that say nothing to whoever sees one site's alone (`client.gate.sums`)."""
 
-TIED = (
-    "phase '{phase}' ties the scans of several people together, so that no noise can hide one of them; this site's "
-    "policy lets networks out with noise alone (networks_epsilon)"
-)
-"""Why a site that asks for noise on networks declines a phase."""
-
 DIGITS = 3
 """Digits after the point of a figure that leaves: a tenth of a Dice point."""
 
@@ -50,13 +44,8 @@ def permit(request: PhaseRequest, policy: Policy) -> None:
         DeclinedError: the policy leaves it out.
     """
     phase = _declared(request.phase)
-    if request.phase == "hello" or policy.answers(request.phase):
-        return
-    if policy.lacks_noise(phase) and request.phase in policy.phases:
-        raise DeclinedError(TIED.format(phase=phase.name))
-    if request.phase not in policy.phases:
-        raise DeclinedError(f"phase '{request.phase}' is not among the phases of this site's policy")
-    raise DeclinedError(f"phase '{request.phase}' needs the level '{phase.level}'; this site's is '{policy.level}'")
+    if phase.name != "hello" and (why := policy.declines(phase.name)):
+        raise DeclinedError(why)
 
 
 def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:

@@ -52,6 +52,7 @@ class SiteFolder:
 OPEN = """\
 # A simulated site: its people are simulated, or belong to the researcher who runs the hub, too.
 moments_each_round = true
+dice = true
 most_bytes = 1_000_000_000
 most_rounds = 100_000
 most_missed_rounds = 100_000

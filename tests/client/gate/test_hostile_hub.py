@@ -66,10 +66,10 @@ class Victim:
         approve(self.state, experiment, run, self.atlas)
         (self.gate / "salt").write_bytes(b"a secret of thirty-two bytes ....")
 
-    def allow(self, key: str, number: int) -> None:
-        """Let IT change a number in the policy."""
+    def allow(self, key: str, value: object) -> None:
+        """Let IT change a line of the policy."""
         path = self.root / "policy.toml"
-        path.write_text(re.sub(rf"^{key} = \d+", f"{key} = {number}", path.read_text(), flags=re.M))
+        path.write_text(re.sub(rf"^{key} = \S+", f"{key} = {value}", path.read_text(), flags=re.M))
 
     @property
     def gate(self) -> Path:
@@ -420,6 +420,7 @@ def test_a_budget_that_is_spent_is_spent(victim: Victim) -> None:
 
 def test_labels_by_crafted_segmenters(victim: Victim) -> None:
     """attacks/dice.py: a test set of few people tells which structure lies where. It answers with a code alone."""
+    victim.allow("dice", "true")
     crafted = moved(victim.first("segmenter"), 1.0)
     assert victim.send(victim.test(crafted, "0" * 64)).error == "refused"
     assert "was not announced" in victim.refused()[-1]
@@ -429,6 +430,7 @@ def test_labels_by_crafted_segmenters(victim: Victim) -> None:
 
 def test_many_scans_of_few_people_are_few_people(victim: Victim) -> None:
     """Six scans of one person are that person's figures."""
+    victim.allow("dice", "true")
     path = victim.state / "runs" / "run" / scans.SPLITS
     rows = json.loads(path.read_text())
     path.write_text(json.dumps({case: ["test", row[1], "one person"] for case, row in list(rows.items())[:6]}))
@@ -439,6 +441,7 @@ def test_many_scans_of_few_people_are_few_people(victim: Victim) -> None:
 
 def test_each_announced_segmenter_is_tested_once(victim: Victim) -> None:
     """With enough people: not twice, no other ones later, not more than the policy says; figures have three digits."""
+    victim.allow("dice", "true")
     victim.allow("min_test_people", 2)
     one, two, three = (moved(victim.first("segmenter"), by) for by in (0.0, 0.1, 0.2))
     both = f"{digest(one)} {digest(two)}"

@@ -191,7 +191,7 @@ def test_noise_that_drowns_what_is_learnt_is_refused(site: Site) -> None:
 @pytest.mark.parametrize(("phase", "level"), [("style", "networks"), ("joint", "networks"), ("adapt", "models")])
 def test_phases_that_tie_scans_are_declined(phase: str, level: str) -> None:
     """In one sentence; a site that keeps what it learns adapts all the same."""
-    policy = replace(PRIVATE, level=level)
+    policy = replace(PRIVATE, level=level, dice=True)
     with pytest.raises(DeclinedError, match=f"phase '{phase}' ties the scans of several people .*networks_epsilon"):
         permit(ask(phase), policy)
     permit(ask(phase), Policy(level=level))

@@ -109,7 +109,7 @@ def test_the_second_step_takes_most_of_the_noise_away() -> None:
 
 
 def test_what_all_numbers_have_in_common_outlasts_the_noise_of_the_first_step() -> None:
-    """A dozen people at epsilon 2 are too few for each number, not for their common part: the second step needs less."""
+    """A dozen people at epsilon 2 are too few for each number, not for what they have in common."""
     people = 1.2 + np.random.default_rng(6).normal(0, 0.25, (12, NUMBERS))
     multiplier = budget.multiplier_of(2.0, DELTA)
     found = [noisy_mean(people, multiplier, repeatable(f"dozen {draw}")) for draw in range(20)]

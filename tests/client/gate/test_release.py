@@ -19,8 +19,8 @@ from sst_models.wire.exchange import PhaseRequest, SiteReply
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
 WEIGHTS = {"conv.weight": np.ones((4, 1, 3, 3, 3), np.float32), "conv.bias": np.zeros(4, np.float32)}
 MOMENTS = {"mean": np.zeros(8, np.float32), "std": np.ones(8, np.float32)}
-SHARES = Policy(level="networks")
-"""The usual policy at the highest level at which nothing of a site's own leaves."""
+SHARES = Policy(level="networks", dice=True)
+"""The usual policy at the highest level at which nothing of a site's own leaves; figures of tests do."""
 SENT = {part: WEIGHTS for part in ("T", "E", "D_style", "F", "A", "encoder", "decoder", "D_flow", "segmenter")}
 
 
@@ -50,7 +50,7 @@ def reply(phase="style", count=9, **fields):
 def test_declared_parts_pass(phase, parts):
     """Every phase may release the parts it declares."""
     whole = reply(phase, 9 if phase_of(phase).count else 0, arrays={part: WEIGHTS for part in parts})
-    check(whole, ask(phase), Policy(level="models"))
+    check(whole, ask(phase), Policy(level="models", dice=True))
 
 
 @pytest.mark.parametrize("phase", ["join", "register", "style", "joint", "flow_codes", "adapt", "evaluate", "deliver"])
@@ -261,9 +261,21 @@ def test_few_scans_and_people_are_not_answered_for():
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_mean_dice_stays_as_a_policy_is_written(level):
+    """It has no noise: two means that differ by one person give away hers; a site has to say that it may leave."""
+    figures = reply("evaluate", 9, metrics={"Hippocampus": 0.812})
+    with pytest.raises(DeclinedError, match="dice" if level != "nothing" else "needs the level"):
+        permit(ask("evaluate"), Policy(level=level))
+    with pytest.raises(DeclinedError):
+        check(figures, ask("evaluate"), Policy(level=level))
+    if level != "nothing":
+        check(figures, ask("evaluate"), Policy(level=level, dice=True))
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_a_level_lets_out_what_its_table_says(level):
     """Phases above it are declined; weights, curves and figures leave from their level on, and the count of scans."""
-    policy, order = Policy(level=level, min_scans=1), list(LEVELS)
+    policy, order = Policy(level=level, min_scans=1, dice=True), list(LEVELS)
     least = {"register": "networks", "statistics": "statistics", "adapt": "nothing", "evaluate": "statistics"}
     for phase, needed in {**least, "join": "nothing", "joint": "networks", "deliver": "nothing"}.items():
         if order.index(level) < order.index(needed):
