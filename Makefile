@@ -9,7 +9,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 LOCK ?= requirements-dev.lock
 DEMO ?= runs/demo
 
-.PHONY: help install demo test unit kills chaos intruders link check docs bench federation lock sbom audit clean
+.PHONY: help install demo test unit kills chaos intruders link secure check docs bench federation lock sbom audit clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ intruders: $(STAMP) ## let strangers, thieves and liars at a real federation, wi
 
 link: $(STAMP) ## run a real federation whose sites are behind bad lines, one of them cut for a minute
 	SST_LINK=1 $(BIN)/python -m pytest -q -s tests/live/test_link.py
+
+secure: $(STAMP) ## run a real federation of three sites with secure sums, and compare with one in the clear
+	SST_SECURE=1 $(BIN)/python -m pytest -q -s tests/live/test_secure.py
 
 check: $(STAMP) ## check format, lint and types
 	scripts/check

@@ -231,14 +231,16 @@ def strike(live: Live, target: tuple[str, str], rng: random.Random) -> str:
     return ""
 
 
-def undisturbed(live: Live, root: Path) -> dict[str, bytes]:
-    """Run the same federation on the embedded engine, with as many threads, and give what it learnt."""
+def undisturbed(live: Live, root: Path, names: Sequence[str] = SITES, experiment: str = "") -> dict[str, bytes]:
+    """Run the federation, or another experiment, on the embedded engine, with as many threads; give what it learnt."""
     hub = root / "hub"
     hub.mkdir(parents=True)
     save_atlas(read_atlas(live.office.folder), hub)
     for name in ("experiment.json", "plan.json"):
         shutil.copy(live.office.folder / name, hub / name)
-    sites = [SiteFolder(name, (live.root / "scans" / name,), root / name, device="cpu") for name in SITES]
+    if experiment:
+        (hub / "experiment.json").write_text(experiment)
+    sites = [SiteFolder(name, (live.root / "scans" / name,), root / name, device="cpu") for name in names]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
