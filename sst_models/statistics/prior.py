@@ -35,9 +35,9 @@ APART_SPREAD, APART_SHADING = 0.35, 0.5
 """Standard deviations of a site's mean code around the atlas's, besides `configs.statistics.APART`: of logarithms of
 standard deviations, and of that of the shading."""
 
-NEARER = 0.85
-"""Share of what is known of a site's mean look that pairs are drawn by: looks a little nearer to the atlas teach more.
-Chosen among 1 and this on validation scans of both directions (LEARNING.md, "Privacy")."""
+NEARER = 0.5
+"""Share of what is known of a site's mean look that pairs are drawn by: looks between the atlas's and the site's teach
+more. Chosen among 1, 0.85, 0.7 and this on validation scans of both directions (LEARNING.md, "Privacy")."""
 
 PEOPLE_MEAN = {
     **dict.fromkeys(("Cerebral-WM",), 0.006),
