@@ -22,7 +22,7 @@ def looks_of(released: Mapping[str, np.ndarray], rendering: Rendering) -> Moment
     """Give what intensity codes of a site's people are drawn from, by what it released: a mean of numbers, with noise.
 
     Sites' means are normal around the atlas, and people around their site's (`prior`); noise is normal, too, and so is
-    what it leaves to be known (the Kalman gain of a single observation). The mean is then taken nearer to the atlas.
+    what it leaves to be known (the Kalman gain of a single observation). Looks are drawn between the atlas and that.
 
     Args:
         released: the arrays of `configs.statistics.SHAPES`; none says nothing, as noise without end would.
@@ -32,7 +32,7 @@ def looks_of(released: Mapping[str, np.ndarray], rendering: Rendering) -> Moment
     if released:
         noise = (prior.UNIT * float(released["noise"][0])) ** 2 * torch.eye(NUMBERS, dtype=torch.float64)
         gain = torch.linalg.solve(apart[:NUMBERS, :NUMBERS] + noise, apart[:NUMBERS]).T
-        mean = prior.NEARER * gain @ (prior.UNIT * torch.from_numpy(np.array(released["mean"], np.float64)))
+        mean = prior.TOWARDS * gain @ (prior.UNIT * torch.from_numpy(np.array(released["mean"], np.float64)))
         apart = apart - gain @ apart[:NUMBERS]
     spread = (prior.people() + apart).to(rendering.atlas)
     return Moments(prior.centre(rendering) + mean.to(rendering.atlas), spread)

@@ -35,8 +35,8 @@ APART_SPREAD, APART_SHADING = 0.35, 0.5
 """Standard deviations of a site's mean code around the atlas's, besides `configs.statistics.APART`: of logarithms of
 standard deviations, and of that of the shading."""
 
-NEARER = 0.5
-"""Share of what is known of a site's mean look that pairs are drawn by: looks between the atlas's and the site's teach
+TOWARDS = 0.5
+"""Share of the way from the atlas's look to a site's mean look around which looks are drawn: those between the two teach
 more. Chosen among 1, 0.85, 0.7 and this on validation scans of both directions (LEARNING.md, "Privacy")."""
 
 PEOPLE_MEAN = {

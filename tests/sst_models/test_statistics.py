@@ -140,13 +140,13 @@ def released(mean: torch.Tensor, noise: float) -> dict[str, np.ndarray]:
     return {"mean": mean.numpy().astype(np.float32), "noise": np.array([noise], np.float32)}
 
 
-def test_a_mean_without_noise_is_taken_as_it_is_but_a_little_nearer_to_the_atlas() -> None:
-    """The hub draws around that, as widely as people differ; what did not leave is as it is known of any site."""
+def test_looks_lie_between_the_atlas_and_a_mean_without_noise() -> None:
+    """The hub draws as widely as people differ; what did not leave is as it is known of any site."""
     mean = measured().mean(0)
     found, nobody = looks_of(released(mean, 0.0), RENDERING), looks_of({}, RENDERING)
-    assert 0.5 < prior.NEARER < 1
+    assert 0 < prior.TOWARDS < 1
     torch.testing.assert_close(
-        found.mean[:NUMBERS], RENDERING.own.mean + prior.NEARER * prior.UNIT * mean, atol=1e-4, rtol=1e-4
+        found.mean[:NUMBERS], RENDERING.own.mean + prior.TOWARDS * prior.UNIT * mean, atol=1e-4, rtol=1e-4
     )
     own = prior.people()[:NUMBERS, :NUMBERS]
     torch.testing.assert_close(found.covariance[:NUMBERS, :NUMBERS], own, atol=1e-6, rtol=1e-4)
