@@ -51,7 +51,7 @@ PRESET: Mapping[str, Any] = {
     },
 }
 EXPERIMENT = from_dict(dict(PRESET), "private")
-PRIVATE = Policy(level="networks", networks_epsilon=4.0, min_people_private=10)
+PRIVATE = Policy(level="networks", epsilon=4.0, networks_epsilon=4.0, most_epsilon=8.0, min_people_private=10)
 WEIGHTS = {"T": {"w": np.zeros(3, np.float32)}}
 
 
@@ -339,7 +339,7 @@ class Hospital:
         self.atlas: Atlas = load_atlas(case, labels, EXPERIMENT.grid.shape, EXPERIMENT.grid.spacing)
         approve(self.state, EXPERIMENT, "run", self.atlas)
         (self.gate / "salt").write_bytes(b"a secret of thirty-two bytes ....")
-        (root / "policy.toml").write_text('level = "networks"\nnetworks_epsilon = 8\nmin_people_private = 5\n')
+        (root / "policy.toml").write_text('level = "networks"\nnetworks_epsilon = 8\nmost_epsilon = 8\nmin_people_private = 5\n')
         assert self.send("join").error == ""
 
     def send(self, phase: str, number: int = 1, **parts: Any) -> SiteReply:

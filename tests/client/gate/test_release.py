@@ -131,7 +131,7 @@ def test_moments_need_leave_and_enough_cases():
             check(reply(arrays={"moments": odd}), ask(), SHARES)
 
 
-def measured(people: int = 9, multiplier: float = budget.multiplier_of(4.0, 1e-5)):
+def measured(people: int = 9, multiplier: float = budget.multiplier_of(Policy().epsilon, Policy().delta)):
     """Statistics with the noise of a multiplier, usually that of the policy's epsilon."""
     numbers = {"mean": np.zeros(NUMBERS), "noise": [multiplier * NEAR / people], "multiplier": [multiplier]}
     return {name: np.array(values, np.float32) for name, values in numbers.items()}
@@ -157,7 +157,7 @@ def test_statistics_are_exactly_what_is_declared_of_enough_people():
 def test_statistics_have_no_less_noise_than_the_policy_asks_for():
     """Also a reply from disk, that was made when the policy was another one."""
     ready = reply("statistics", arrays={"statistics": measured()})
-    for policy, fine in ((Policy(epsilon=8.0), True), (Policy(epsilon=2.0), False), (Policy(delta=1e-9), False)):
+    for policy, fine in ((Policy(epsilon=8.0), True), (Policy(epsilon=1.0), False), (Policy(delta=1e-9), False)):
         if fine:
             check(ready, ask("statistics"), policy)
         else:
