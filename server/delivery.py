@@ -8,7 +8,7 @@ from configs.errors import FederationError
 from configs.phases import phase_of
 from server.generators import style_source
 from server.hub import Hub
-from server.members import CLOSING
+from server.members import CLOSING, DECLINED
 from server.state import COMMON, SEGMENTER, STATISTICS, RunState
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, SiteReply
@@ -49,7 +49,7 @@ def evaluate(hub: Hub, state: RunState) -> None:
     """Phase 7: test each segmenter at each site that has labels; means and counts make the cross-site table.
 
     The common one is tested once at a site, however many have it. In a run that was opened again for sites that came
-    later, those are asked, with what they get.
+    later, those are asked, with what they get. A site whose policy keeps its figures is asked once.
     """
     own = _closing(hub, state)
     if own.tested:
@@ -58,12 +58,14 @@ def evaluate(hub: Hub, state: RunState) -> None:
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     table: list[dict[str, object]] = [row for row in before if row["site"] not in own.asked]
     members = hub.sites
+    declined: set[str] = set()
     announced = " ".join(dict.fromkeys(payload.digest(state.parts[test.part]) for test in own.tests))
     for number, test in enumerate(own.tests, start=1):
         hub.tell("round.started", phase="evaluate", round=number)
         sites = [site for site in test.sites if site in members]
         about = {"segmenters": announced, "style": test.style}
-        asked = {site: hub.request("evaluate", number, site, {"segmenter": state.parts[test.part]}) for site in sites}
+        segmenter = {"segmenter": state.parts[test.part]}
+        asked = {s: hub.request("evaluate", number, s, segmenter) for s in sites if s not in declined}
         requests = {site: replace(one, settings={**one.settings, **about}) for site, one in asked.items()}
         rows: dict[str, dict[str, object]] = {}
 
@@ -74,9 +76,11 @@ def evaluate(hub: Hub, state: RunState) -> None:
             return code
 
         failed = hub.members.collect(requests, take, consent=True, least=0) if requests else {}
+        declined |= {site for site, code in failed.items() if code == DECLINED}
+        failed |= {site: DECLINED for site in sites if site in declined}
         rows |= {site: {"scans": 0, "dice": {}, "error": code} for site, code in failed.items()}
         table += [{"style": test.style, "site": site, **row} for site, row in sorted(rows.items())]
-        traffic = hub.members.traffic("evaluate", number, sites)
+        traffic = hub.members.traffic("evaluate", number, list(requests))
         hub.tell("round.finished", phase="evaluate", round=number, traffic=traffic, more=True)
     write_json(table, path)
     write_json(asdict(replace(own, tested=True)), hub.folder / CLOSING)

@@ -40,6 +40,7 @@ class Hospitals:
         self.asked: list[PhaseRequest] = []
         self.deadlines: dict[str, float] = {}
         self.begun: list[PhaseRequest] = []
+        self.keeps_figures: set[str] = set()  # sites whose policy lets no Dice out
 
     def sites(self) -> tuple[str, ...]:
         """Who is there."""
@@ -51,6 +52,8 @@ class Hospitals:
             self.asked.append(request)
             parts = {part: request.arrays[part] for part in phase_of(request.phase).learns}
             error = "data" if self.atlases[request.site] is None else ""
+            if request.phase == "evaluate" and request.site in self.keeps_figures:
+                error = "declined"
             count = 9 if phase_of(request.phase).count else 0
             yield SiteReply(request.site, request.phase, request.round, count, parts, error=error)
 
@@ -356,6 +359,22 @@ def opened_again(folder: Path, federation: Hospitals, sites: Sequence[str]) -> H
 
 
 ROW = {"style": "early", "site": "early", "scans": 5, "dice": {"CSF": 0.8}, "error": ""}
+
+
+def test_a_site_that_keeps_its_figures_is_asked_once(tmp_path: Path) -> None:
+    """As policies are written; the table says so of each segmenter, and who lets them out is asked for each."""
+    federation = Hospitals({"open": DIGEST, "usual": DIGEST})
+    federation.keeps_figures = {"usual"}
+    hub = hub_of(tmp_path, federation)
+    for site in federation.sites():
+        hub.members.add(site, 9)
+    run.evaluate(hub, RunState(parts={f"segmenter.{site}": {"w": np.zeros(2, np.float32)} for site in hub.sites}))
+    asked = [(one.settings["style"], one.site) for one in federation.asked]
+    assert asked == [("open", "open"), ("open", "usual"), ("usual", "open")]
+    rows = json.loads((tmp_path / "cross-site.json").read_text())
+    assert {(row["style"], row["site"]): row["error"] for row in rows} == {
+        (style, site): "declined" if site == "usual" else "" for style in ("open", "usual") for site in hub.sites
+    }
 
 
 def asked_of(federation: Hospitals) -> list[tuple[str, str]]:

@@ -339,7 +339,9 @@ class Hospital:
         self.atlas: Atlas = load_atlas(case, labels, EXPERIMENT.grid.shape, EXPERIMENT.grid.spacing)
         approve(self.state, EXPERIMENT, "run", self.atlas)
         (self.gate / "salt").write_bytes(b"a secret of thirty-two bytes ....")
-        (root / "policy.toml").write_text('level = "networks"\nnetworks_epsilon = 8\nmost_epsilon = 8\nmin_people_private = 5\n')
+        (root / "policy.toml").write_text(
+            'level = "networks"\nnetworks_epsilon = 8\nmost_epsilon = 8\nmin_people_private = 5\n'
+        )
         assert self.send("join").error == ""
 
     def send(self, phase: str, number: int = 1, **parts: Any) -> SiteReply:
