@@ -36,8 +36,8 @@ APART_SPREAD, APART_SHADING = 0.35, 0.5
 standard deviations, and of that of the shading."""
 
 TOWARDS = 0.5
-"""Share of the way from the atlas's look to a site's mean look around which looks are drawn: those between the two teach
-more. Chosen among 1, 0.85, 0.7 and this on validation scans of both directions (LEARNING.md, "Privacy")."""
+"""Share of the way from the atlas's look to a site's mean look around which looks are drawn: those between teach more.
+Chosen among 1, 0.85, 0.7 and this on validation scans of both directions (LEARNING.md, "Privacy")."""
 
 PEOPLE_MEAN = {
     **dict.fromkeys(("Cerebral-WM",), 0.006),

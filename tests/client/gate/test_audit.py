@@ -188,7 +188,7 @@ def test_rows_of_any_size_can_be_attacked(rows: np.ndarray, tmp_path: Path) -> N
 
 
 def test_no_site_of_the_usual_policy_is_stopped_by_accident(tmp_path: Path) -> None:
-    """Rows like real ones stay far below the threshold, those that are found most easily below it, also at epsilon 4."""
+    """Rows like real ones stay far below the threshold, those found most easily stay below it; also at epsilon 4."""
     apart = np.eye(NUMBERS)[:12] * 7  # as long as may be, and each unlike all others
     for epsilon in (Policy().epsilon, 4.0):
         for number, rows in enumerate([people(5), leak(5), people(25), leak(25), apart[:5], apart]):
