@@ -23,6 +23,7 @@ PRESET: dict[str, Any] = {
     "phases": {
         "register": {"rounds": 1, "steps": 2},
         **{name: {"rounds": 0} for name in ("style", "joint", "flow_codes", "adapt")},
+        "statistics": {"rounds": 1},
         "segment": {"rounds": 1, "steps": 2},
     },
 }
