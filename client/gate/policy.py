@@ -28,7 +28,6 @@ GONE: Mapping[str, str] = MappingProxyType(
 MOST: Mapping[str, float] = MappingProxyType({"delta": 0.01, "most_auc": 1.0})
 """Largest values of keys. With a probability of delta a person's numbers may be seen as they are; 1 is certainty."""
 
-
 TIED = (
     "phase '{phase}' ties the scans of several people together, so that no noise can hide one of them; this site's "
     "policy lets networks out with noise alone (networks_epsilon)"
