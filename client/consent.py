@@ -12,7 +12,7 @@ from client.home import Home
 from client.site import read_salt
 from configs.errors import DataError, RefusalError, RunError
 from configs.levels import LEVELS
-from configs.phases import NOTHING, asked, at_sites, phase_of, training
+from configs.phases import NOTHING, asked, phase_of, training
 from configs.schema import from_json
 from sst_models.wire.files import replace_file
 
@@ -154,7 +154,8 @@ def _run(home: Home, run: Approval, policy: Policy) -> Iterator[str]:
     if preset.sums:
         names = ", ".join(sums.peers(home.gate)) or "none yet: sst site peer"
         yield f"  secure sums of {len(preset.sums)} rounds; other sites whose keys are approved here: {names}"
-    declined = [each.name for each in at_sites() if preset.phases.rounds(each.name) and not policy.answers(each.name)]
+    wanted = [each.name for each in asked() if each.figures or (each.has_rounds and preset.phases.rounds(each.name))]
+    declined = [name for name in wanted if not policy.answers(name)]
     if declined:
         yield f"  declined, as the policy says: {', '.join(declined)}"
     try:

@@ -261,6 +261,9 @@ def test_what_is_approved_is_shown_and_pinned(office: Office, site: home.Home) -
         assert words in text, words
     assert "weights of" not in text and "NOT WITHIN THE POLICY" not in text
     assert "declined, as the policy says: register, style, joint, flow_codes" in text
+    assert re.search(r"declined, as .*, evaluate\n", text)
+    site.policy.write_text(consent.policy_text().replace("dice = false", "dice = true"))
+    assert not re.search(r"declined, as .*evaluate", "\n".join(consent.lines(site, found)))
     site.policy.write_text(usual_policy("networks"))
     text = "\n".join(consent.lines(site, found))
     assert "weights of" in text and "NOT WITHIN THE POLICY" in text and "weights leave with noise" not in text
