@@ -1,6 +1,6 @@
 """Audits a finished run: every part that left a site, and what the attacks on it reach. Read `audit` first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from torch import Tensor
 from client.audit import statistics
 from client.audit.membership import Flags, Membership
 from client.audit.statistics import Attacked
+from configs.phases import phase_of
 from server.generators import generator_of
 from server.state import SEGMENTER, STATISTICS
-from simulation.audit import attributes, copies, networks
+from simulation.audit import attributes, copies, networks, shadows
 from simulation.audit.attributes import Inferred
 from simulation.audit.copies import Copies
 from simulation.audit.finished import Everybody, Federation, federations
@@ -65,7 +66,7 @@ class Audit:
     sites: tuple[SiteAudit, ...]
 
 
-def audit(run: Path, device: torch.device, progress: Progress, source: str = "") -> Audit:
+def audit(run: Path, device: torch.device, progress: Progress, source: str = "", shadow_networks: int = 0) -> Audit:
     """Attack what the sites of a run released.
 
     Args:
@@ -73,6 +74,7 @@ def audit(run: Path, device: torch.device, progress: Progress, source: str = "")
         device: to compute on.
         progress: the display.
         source: only the direction whose atlas is of this site; "": both.
+        shadow_networks: how many shadow networks to train of each part that can be attacked so, at each site; 0: none.
 
     Raises:
         RunError: the folder holds no finished run, or a ledger was altered.
@@ -81,34 +83,60 @@ def audit(run: Path, device: torch.device, progress: Progress, source: str = "")
     found = federations(run, device, source)
     facts = read(run).run
     subjects = [(each, site, Everybody.of(each.stage, site)) for each in found for site in each.scheme.sites]
-    progress.plan(
-        {f"{_where(each, site)}: {what}": units for each, site, who in subjects for what, units in _plan(who)}
-    )
-    return Audit(facts, tuple(_site(*subject, run / FOLDER, progress) for subject in subjects))
+    how = _How(run / FOLDER, progress, shadow_networks)
+    plans = [(_where(each, site), how.plan(each, site, who)) for each, site, who in subjects]
+    progress.plan({f"{where}: {what}": units for where, plan in plans for what, units in plan})
+    return Audit(facts, tuple(_site(*subject, how) for subject in subjects))
 
 
 ATTACK = 20.0
 """Work units of the attacks on rows, where measuring a scan is 5."""
 
 
-def _plan(everybody: Everybody) -> Sequence[tuple[str, float]]:
-    scans = len(everybody.cases)
-    return ("measure", 5.0 * scans), ("attack", ATTACK), ("look for copies", 1.0 * scans)
+@dataclass(frozen=True)
+class _How:
+    """What an audit of each site needs to know."""
+
+    folder: Path  # what takes long is kept there
+    progress: Progress
+    shadows: int  # networks of each part
+
+    def plan(self, federation: Federation, site: str, everybody: Everybody) -> Iterator[tuple[str, float]]:
+        """Give the stages of one site's audit, with their work units."""
+        scans = len(everybody.cases)
+        yield "measure", 5.0 * scans
+        yield "attack", ATTACK
+        for release in self.trained_again(released(federation.ledger(site), federation.name)):
+            yield _again(release), self.shadows * self.units(federation, release)
+        yield "look for copies", 1.0 * scans
+
+    def trained_again(self, left: Sequence[Release]) -> list[Release]:
+        """Choose what shadow networks are trained of."""
+        return [release for release in left if self.shadows and release.part in networks.TESTED]
+
+    def units(self, federation: Federation, release: Release) -> float:
+        """Give the work units of one shadow network."""
+        settings = federation.stage.experiment.phases.of(release.phase)
+        return settings.rounds * settings.steps * settings.batch * phase_of(release.phase).cost
+
+
+def _again(release: Release) -> str:
+    return f"shadow networks of {release.part}"
 
 
 def _where(federation: Federation, site: str) -> str:
     return f"{federation.stage.where}, {site}"
 
 
-def _site(federation: Federation, site: str, everybody: Everybody, folder: Path, progress: Progress) -> SiteAudit:
-    stage = federation.stage
+def _site(federation: Federation, site: str, everybody: Everybody, how: _How) -> SiteAudit:
+    stage, progress = federation.stage, how.progress
     left = released(federation.ledger(site), federation.name)
     names = {release.part for release in left}
     noise = noise_of(federation.gate(site), federation.name)
     found = None
     if names & {STATISTICS, SEGMENTER}:
         progress.stage(f"{_where(federation, site)}: measure", 5.0 * len(everybody.cases))
-        path = kept_in(folder, stage, site)
+        path = kept_in(how.folder, stage, site)
         found = measured(path, stage, everybody, lambda done: progress.advance(5.0 * done, scans=done))
     progress.stage(f"{_where(federation, site)}: attack", ATTACK)
     by_epsilon: tuple[Attacked, ...] = ()
@@ -121,6 +149,7 @@ def _site(federation: Federation, site: str, everybody: Everybody, folder: Path,
         )
     parts = [_part(federation, site, everybody, found, release) for release in left]
     parts = [_with_statistics(part, by_epsilon) for part in parts]
+    parts += _by_shadows(federation, site, everybody, found, left, how)
     progress.stage(f"{_where(federation, site)}: look for copies", 1.0 * len(everybody.cases))
     near = _copies(federation, site, everybody, progress)
     counts = len(set(everybody.person.tolist())), everybody.trained
@@ -157,6 +186,30 @@ def _part(federation: Federation, site: str, everybody: Everybody, found: Measur
     propagated = found.labels if found else torch.empty(0)
     reached = networks.attack(part, stage, pair, everybody, propagated)
     return Part(release, networks.TESTED[part], reached)
+
+
+def _by_shadows(
+    federation: Federation,
+    site: str,
+    everybody: Everybody,
+    found: Measured | None,
+    left: Sequence[Release],
+    how: _How,
+) -> Iterator[Part]:
+    """Attack networks by others that are trained anew for it, where that was asked for."""
+    propagated = found.labels if found else torch.empty(0)
+    alignments: dict[int, tuple[Tensor, Tensor]] = {}
+    for release in how.trained_again(left):
+        units = how.units(federation, release)
+
+        def watch(done: int, units: float = units) -> None:
+            how.progress.advance(units * done, networks=done)
+
+        how.progress.stage(f"{_where(federation, site)}: {_again(release)}", how.shadows * units)
+        training = shadows.Training(federation, site, release.part, release.times, everybody.cases, alignments)
+        path = how.folder / federation.stage.direction.name / f"shadows-{release.part}-{site}.safetensors"
+        reached = shadows.attack(training, everybody, propagated, how.shadows, path, watch)
+        yield Part(release, f"LiRA with {how.shadows} shadow networks", reached)
 
 
 def _copies(federation: Federation, site: str, everybody: Everybody, progress: Progress) -> Copies | None:

@@ -17,6 +17,14 @@ def audit_command(
     source: Annotated[
         str, typer.Option(metavar="SITE", help="Only the direction whose atlas is of this site; without it, both.")
     ] = "",
+    shadows: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Also attack T and segmenters by N networks of each, trained anew on halves of a site's people: N is "
+            "even, and 6 or more; each takes as long as the site's own training did. What is done is kept.",
+        ),
+    ] = 0,
     device: Device = "auto",
 ) -> None:
     """Attack what the sites of a simulation released, and say in numbers what a hub could learn."""
@@ -26,11 +34,16 @@ def audit_command(
 
     from simulation.audit.audit import FOLDER, audit
     from simulation.audit.report import sentences, write
+    from simulation.audit.shadows import LEAST
     from simulation.progress import RichProgress
     from sst_models.training.device import choose
 
+    if shadows and (shadows < LEAST or shadows % 2):
+        raise RunError(
+            f"--shadows: an even number, {LEAST} or more, not {shadows}: half of the people train every other"
+        )
     with RichProgress() as progress:
-        found = audit(run, choose(device), progress, source)
+        found = audit(run, choose(device), progress, source, shadows)
     page = write(found, run / FOLDER)
     for line in sentences(found):
         typer.echo(line)

@@ -3,7 +3,8 @@
 Some scans are easier than others, whoever trained, so that the loss is held against that of the version before
 ("difficulty calibration": Watson et al. 2022, ICLR, "On the importance of difficulty calibration in membership
 inference attacks"; a reference of the same purpose in Sablayrolles et al. 2019, ICML). That needs one scan and weights
-that were released, no shadow networks: it is an attack that a hub can carry out, not the strongest there is.
+that were released, no shadow networks: it is an attack that a hub can carry out, not the strongest there is. One that
+needs these is in `simulation.audit.shadows`.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,11 +52,14 @@ def attack(
         propagated: (scans, D, H, W), the atlas's labels on each, which is what a site trains a segmenter on.
     """
     nets = (place(versions[0], stage.device), place(versions[1], stage.device))
+    return infer(loss_of(part, stage, everybody, propagated), nets, everybody)
+
+
+def loss_of(part: str, stage: Stage, everybody: Everybody, propagated: Tensor) -> Loss:
+    """Give the loss by which a part is attacked; the arguments are those of `attack`."""
     if part == T:
-        loss = registration_loss(stage.experiment, stage.atlas.image.to(stage.device), everybody.cases.image)
-    else:
-        loss = segmentation_loss(stage.experiment, everybody.cases.image, propagated)
-    return infer(loss, nets, everybody)
+        return registration_loss(stage.experiment, stage.atlas.image.to(stage.device), everybody.cases.image)
+    return segmentation_loss(stage.experiment, everybody.cases.image, propagated)
 
 
 def infer(loss: Loss, versions: tuple[nn.Module, nn.Module], everybody: Everybody) -> Membership:

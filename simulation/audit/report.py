@@ -87,8 +87,8 @@ def _inferred(found: Inferred) -> str:
 
 def _attacked(part: Part, reached: Membership) -> str:
     found = f"AUC {figure(reached.auc)}, {percent(reached.tpr_5)} of members found at 5 % false positives"
-    name = named(part.release.part)
-    return f"{name[0].upper()}{name[1:]}: {verdict(reached)} ({found}; {reached.members + reached.others} decisions)."
+    name, how = named(part.release.part), f"{reached.members + reached.others} decisions; {part.attack}"
+    return f"{name[0].upper()}{name[1:]}: {verdict(reached)} ({found}; {how})."
 
 
 def verdict(reached: Membership) -> str:

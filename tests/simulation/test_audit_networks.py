@@ -1,7 +1,9 @@
 """Attacks on networks and on generated images: what memorised, or is a copy, is found; what did not, is not."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from torch import Tensor
 from client.cases import Cases
 from configs.schema import load
 from server.state import RunState
-from simulation.audit import copies
+from simulation.audit import copies, shadows
 from simulation.audit.finished import Everybody
 from simulation.audit.networks import infer, registration_loss, segmentation_loss, versions
 from sst_models.networks.build import build
@@ -23,6 +25,7 @@ SIDES = (32, 32, 32)
 TINY = load("tiny")
 TINY = replace(TINY, grid=replace(TINY.grid, shape=SIDES), segmenter=replace(TINY.segmenter, location_prior=0.0))
 MEMBERS, OTHERS = 4, 8
+PEOPLE = 8  # at shadow sites
 EVERYBODY = Everybody(Cases(()), np.arange(MEMBERS + OTHERS) < MEMBERS, np.arange(MEMBERS + OTHERS))
 
 
@@ -127,3 +130,51 @@ def test_a_copy_of_a_training_scan_is_found_among_generated_images() -> None:
     assert leak.nearest_trained == pytest.approx(1.0) and leak.nearest_other < 0.9
     assert clean.nearest_trained == pytest.approx(clean.nearest_other, abs=0.1)
     assert (clean.pairs, leak.pairs, leak.membership.people) == (4, 5, MEMBERS + OTHERS)
+
+
+class Mean(torch.nn.Module):
+    """What leaks as much as can be: the mean of the scans that it was trained on."""
+
+    def __init__(self, scans: Sequence[int]) -> None:
+        super().__init__()
+        self.mean = torch.stack([scan(number) for number in scans]).mean(0)
+
+
+def distance(net: torch.nn.Module, index: int) -> Tensor:
+    """How far a scan lies from what the network has."""
+    assert isinstance(net, Mean)
+    return (net.mean - scan(index)).square().mean()
+
+
+def test_shadow_networks_find_who_was_learnt_by_heart_and_are_trained_once(tmp_path: Path) -> None:
+    """The planted leak, by LiRA; more networks later leave those that are there as they are."""
+    everybody = Everybody(Cases(()), np.ones(PEOPLE, bool), np.arange(PEOPLE))
+    trained: list[tuple[tuple[int, ...], int]] = []
+
+    def train_one(scans: Sequence[int], number: int) -> torch.nn.Module:
+        trained.append((tuple(scans), number))
+        return Mean(scans)
+
+    path = tmp_path / "losses.safetensors"
+    losses = shadows.losses_of(train_one, distance, everybody, 6, path, lambda done: None)
+    member = shadows.halves(PEOPLE, 6)
+    assert [set(scans) for scans, _ in trained] == [set(np.flatnonzero(who)) for who in member]
+    found = shadows.infer(losses, member)
+    assert found.auc.value >= 0.9 and found.members + found.others == 6 * PEOPLE
+    again = shadows.losses_of(train_one, distance, everybody, 8, path, lambda done: None)
+    assert [number for _, number in trained] == list(range(8)) and (again[:6] == losses).all()
+
+
+def test_shadow_networks_that_learnt_nothing_accuse_nobody() -> None:
+    """Losses that have nothing to do with who was in: chance lies within the interval, as often as it says."""
+    member, draws = shadows.halves(30, 16), np.random.default_rng(0)
+    found = [shadows.infer(draws.normal(3, 1, member.shape), member) for _ in range(40)]
+    assert np.mean([each.auc.value for each in found]) == pytest.approx(0.5, abs=0.01)
+    assert sum(each.auc.low <= 0.5 <= each.auc.high for each in found) >= 34
+
+
+def test_everybody_is_in_and_out_as_often_at_shadow_sites() -> None:
+    """Halves: of two sites in a row one has whom the other has not; more sites do not change the first."""
+    member = shadows.halves(7, 10)
+    assert (member[::2] ^ member[1::2]).all() and (member.sum(0) == 5).all()
+    assert (shadows.halves(7, 6) == member[:6]).all() and set(member.sum(1)) == {3, 4}

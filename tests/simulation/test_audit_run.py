@@ -67,6 +67,26 @@ def test_every_part_that_left_is_attacked_or_has_a_reason(run: Path, capsys: pyt
     assert (run / "audit" / "audit.html").read_bytes() == page
 
 
+def test_networks_are_attacked_by_shadow_networks_where_that_is_asked_for(run: Path) -> None:
+    """T and the segmenter have a second attack, with decisions of each person by each network; what is done is kept."""
+    words = ["audit", str(run), "--device", "cpu", "--shadows", "6"]
+    assert sst.run(words) == 0
+    found = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))["sites"]
+    for site in found:
+        by_shadows = [one for one in site["parts"] if one["attack"] == "LiRA with 6 shadow networks"]
+        left = {one["release"]["part"] for one in site["parts"]}
+        assert {one["release"]["part"] for one in by_shadows} == left & set(TESTED)
+        for one in by_shadows:
+            assert one["membership"]["members"] + one["membership"]["others"] == 6 * site["people"]
+    kept = sorted((run / "audit").rglob("shadows-*.safetensors"))
+    assert {path.name for path in kept} >= {"shadows-T-candi.safetensors", "shadows-segmenter-oasis.safetensors"}
+    losses = weights.load(kept[0])["losses"]
+    assert len(losses) == 6 and len({tuple(row.tolist()) for row in losses}) == 6, "each network is another one"
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert sst.run(words) == 0
+    assert [path.stat().st_mtime_ns for path in kept] == before
+
+
 def test_what_cannot_be_audited_is_said_in_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +96,7 @@ def test_what_cannot_be_audited_is_said_in_one_line(
         ([str(tmp_path)], "give the folder of a run, sst simulate --out RUN"),
         ([str(run), "--source", "oasis"], "one of: candi"),
         ([str(run), "--device", "gpu"], "--device: there is no 'gpu'"),
+        ([str(run), "--shadows", "5"], "--shadows: an even number, 6 or more"),
     ):
         assert sst.run(["audit", *words]) == 2
         error = capsys.readouterr().err
