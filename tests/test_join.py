@@ -269,7 +269,7 @@ def test_what_is_approved_is_shown_and_pinned(office: Office, site: home.Home) -
     assert "weights of" in text and "NOT WITHIN THE POLICY" in text and "weights leave with noise" not in text
     site.policy.write_text(usual_policy("networks").replace("networks_epsilon = inf", "networks_epsilon = 3"))
     text = "\n".join(consent.lines(site, found))
-    assert "weights leave with noise of epsilon 3, delta 1e-05; 0.00 of 4 is spent so far" in text
+    assert "weights leave with noise of epsilon 3, delta 1e-05; 0.00 of 2 is spent so far" in text
     assert "but no training curves and no moments" in text and "declined, as the policy says: style, joint" in text
     site.policy.write_text(usual_policy("networks"))
     with pytest.raises(RunError, match="the policy asks for 40 or more.*Not approved"):

@@ -54,9 +54,9 @@ class Policy:
     most_segmenters: int = 16  # segmenters that a run may have tested here
     most_runs_with_moments: int = 10  # runs, over the life of the ledger, in which moments may leave
     most_runs_with_statistics: int = 10  # likewise, statistics
-    epsilon: float = 2.0  # of differential privacy, of the statistics of one run; inf adds no noise to them
+    epsilon: float = 1.0  # of differential privacy, of the statistics of one run; inf adds no noise to them
     delta: float = 1e-5  # with it: the probability that is left over
-    most_epsilon: float = 4.0  # over the life of the ledger, of all that leaves with noise together
+    most_epsilon: float = 2.0  # over the life of the ledger, of all that leaves with noise together
     most_auc: float = 0.75  # that the site's audit of its statistics may reach, else they stay; 1 never stops them
     networks_epsilon: float = math.inf  # as `epsilon`, of all weights of networks of one run; inf adds no noise to them
     min_scans: int = 5  # fewest training scans behind anything that is learnt and leaves

@@ -63,7 +63,7 @@ def test_it_says_what_left_and_what_it_cost(home: Home) -> None:
     assert "| winter | statistics | 1 | 76 | statistics, counts |" in text
     assert "| winter | join | 1 | 0 | counts |" in text and "| winter | deliver | 1 | 0 | nothing but" in text
     spent = budget.epsilon_of((1.158, 1.158), 1e-5)
-    assert f"epsilon {spent:.2f} and delta 1e-05" in text and "the policy allows 4" in text
+    assert f"epsilon {spent:.2f} and delta 1e-05" in text and "the policy allows 2" in text
 
 
 def test_it_says_what_the_sites_own_audits_found(home: Home) -> None:
@@ -79,9 +79,9 @@ def test_it_says_what_the_sites_own_audits_found(home: Home) -> None:
     figures = (
         r"AUC [01]\.\d\d \([01]\.\d\d to [01]\.\d\d\), \d+ % of members found at 5 % false positives, 9,200 decisions"
     )
-    assert re.fullmatch(rf"- winter, 23 people, epsilon 2: {figures}; passed", passed)
+    assert re.fullmatch(rf"- winter, 23 people, epsilon 1: {figures}; passed", passed)
     assert re.fullmatch(rf"- a / b, 23 people, without noise: {figures}; stopped: the policy had 0\.75", stopped)
-    assert one == "- one, 1 people, epsilon 2: too few people to tell; passed"
+    assert one == "- one, 1 people, epsilon 1: too few people to tell; passed"
 
 
 def test_an_altered_file_of_audits_is_no_ground_for_a_report(home: Home) -> None:

@@ -415,7 +415,7 @@ def test_a_budget_that_is_spent_is_spent(victim: Victim) -> None:
         assert victim.send(victim.ask("join", **about)).error == ""
         errors.append(victim.send(victim.ask("statistics", parts=labels, **about)).error)
     assert errors == ["", "", "", "refused"]
-    assert "the policy allows 4 (most_epsilon)" in victim.refused()[-1]
+    assert "the policy allows 2 (most_epsilon)" in victim.refused()[-1]
 
 
 def test_labels_by_crafted_segmenters(victim: Victim) -> None:

@@ -195,18 +195,18 @@ def release(gate: Path, run: str, multiplier: float = budget.multiplier_of(USUAL
 
 
 def test_the_budget_is_what_the_ledger_says(tmp_path: Path) -> None:
-    """Three runs of epsilon 2 are within 4 and a fourth is not; one that was sent again is still one."""
+    """Three runs of epsilon 1 are within 2 and a fourth is not; one that was sent again is still one."""
     for number in range(3):
         budget.check(tmp_path, f"run{number}", USUAL)
         release(tmp_path, f"run{number}")
         release(tmp_path, f"run{number}")
-    assert 3 < budget.spent(tmp_path / ledger.NAME, DELTA) <= 4
-    with pytest.raises(RefusalError, match=r"bring the total from 3\.\d+ to 4\.\d+ .*allows 4 \(most_epsilon\)"):
+    assert 1.5 < budget.spent(tmp_path / ledger.NAME, DELTA) <= 2
+    with pytest.raises(RefusalError, match=r"bring the total from 1\.\d+ to 2\.\d+ .*allows 2 \(most_epsilon\)"):
         budget.check(tmp_path, "run3", USUAL)
     budget.check(tmp_path, "run2", USUAL)  # it gets again what it got
     with pytest.raises(RefusalError, match="left once"):
         budget.check_once(tmp_path, "run2")
-    budget.check(tmp_path, "run3", Policy(most_epsilon=5.0))
+    budget.check(tmp_path, "run3", Policy(most_epsilon=2.5))
 
 
 def test_no_clock_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,8 +230,8 @@ def test_an_old_copy_of_the_folder_cannot_spend_again(tmp_path: Path) -> None:
     with pytest.raises(RefusalError, match="lacks 1 entries that the hub has seen"):
         budget.check(copy, "run2", USUAL)
     text = (gate / ledger.NAME).read_text()
-    assert '"noise":2.' in text
-    (gate / ledger.NAME).write_text(text.replace('"noise":2.', '"noise":9.'))
+    assert '"noise":4.' in text
+    (gate / ledger.NAME).write_text(text.replace('"noise":4.', '"noise":9.'))
     with pytest.raises(RunError, match="altered"):
         budget.check(gate, "run2", USUAL)
 
