@@ -11,8 +11,7 @@ import pytest
 
 from simulation.engines import QUIET
 
-WORKER = "PYTEST_XDIST_WORKER" in os.environ  # one of two processes, see the Makefile
-os.environ.setdefault("OMP_NUM_THREADS", "1" if WORKER else "2")  # read when torch is first imported
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ |= QUIET
 
@@ -50,11 +49,9 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark each test with its tier, and keep a file's together where several processes test; live ones all together."""
-    file = item.path.relative_to(Path(__file__).parent).as_posix()
-    tier = next(tier for tier, places in TIERS.items() if f"{file}::{item.name}".startswith(places))
-    item.add_marker(tier)
-    item.add_marker(pytest.mark.xdist_group("live" if tier == "live" else file))
+    """Mark each test with its tier."""
+    place = f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
+    item.add_marker(next(tier for tier, places in TIERS.items() if place.startswith(places)))
 
 
 @pytest.fixture
