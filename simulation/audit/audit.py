@@ -82,9 +82,13 @@ def audit(run: Path, device: torch.device, progress: Progress, source: str = "",
     """
     found = federations(run, device, source)
     facts = read(run).run
-    subjects = [(each, site, Everybody.of(each.stage, site)) for each in found for site in each.scheme.sites]
+    subjects = [
+        (each, site, Everybody.of(each.stage, site), released(each.ledger(site), each.name))
+        for each in found
+        for site in each.scheme.sites
+    ]
     how = _How(run / FOLDER, progress, shadow_networks)
-    plans = [(_where(each, site), how.plan(each, site, who)) for each, site, who in subjects]
+    plans = [(_where(each, site), how.plan(each, who, left)) for each, site, who, left in subjects]
     progress.plan({f"{where}: {what}": units for where, plan in plans for what, units in plan})
     return Audit(facts, tuple(_site(*subject, how) for subject in subjects))
 
@@ -101,12 +105,14 @@ class _How:
     progress: Progress
     shadows: int  # networks of each part
 
-    def plan(self, federation: Federation, site: str, everybody: Everybody) -> Iterator[tuple[str, float]]:
+    def plan(
+        self, federation: Federation, everybody: Everybody, left: Sequence[Release]
+    ) -> Iterator[tuple[str, float]]:
         """Give the stages of one site's audit, with their work units."""
         scans = len(everybody.cases)
         yield "measure", 5.0 * scans
         yield "attack", ATTACK
-        for release in self.trained_again(released(federation.ledger(site), federation.name)):
+        for release in self.trained_again(left):
             yield _again(release), self.shadows * self.units(federation, release)
         yield "look for copies", 1.0 * scans
 
@@ -128,9 +134,8 @@ def _where(federation: Federation, site: str) -> str:
     return f"{federation.stage.where}, {site}"
 
 
-def _site(federation: Federation, site: str, everybody: Everybody, how: _How) -> SiteAudit:
+def _site(federation: Federation, site: str, everybody: Everybody, left: Sequence[Release], how: _How) -> SiteAudit:
     stage, progress = federation.stage, how.progress
-    left = released(federation.ledger(site), federation.name)
     names = {release.part for release in left}
     noise = noise_of(federation.gate(site), federation.name)
     found = None
@@ -206,7 +211,7 @@ def _by_shadows(
             how.progress.advance(units * done, networks=done)
 
         how.progress.stage(f"{_where(federation, site)}: {_again(release)}", how.shadows * units)
-        training = shadows.Training(federation, site, release.part, release.times, everybody.cases, alignments)
+        training = shadows.Training(federation, site, release, everybody.cases, alignments)
         path = how.folder / federation.stage.direction.name / f"shadows-{release.part}-{site}.safetensors"
         reached = shadows.attack(training, everybody, propagated, how.shadows, path, watch)
         yield Part(release, f"LiRA with {how.shadows} shadow networks", reached)

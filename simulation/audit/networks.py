@@ -113,11 +113,22 @@ def versions(part: str, experiment: Experiment, state: RunState, site: str, time
         site: whose.
         times: how often the site released it.
     """
+    after = state.of(part, site)
+    assert after is not None, part
+    return begun(part, experiment, state, site, times), network(part, after, experiment, CPU)
+
+
+def begun(part: str, experiment: Experiment, state: RunState, site: str, times: int) -> nn.Module:
+    """Give a part's network before it was trained on a site's scans; the arguments are those of `versions`."""
     before: Arrays | None = None
     if part == SEGMENTER:
         history = state.trained.get(site, ())
         before = history[-times - 1] if len(history) > times else state.parts.get(SEGMENTER)
-    after = state.of(part, site)
-    assert after is not None, part
-    start = first(part, experiment) if before is None else network_of(part, before, experiment, CPU)
-    return start.eval(), network_of(part, after, experiment, CPU).eval()
+    return network(part, before, experiment, CPU)
+
+
+def network(part: str, arrays: Arrays | None, experiment: Experiment, device: torch.device) -> nn.Module:
+    """Give a part's network with some weights, or its first ones; not to be trained."""
+    if arrays is None:
+        return place(first(part, experiment), device).eval()
+    return network_of(part, arrays, experiment, device).eval()

@@ -21,11 +21,9 @@ from client.audit.membership import Flags, Floats, Membership, Shadows, measure
 from client.cases import Cases
 from configs.phases import phase_of
 from configs.schema import Experiment
-from server.segmenters import network_of
-from server.state import SEGMENTER
 from simulation.audit.finished import Everybody, Federation
-from simulation.audit.networks import Loss, T, loss_of, versions
-from sst_models.networks.build import first
+from simulation.audit.networks import Loss, begun, loss_of, network
+from simulation.audit.releases import Release
 from sst_models.phases.material import Material, make_learner
 from sst_models.training.device import place
 from sst_models.training.learner import Span, train
@@ -33,9 +31,6 @@ from sst_models.wire import weights
 
 LEAST = 6
 """Fewest networks: without one and the other half's, each person has to be in, and out, at two."""
-
-PHASE = {T: "register", SEGMENTER: "adapt"}
-"""In which a site trains a part."""
 
 Train = Callable[[Sequence[int], int], nn.Module]
 """Trains a network on some scans, by their positions; the number is that of the shadow site, and seeds it."""
@@ -70,8 +65,7 @@ class Training:
 
     federation: Federation
     site: str
-    part: str  # one of `PHASE`
-    times: int  # how often the site released it
+    release: Release  # of T, or of the segmenter
     cases: Cases  # all scans of the site
     alignments: dict[int, tuple[Tensor, Tensor]]  # of these, as far as they are known
 
@@ -80,11 +74,13 @@ class Training:
         """The preset."""
         return self.federation.stage.experiment
 
-    def network(self, scans: Sequence[int], number: int) -> nn.Module:
+    def trained(self, scans: Sequence[int], number: int) -> nn.Module:
         """Train the part on some scans, (positions), with the draws of a shadow site."""
-        stage, phase = self.federation.stage, phase_of(PHASE[self.part])
-        begin, _ = versions(self.part, self.experiment, self.federation.state, self.site, self.times)
-        nets = {self.part: place(begin, stage.device)} | {part: self._used(part) for part in phase.uses}
+        stage, state, part = self.federation.stage, self.federation.state, self.release.part
+        phase, device = phase_of(self.release.phase), stage.device
+        begin = begun(part, self.experiment, state, self.site, self.release.times)
+        used = {each: network(each, state.of(each, self.site), self.experiment, device) for each in phase.uses}
+        nets = {part: place(begin, device), **used}
         own = Cases.of([self.cases.paths[index] for index in scans])
         labels = stage.atlas.labels.to(stage.device) if phase.labels else None
         atlas, found = stage.atlas.image.to(stage.device), Found(self.alignments, scans)
@@ -94,13 +90,7 @@ class Training:
             learner,
             Span(self.experiment.seed, ("shadow", str(number), phase.name), 0, settings.rounds * settings.steps),
         )
-        return learner.nets[self.part].eval()
-
-    def _used(self, part: str) -> nn.Module:
-        device, arrays = self.federation.stage.device, self.federation.state.of(part, self.site)
-        if arrays is None:
-            return place(first(part, self.experiment), device).eval()
-        return network_of(part, arrays, self.experiment, device).eval()
+        return learner.nets[part].eval()
 
 
 def attack(
@@ -116,8 +106,8 @@ def attack(
         path: keeps what the losses were, network by network.
         watch: is told how far it is.
     """
-    loss = loss_of(training.part, training.federation.stage, everybody, propagated)
-    losses = losses_of(training.network, loss, everybody, sites, path, watch)
+    loss = loss_of(training.release.part, training.federation.stage, everybody, propagated)
+    losses = losses_of(training.trained, loss, everybody, sites, path, watch)
     return infer(losses, halves(len(losses.T), sites))
 
 

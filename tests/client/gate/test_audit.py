@@ -103,7 +103,7 @@ def test_statistics_with_noise_enough_leave_and_what_the_audit_found_stays(north
     assert reply.error == "" and {name: array.shape for name, array in reply.arrays["statistics"].items()} == SHAPES
     (found,) = audit.audits(north.gate)
     assert (found["run"], found["people"], found["stopped"], found["most_auc"]) == ("run", 12, False, 0.75)
-    assert 0.45 < found["auc"][0] < 0.6 and found["auc"][1] < found["auc"][0] < found["auc"][2]
+    assert 0.48 < found["auc"][0] < 0.6 and found["auc"][1] < found["auc"][0] < found["auc"][2]
     assert found["epsilon"] == 1 and found["decisions"] == 4800 > LEAST and 0.03 < found["tpr_5"][0] < 0.1
     assert all(value == round(value, 3) for value in (*found["auc"], *found["tpr_5"]))
     (entry,) = north.lines(ledger.NAME)
