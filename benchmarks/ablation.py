@@ -102,7 +102,7 @@ def branch(run: Path, folder: Path, row: Row) -> list[str]:
 def _data(kept: dict[str, Any]) -> list[str]:
     """Give the part of a run's command line that says which scans it takes, and how."""
     words = [word for site, data in kept["sites"].items() for word in ("--site", f"{site}={data}")]
-    words += [word for site, case in kept["atlases"].items() for word in ("--atlas", f"{site}={case}")]
+    words += [word for site, case in kept["atlas"].items() for word in ("--atlas", f"{site}={case}")]
     words += ["--splits", kept["splits"]] if kept["splits"] else []
     return words + ([] if kept.get("bias", True) else ["--no-bias"])
 

@@ -199,10 +199,10 @@ def stages_of(pack: Pack, preset: Experiment, out: Path, device: torch.device) -
     first, second = sorted(pack.listed, reverse=True)
     data, stages = {site: out / "empty" / site for site in pack.listed}, []
     for source, target in ((first, second), (second, first)):
-        direction, kept = schemes.Direction(source, target), out / "atlases" / source
+        roles, kept = schemes.Roles(source, (target,)), out / "atlases" / source
         if not (out / "ready").exists():
             save_atlas(pack.atlas(source, preset.grid, device), kept)
-        stage = Stage(out, direction, preset, read_atlas(kept), data, "inprocess", device)
+        stage = Stage(out, roles, preset, read_atlas(kept), data, "inprocess", device)
         stages.append(stage)
         if not (out / "ready").exists():
             stage.split(pack.splits)
@@ -210,7 +210,7 @@ def stages_of(pack: Pack, preset: Experiment, out: Path, device: torch.device) -
             threads = torch.get_num_threads()
             for site, folder in data.items():
                 folder.mkdir(parents=True, exist_ok=True)
-                pack.write(site, direction.name, frame, out / "sites" / site, device)
+                pack.write(site, roles.name, frame, out / "sites" / site, device)
                 prepare(stage, site)
             torch.set_num_threads(threads)
     (out / "ready").touch()
@@ -261,7 +261,7 @@ def registration(stages: list[Stage], device: torch.device) -> None:
             atlas, atlas_labels = sides[id(stage)]
             flow, mirrored = ByQuantiles(nets, atlas, atlas_labels, how).flows(image)
             propagated = refine_labels(image, atlas_labels, flow, how.settings.em_weight, how.spacing, mirrored)
-            dice.setdefault(f"{stage.direction.source} -> {site}", []).append(100 * mean_dice(propagated, truth))
+            dice.setdefault(f"{stage.roles.source} -> {site}", []).append(100 * mean_dice(propagated, truth))
             folded = max(folded, 100 * float(folded_fraction(flow)))
         means = ", ".join(f"{way} {fmean(found):.2f}" for way, found in dice.items())
         say(f"{name}: {means}; {(time.perf_counter() - began) / len(cells):.2f} s a scan, folded {folded:.3f} %")
@@ -321,18 +321,20 @@ def part(stage: Stage, name: str, workers: int) -> None:
         setattr(server.run, step, lambda hub, state: None)
     chosen = [(ARMS | REFINED)[arm] for arm in PARTS[name]]
     trained = {arm.trained_as.name: arm.trained_as for arm in chosen}
-    wanted = schemes.schemes_for(trained.values(), stage.direction, stage.experiment)
+    wanted = schemes.schemes_for(trained.values(), stage.roles, stage.experiment)
     bench = Bench(stage, {scheme.name: (scheme, federate(stage, scheme, Said())) for scheme in wanted})
     for arm in (arm for _, arm in sorted(trained.items()) if arm.pairs is not None):
         coloured = Coloured(stage, workers) if arm.name == "control" else None
-        simulate.train(bench, replace(arm, pairs=coloured.pairs) if coloured else arm, Said())
+        taught = replace(arm, pairs=coloured.pairs) if coloured else arm
+        for site in bench.owners(arm):
+            simulate.train(bench, taught, site, Said())
         if coloured:
             coloured.stop()
     say(name, "trained")
     if name == "federated":
         em_weights(stage, bench)
     for number, arm in enumerate(chosen):
-        keep(stage, bench, arm, stage.folder / "found" / f"{stage.direction.name}-{name}-{number}")
+        keep(stage, bench, arm, stage.folder / "found" / f"{stage.roles.name}-{name}-{number}")
 
 
 class Said(Silent):
@@ -345,7 +347,7 @@ class Said(Silent):
 
 def em_weights(stage: Stage, bench: Bench) -> None:
     """Print the Dice of the adapted segmenter on validation scans by the weight of EM refinement."""
-    target, how = stage.direction.target, Prediction.of(stage.experiment)
+    (target,), how = stage.roles.targets, Prediction.of(stage.experiment)
     net = bench.segmenter(ARMS["U-Net w/ adaptation"], target)
     found: dict[float, list[float]] = {}
     for _, image, truth in labelled(stage.cases(target, "val")):
@@ -411,14 +413,14 @@ class Coloured:
     def __init__(self, stage: Stage, workers: int, ahead: int = 60) -> None:
         own = (stage.atlas.image, stage.experiment.grid.spacing)
         self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, own)
-        self._name, self._labels = stage.direction.name, stage.atlas.labels.to(stage.device)
+        self._name, self._labels = stage.roles.name, stage.atlas.labels.to(stage.device)
         self._device, self._next = stage.device, iter(range(10**6))
         self._waiting: deque[Future[str]] = deque(self._ask() for _ in range(ahead))
 
     def _ask(self) -> "Future[str]":
         return self._pool.submit(_colour, self._name, next(self._next))
 
-    def pairs(self, _: object) -> Pairs:
+    def pairs(self, *_: object) -> Pairs:
         """Give the pairs as an arm does."""
         return self.pair
 

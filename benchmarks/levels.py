@@ -5,7 +5,7 @@
 The atlas is from the other site, which shares everything. Of the training scans of the small site some are drawn, and
 the rest are marked as unused. Rows: "nobody" (the other site shares nothing either, so the atlas is all there is),
 each level of sharing of the small site, and all scans of both sites in one place ("pooled"). Each cell is `sst
-simulate --source` of its own; one that is finished is only read. Test scans are looked at here: no setting may be
+simulate --atlas` of its own; one that is finished is only read. Test scans are looked at here: no setting may be
 chosen by what this prints.
 """
 
@@ -48,7 +48,7 @@ def words(row: str, large: str, small: str) -> list[str]:
     """Give the options of `sst simulate` that make a row."""
     arm = "U-Net pooled" if row == POOLED else WITH
     level = {NOBODY: NOTHING, POOLED: ""}.get(row, f"{small}={row}")
-    given = ["--source", large, "--arms", arm, *(["--level", level] if level else [])]
+    given = ["--atlas", large, "--arms", arm, *(["--level", level] if level else [])]
     phases = load("real-cpu-networks").phases
     together = [phase.name for phase in training() if phase.level == NETWORKS] if row in TRAINED else []
     return given + [word for name in together for word in ("--set", f"phases.{name}.rounds={phases.rounds(name)}")]

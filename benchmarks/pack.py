@@ -73,14 +73,14 @@ class Pack:
         image, labels = (self.folder / f"{site}-{kind}.nii.gz" for kind in ("image", "labels"))
         return load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling, device)
 
-    def write(self, site: str, direction: str, frame: AtlasFrame, state: Path, device: torch.device) -> None:
+    def write(self, site: str, atlas: str, frame: AtlasFrame, state: Path, device: torch.device) -> None:
         """Put a site's scans on an atlas's grid, where a site of that state folder keeps what it prepared."""
         store = store_of(state / "prepared", frame)
         store.mkdir(parents=True, exist_ok=True)
 
         def one(job: tuple[Row, np.ndarray]) -> None:
             row, (shades, *classes) = job
-            atlas_to_scan = np.array(row["places"][direction])
+            atlas_to_scan = np.array(row["places"][atlas])
             place = np.linalg.inv(atlas_to_scan) @ np.array(row["affine"])
             bright = np.where(shades > 0, np.maximum((shades.astype(np.float32) - 1) / 254, DARK), 0)
             tensors = {"image": robust_scale(sample_image(bright, place, frame.grid, device)).cpu()}
@@ -126,9 +126,9 @@ def packed(scan: Scan) -> tuple[Row, bytes]:
     return row, b"".join(np.ascontiguousarray(part, np.uint8).tobytes() for part in parts)
 
 
-def place_of(run: Path, site: str, direction: str, case: str) -> list[list[float]]:
+def place_of(run: Path, site: str, atlas: str, case: str) -> list[list[float]]:
     """Give the affine from an atlas's world to a scan's, (4, 4), RAS mm, as a run found it."""
-    rows = json.loads((run / "sites" / site / "runs" / f"{direction}-prepared" / "splits.json").read_text())
+    rows = json.loads((run / "sites" / site / "runs" / f"{atlas}-prepared" / "splits.json").read_text())
     place: list[list[float]] = load_file(rows[case][1])["atlas_to_scan"].tolist()
     return place
 
@@ -141,14 +141,14 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    directions = sorted(path.name for path in (asked.run / "federations").iterdir())
+    atlases = sorted(path.name for path in (asked.run / "federations").iterdir())
     for site, _, folder in (word.partition("=") for word in asked.site):
         scans = find_scans([Path(folder)])
         splits = split_people({scan.case: scan.person for scan in scans}, 1, asked.splits, site)
         rows, content = [], []
         for scan in scans:
             row, own = packed(scan)
-            places = {name: place_of(asked.run, site, name, scan.case) for name in directions}
+            places = {name: place_of(asked.run, site, name, scan.case) for name in atlases}
             rows.append({**row, "split": splits[scan.case], "places": places})
             content.append(own)
             if splits[scan.case] == "atlas" and scan.labels is not None:

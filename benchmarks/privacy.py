@@ -29,7 +29,7 @@ from server.segmenters import Training
 from simulation.atlases import choose_atlas
 from simulation.bench import dice_alone
 from simulation.measured import mean_of, std_of
-from simulation.schemes import Direction
+from simulation.schemes import Roles
 from simulation.stage import Stage, prepare
 from sst_models.phases.statistics import untrained_aligner
 from sst_models.propagation.predict import Prediction
@@ -94,11 +94,13 @@ def main() -> None:
     data = {word.partition("=")[0]: Path(word.partition("=")[2]) for word in asked.site}
     source, site = list(data)[:2]
     chosen = {name: choose_atlas(name, data[name], experiment.grid, 1, (None, asked.splits)) for name in data}
-    where = Direction(source, site)
-    stage = Stage(asked.out, where, experiment, chosen[source].atlas, data, "inprocess", choose("auto"))
+    where = f"{source}-to-{site}"
+    stage = Stage(
+        asked.out, Roles(source, (site,)), experiment, chosen[source].atlas, data, "inprocess", choose("auto")
+    )
     stage.split({name: own.splits for name, own in chosen.items()})
     prepare(stage, site)
-    rows = rows_of(stage, site, asked.out / f"rows-{where.name}.safetensors")
+    rows = rows_of(stage, site, asked.out / f"rows-{where}.safetensors")
     table = Table("people", *(f"epsilon {one:g}" for one in asked.epsilons), title=f"{source} -> {site}, Dice %")
     for people in asked.people:
         cells = []
@@ -106,7 +108,7 @@ def main() -> None:
             means = []
             for seed in asked.seeds:
                 found = released(rows, people, epsilon, seed)
-                path = asked.out / f"{where.name}-{people}-{epsilon:g}-{seed}.safetensors"
+                path = asked.out / f"{where}-{people}-{epsilon:g}-{seed}.safetensors"
                 scores = dice(stage, replace(experiment, seed=seed), site, found, path, asked.split)
                 means.append(mean_of(scores))
                 print(f"{people} people, epsilon {epsilon:g}, seed {seed}: noise {found.noise:.3f}, {means[-1]:.2f}")

@@ -150,7 +150,7 @@ def main() -> int:
     scan = next((work / "old" / "sites" / "oasis" / "scans").rglob("*_T1w.nii.gz"))
     maps = []
     for name, tree in (("old", old), ("new", new)):
-        model = next((work / f"{name}-on" / "sites" / "oasis" / "runs").glob("candi-to-oasis-federated/model"))
+        model = next((work / f"{name}-on" / "sites" / "oasis" / "runs").glob("candi-federated/model"))
         out = work / f"{name}-segmented"
         sst(given.python, tree, "segment", str(scan), "--model", str(model), "--out", str(out), "--no-bias")
         maps.append(label_maps(out))

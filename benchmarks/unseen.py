@@ -24,7 +24,7 @@ from simulation.atlases import choose_atlas
 from simulation.bench import Bench, dice_alone
 from simulation.measured import mean_of, std_of
 from simulation.progress import RichProgress
-from simulation.schemes import Direction, Scheme
+from simulation.schemes import Roles, Scheme
 from simulation.stage import Stage, federate, prepare
 from sst_models.propagation.predict import Prediction
 from sst_models.training.device import choose
@@ -50,9 +50,8 @@ def main() -> None:
     source = next(iter(data))
     found = {name: choose_atlas(name, data[name], experiment.grid, asked.seed, (None, asked.splits)) for name in data}
     device, shared = choose("auto"), dict.fromkeys(data, STATISTICS) | {third: NOTHING}
-    stage = Stage(
-        asked.out, Direction(source, third), experiment, found[source].atlas, data, "inprocess", device, levels=shared
-    )
+    roles = Roles(source, tuple(list(data)[1:]))
+    stage = Stage(asked.out, roles, experiment, found[source].atlas, data, "inprocess", device, levels=shared)
     stage.split({name: own.splits for name, own in found.items()})
     threads = torch.get_num_threads()
     for name in data:
@@ -62,7 +61,7 @@ def main() -> None:
     with RichProgress() as progress:
         bench = Bench(stage, {FEDERATED: (scheme, federate(stage, scheme, progress))})
         if asked.control:
-            bench.train(CONTROL, lambda step, loss: progress.advance(step, loss=loss))
+            bench.train(CONTROL, watch=lambda step, loss: progress.advance(step, loss=loss))
     arrays = stage.own(scheme, SEGMENTER, third) or bench.state(FEDERATED).of(SEGMENTER, COMMON)
     assert arrays is not None
     rows = {"common segmenter": (segmenters.segmenter_of(arrays, experiment, device), Prediction.of(experiment))}

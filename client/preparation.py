@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from configs.errors import ConfigError
 
@@ -34,6 +35,7 @@ class Preparation:
     mask: str = ""  # where masks lie, see `client.layouts.with_masks`
     stripping: Stripping = Stripping()
     jobs: int = 1  # scans at a time, each in a process and on one thread
+    brains: Path | None = None  # where brains are kept, uncompressed, for other atlases to be prepared for sooner
 
     @property
     def key(self) -> list[object]:

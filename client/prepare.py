@@ -30,6 +30,7 @@ from client.preparation import Preparation
 from configs.errors import DataError, RunError
 from sst_models.volume.grid import Affine, Grid, sample_image, sample_labels
 from sst_models.volume.intensity import robust_scale
+from sst_models.wire import weights
 
 PLAIN = Preparation()
 """What is done where a site says nothing."""
@@ -101,8 +102,12 @@ class Prepared:
 def _key(scan: Scan, atlas: AtlasFrame, how: Preparation) -> str:
     """Digest of all that the prepared file depends on."""
     facts = [PREPARE_VERSION, atlas.digest, atlas.shape, atlas.affine, how.key]
+    return _digest(facts, (scan.image, scan.labels, scan.mask))
+
+
+def _digest(facts: Sequence[object], files: Sequence[Path | None]) -> str:
     digest = hashlib.sha256(json.dumps(facts).encode())
-    for path in (scan.image, scan.labels, scan.mask):
+    for path in files:
         pair = [] if path is None else [path, path.with_suffix(".img")] if path.suffix == ".hdr" else [path]
         try:
             digest.update(b"".join(_digest_of(part) for part in pair) + b"/")
@@ -202,8 +207,7 @@ def bring(image: sitk.Image, scan: Scan, atlas: AtlasFrame, how: Preparation) ->
     """
     where = str(scan.image)
     with one_thread():
-        inside = brain_of(image, scan.mask, how.stripping, where)
-        voxels = unbias(image, inside) if how.bias else np.where(inside, array_of(image), 0).astype(np.float32)
+        inside, voxels = _brain(image, scan, how)
         brain = to_sitk(voxels, affine_of(image))
         atlas_to_scan = to_matrix(register(from_array(atlas.image, atlas.grid), scaled(brain), where))
     place = np.linalg.inv(atlas_to_scan) @ affine_of(image)
@@ -211,6 +215,37 @@ def bring(image: sitk.Image, scan: Scan, atlas: AtlasFrame, how: Preparation) ->
     if not bool(volume.any()):
         raise DataError(f"registration: {scan.image} does not overlap the atlas; check its orientation and mask")
     return {"image": volume, "atlas_to_scan": torch.from_numpy(atlas_to_scan)}, inside
+
+
+def _brain(image: sitk.Image, scan: Scan, how: Preparation) -> tuple[np.ndarray, np.ndarray]:
+    """Give a scan's brain and its voxels: (i, j, k) bool, and float32 without the bias field, 0 outside the brain.
+
+    Nothing of it depends on the atlas: where brains are kept, that of an earlier call is read.
+    """
+    if how.brains is None:
+        return _find_brain(image, scan, how)
+    path = how.brains / f"{scan.case}.safetensors"
+    key = _digest([PREPARE_VERSION, "brain", how.key], (scan.image, scan.mask))
+    if not _holds(path, key):
+        inside, voxels = _find_brain(image, scan, how)
+        box = tuple(slice(int(found.min()), int(found.max()) + 1) for found in np.nonzero(inside))
+        cropped = {"inside": inside[box].astype(np.uint8), "voxels": voxels[box]}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in cropped.items()}
+        tensors["corner"] = torch.tensor([side.start for side in box])
+        _save(tensors, {"about": f"{key} {scan.case}"}, path)
+        return inside, voxels
+    kept = weights.load(path)
+    shape = array_of(image).shape
+    inside, voxels = np.zeros(shape, bool), np.zeros(shape, np.float32)
+    box = tuple(slice(a, a + n) for a, n in zip(kept["corner"].tolist(), kept["voxels"].shape, strict=True))
+    inside[box], voxels[box] = kept["inside"].numpy().astype(bool), kept["voxels"].numpy()
+    return inside, voxels
+
+
+def _find_brain(image: sitk.Image, scan: Scan, how: Preparation) -> tuple[np.ndarray, np.ndarray]:
+    inside = brain_of(image, scan.mask, how.stripping, str(scan.image))
+    voxels = unbias(image, inside) if how.bias else np.where(inside, array_of(image), 0).astype(np.float32)
+    return inside, voxels
 
 
 def _tensors(scan: Scan, atlas: AtlasFrame, how: Preparation) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ class Plan:
     run: str  # name of the run; sites keep its state under it
     segment: tuple[str, ...] | None = None  # sites that get a segmenter; None: all
     device: str = "auto"
+    common: bool = False  # one in all sites' styles is trained, too, whatever the preset says
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Hub:
     @property
     def trains_common(self) -> bool:
         """Whether the hub trains a segmenter in all sites' styles, also where each site that takes part has its own."""
-        return self.experiment.generation.common_segmenter and self.plan.segment is None
+        return self.plan.common or (self.experiment.generation.common_segmenter and self.plan.segment is None)
 
     def late(self, state: RunState) -> bool:
         """Say whether a site that joins now gets no segmenter.
@@ -129,5 +130,6 @@ def open_hub(folder: Path, federation: Federation, patience: float = 0.0) -> Hub
     except OSError as error:
         raise RunError(f"{folder} is not a hub's folder: {Path(error.filename).name} is missing") from error
     wanted = values.get("segment")
-    plan = Plan(values["run"], None if wanted is None else tuple(wanted), values.get("device", "auto"))
+    segment = None if wanted is None else tuple(wanted)
+    plan = Plan(values["run"], segment, values.get("device", "auto"), values.get("common", False))
     return Hub(folder, plan, experiment, read_atlas(folder), federation, patience)

@@ -22,8 +22,35 @@ class SiteAtlas:
     splits: Mapping[str, str]  # case -> train, val, test or atlas
 
 
+def splits_of(site: str, folder: Path, seed: int, table: Path | None) -> dict[str, str]:
+    """Split a site's scans by person, by a table where there is one; give the split of each case."""
+    return dict(_split({scan.case: scan for scan in find_scans([folder])}, site, folder, seed, table))
+
+
+def _split(scans: Mapping[str, Scan], site: str, folder: Path, seed: int, table: Path | None) -> Mapping[str, str]:
+    people = {case: scan.person for case, scan in scans.items()}
+    return split_people(people, seed, table or find_table(folder), site)
+
+
 def choose_atlas(site: str, folder: Path, grid: Grid, seed: int, given: tuple[str | None, Path | None]) -> SiteAtlas:
-    """Choose and load a site's atlas.
+    """Choose and load a site's atlas; the arguments are those of `atlas_of`.
+
+    Raises:
+        DataError: the named case is not there, or the site has no labelled scan that can be read.
+    """
+    found = atlas_of(site, folder, grid, seed, given)
+    if found is None:
+        raise no_atlas(f"site '{site}'")
+    return found
+
+
+def no_atlas(where: str) -> DataError:
+    """Give the error to raise where there is nothing to make an atlas of."""
+    return DataError(f"no training scan of {where} has a label map that can be read, so there is no atlas")
+
+
+def atlas_of(site: str, folder: Path, grid: Grid, seed: int, given: tuple[str | None, Path | None]) -> SiteAtlas | None:
+    """Choose and load a site's atlas, if it has one.
 
     Args:
         site: the site's name.
@@ -32,17 +59,20 @@ def choose_atlas(site: str, folder: Path, grid: Grid, seed: int, given: tuple[st
         seed: of the random split, where no table is given.
         given: the named case, and the table of splits; each may be None.
 
+    Returns:
+        The atlas; None where none is named and no training scan has a label map that can be read.
+
     Raises:
-        DataError: the named case is not there, or the site has no labelled scan that can be read.
+        DataError: the named case is not there, or has no label map.
     """
     named, table = given
     scans = {scan.case: scan for scan in find_scans([folder])}
-    table = table or find_table(folder)
-    people = {case: scan.person for case, scan in scans.items()}
-    splits: dict[str, str] = dict(split_people(people, seed, table, site))
+    splits = dict(_split(scans, site, folder, seed, table))
     chosen = named or next((case for case, split in splits.items() if split == "atlas" and case in scans), None)
     if chosen is None:
-        chosen = _closest({case: scans[case] for case in sorted(splits) if splits[case] == "train"}, grid, site)
+        chosen = _closest({case: scans[case] for case in sorted(splits) if splits[case] == "train"}, grid)
+    if chosen is None:
+        return None
     if chosen not in scans:
         raise DataError(f"site '{site}': there is no scan '{chosen}' in {folder}; name one of {sorted(scans)[:3]} ...")
     scan = scans[chosen]
@@ -52,7 +82,7 @@ def choose_atlas(site: str, folder: Path, grid: Grid, seed: int, given: tuple[st
     return SiteAtlas(chosen, atlas, {**splits, chosen: "atlas"})
 
 
-def _closest(scans: Mapping[str, Scan], grid: Grid, site: str) -> str:
+def _closest(scans: Mapping[str, Scan], grid: Grid) -> str | None:
     loaded = {}
     for case, scan in scans.items():
         if scan.labels is not None:
@@ -60,10 +90,8 @@ def _closest(scans: Mapping[str, Scan], grid: Grid, site: str) -> str:
                 loaded[case] = load_atlas(scan.image, scan.labels, grid.shape, grid.spacing).image[0].numpy()
             except DataError:
                 continue  # the preparation sets it aside and says why
-    if not loaded:
-        raise DataError(f"site '{site}': no training scan has a label map that can be read, so there is no atlas")
     # The atlas is the scan closest to the anatomical average (paper, Sec. 4).
-    return list(loaded)[closest_to_mean(list(loaded.values()))]
+    return list(loaded)[closest_to_mean(list(loaded.values()))] if loaded else None
 
 
 def write_splits(splits: Mapping[str, Mapping[str, str]], path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Tests the arms of one direction on held-out labelled scans, each once: a score on disk is not measured again."""
+"""Tests arms with one atlas on held-out labelled scans, each once: a score on disk is not measured again."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -11,10 +11,10 @@ from client.cases import Cases
 from configs import levels
 from configs.schema import Experiment
 from server import generators, segmenters
-from server.state import SEGMENTER, RunState
+from server.state import COMMON, SEGMENTER, RunState
 from simulation.arms.arm import ALL, FEDERATED, POOLED, SOURCE, TARGET, Arm, Predict
-from simulation.measured import ArmScore, PairsPoint, ScanScore, mean_of, std_of
-from simulation.schemes import Scheme
+from simulation.measured import AGREEMENT, ArmScore, PairsPoint, ScanScore, mean_of, std_of
+from simulation.schemes import Scheme, called
 from simulation.stage import Stage
 from simulation.training import train_alone
 from sst_models.networks.build import first
@@ -39,13 +39,34 @@ class Tested:
     shown: Tensor  # (D, H, W) class indices
 
 
+Truth = Callable[[Tensor], Tensor]
+"""From a scan (1, D, H, W) to what stands for its labels (D, H, W)."""
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Test scans with what they are held against."""
+
+    cases: Cases
+    labels: Truth | None = None  # None: their own, and scans without them are left out
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Give (case, image, labels)."""
+        if self.labels is None:
+            yield from labelled(self.cases)
+            return
+        for position, name in enumerate(self.cases.names):
+            image = self.cases.image(position)
+            yield name, image, self.labels(image)
+
+
 @dataclass(frozen=True)
 class Bench:
-    """What the arms of a direction are made of, and their tests."""
+    """What arms with one atlas are made of, and their tests."""
 
     stage: Stage
     states: Mapping[str, tuple[Scheme, RunState]]  # by name of the federation, those that were run
-    trained: dict[str, Arrays] = field(default_factory=dict)  # by arm, segmenters that no federation makes
+    trained: dict[tuple[str, str], Arrays] = field(default_factory=dict)  # by arm and site: no federation makes them
 
     @property
     def experiment(self) -> Experiment:
@@ -57,6 +78,11 @@ class Bench:
         """The atlas's volume (1, D, H, W) and its labels, on the run's device."""
         return self.stage.atlas.image.to(self.stage.device), self.stage.atlas.labels.to(self.stage.device)
 
+    @property
+    def source(self) -> str:
+        """The site of the atlas."""
+        return self.stage.roles.source
+
     def state(self, scheme: str) -> RunState:
         """Give the last state of a federation's hub."""
         return self.states[scheme][1]
@@ -67,7 +93,8 @@ class Bench:
         net = first(part, own.experiment)
         arrays = self.stage.own(own, part, site) or state.of(part, site)
         # A site that trains no networks has them as they begin, and so has everybody those that nobody trained.
-        if arrays is not None and levels.reaches(self.stage.level(site), levels.NETWORKS):
+        trains = site in self.stage.roles.members and levels.reaches(self.stage.level(site), levels.NETWORKS)
+        if arrays is not None and trains:
             weights.load_parameters(net, arrays, part)
         return place(net, self.stage.device).eval()
 
@@ -84,35 +111,38 @@ class Bench:
         """Give the U-Net of an arm that is tested at a site."""
         base = arm.trained_as
         # "U-Net alone" in-site is the segmenter of its site's own federation of one.
-        if base.name in self.trained and (not base.needs or site == self.stage.direction.target):
-            arrays: Arrays | None = self.trained[base.name]
+        if base.pairs is not None and (not base.needs or site != self.source):
+            arrays: Arrays | None = self.trained[base.name, self._whose(base, site)]
         else:
             need = next(need for need in base.needs if need.segmenter)
-            scheme, whose = self.states[need.scheme][0], self.site(need.segmenter)
-            kept = self.stage.own(scheme, SEGMENTER, whose)
-            arrays = kept or self.state(need.scheme).of(SEGMENTER, whose)
+            scheme, state = self.states[called(need.scheme, self.stage.roles, site)]
+            whose = {SOURCE: self.source, TARGET: site, ALL: COMMON if scheme.common else POOLED}[need.segmenter]
+            kept = None if whose == COMMON else self.stage.own(scheme, SEGMENTER, whose)
+            arrays = kept or state.of(SEGMENTER, whose)
         assert arrays is not None, arm.name
         return segmenters.segmenter_of(arrays, self.experiment, self.stage.device)
 
-    def site(self, role: str) -> str:
-        """Give the name of the site that has a role in this direction."""
-        direction = self.stage.direction
-        return {SOURCE: direction.source, TARGET: direction.target, ALL: POOLED}[role]
-
     def sites(self, arm: Arm) -> list[str]:
-        """Give the names of the sites that an arm is tested at."""
-        return [self.site(role) for role in arm.tested]
+        """Give the names of the sites that an arm can be tested at."""
+        roles = self.stage.roles
+        tested = [site for role in arm.tested for site in roles.of(role)]
+        if wanted := arm.trained_as.labels:
+            tested = [site for site in tested if self._labelled({SOURCE: roles.source}.get(wanted, site), "train")]
+        # Without labels an arm is held against F, which says nothing of F itself, and less of what F is made of.
+        judged = FEDERATED in self.states and not arm.flows
+        return [site for site in tested if judged or self._labelled(site, "test")]
 
-    def generated_pairs(self, flows: str, styles: str) -> Pairs:
-        """Give generated pairs: flow codes of one federation, the target's style of another."""
-        target, decoder = self.stage.direction.target, self.state(flows).parts["decoder"]
-        source = generators.style_source(self.experiment, self.state(styles), target)
+    def generated_pairs(self, flows: str, styles: str, site: str) -> Pairs:
+        """Give generated pairs: flow codes of one federation, a site's style of another."""
+        roles = self.stage.roles
+        decoder = self.state(called(flows, roles, site)).parts["decoder"]
+        source = generators.style_source(self.experiment, self.state(called(styles, roles, site)), site)
         generator = generators.make_generator(self.experiment, self.stage.atlas, source, decoder, self.stage.device)
-        return generators.generated(generator, self.experiment, target)
+        return generators.generated(generator, self.experiment, site)
 
-    def labelled_pairs(self, role: str) -> Pairs:
-        """Give real labelled training scans of the source or the target: the pairs of the upper bounds."""
-        cases = self.stage.cases(self.site(role), "train")
+    def labelled_pairs(self, site: str) -> Pairs:
+        """Give a site's real labelled training scans: the pairs of the upper bounds."""
+        cases = self.stage.cases(site, "train")
         real = [(image.to(self.stage.device), truth.to(self.stage.device)) for _, image, truth in labelled(cases)]
 
         def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -120,61 +150,87 @@ class Bench:
 
         return pairs
 
-    def train(self, arm: Arm, watch: Watch | None = None) -> None:
-        """Train the segmenter of an arm that no federation makes, or find it trained."""
+    def _whose(self, arm: Arm, site: str) -> str:
+        """Say whose a segmenter is that no federation makes: a site's, or "" for one that is the same at all."""
+        return site if arm.by_site else ""
+
+    def owners(self, arm: Arm) -> list[str]:
+        """List whose segmenters of an arm have to be trained, as no federation makes them."""
+        sites = [site for site in self.sites(arm) if not arm.needs or site != self.source]
+        return list(dict.fromkeys(self._whose(arm, site) for site in sites))
+
+    def train(self, arm: Arm, site: str = "", watch: Watch | None = None) -> None:
+        """Train the segmenter of an arm that no federation makes, or find it trained; `site` is one of its owners."""
         assert arm.pairs is not None
-        folder = self.stage.folder / "segmenters" / self.stage.direction.name / arm.name.replace(" ", "-")
-        experiment = without_federation(self.experiment, arm)
-        self.trained[arm.name] = train_alone(experiment, arm.pairs(self), arm.name, folder, self.stage.device, watch)
+        name = "-at-".join(filter(None, (arm.name.replace(" ", "-"), site)))
+        folder = self.stage.folder / "segmenters" / self.stage.roles.name / name
+        how, pairs = without_federation(self.experiment, arm), arm.pairs(self, site)
+        self.trained[arm.name, site] = train_alone(how, pairs, arm.name, folder, self.stage.device, watch)
+
+    def _labelled(self, site: str, split: str) -> bool:
+        cases = self.stage.cases(site, split)
+        return any(cases.labels(position) is not None for position in range(len(cases)))
+
+    def _propagated(self, site: str) -> Truth:
+        """Give what stands for labels at a site that has none: those that F propagates, refined."""
+        aligner = self.aligner(FEDERATED, site)
+
+        def labels(image: Tensor) -> Tensor:
+            volume = image[None].to(self.stage.device)
+            return aligner.labels_on(volume, *aligner.flows(volume)).cpu()
+
+        return labels
 
     def test(self, arm: Arm, site: str) -> Tested:
-        """Test an arm on the held-out labelled scans of a site."""
+        """Test an arm on the held-out scans of a site: their labels, or where there are none, what F says."""
         name = f"{arm.name.replace('/', '').replace(' ', '-')}-at-{site}"
-        path = self.stage.folder / "tested" / self.stage.direction.name / f"{name}.json"
+        path = self.stage.folder / "tested" / self.stage.roles.name / f"{name}.json"
         shown = path.with_suffix(".safetensors")
         if path.exists():
             return Tested(_score(json.loads(path.read_text(encoding="utf-8"))), weights.load(shown)["labels"])
-        tested = score(self.stage, arm.name, site, arm.predict(self, arm, site))
+        scans = Scans(self.stage.cases(site, "test"), None if self._labelled(site, "test") else self._propagated(site))
+        tested = score(self.stage, arm.name, site, arm.predict(self, arm, site), scans)
         weights.save({"labels": tested.shown}, shown)
         write_json(asdict(tested.score), path)
         return tested
 
-    def by_pairs(self, arm: Arm) -> list[PairsPoint]:
+    def by_pairs(self, arm: Arm, site: str) -> list[PairsPoint]:
         """Test the segmenter of a federated arm after each of its rounds: Dice against pairs seen (Fig. 7)."""
-        path = self.stage.folder / "tested" / self.stage.direction.name / "by-pairs.json"
+        path = self.stage.folder / "tested" / self.stage.roles.name / f"by-pairs-at-{site}.json"
         if not path.exists():
-            write_json([asdict(point) for point in self._by_pairs(arm)], path)
+            write_json([asdict(point) for point in self._by_pairs(arm, site)], path)
         rows = json.loads(path.read_text(encoding="utf-8"))
         return [PairsPoint(**{**row, "scans": tuple(row["scans"])}) for row in rows]
 
-    def _by_pairs(self, arm: Arm) -> Iterator[PairsPoint]:
-        experiment, direction = self.states[FEDERATED][0].experiment, self.stage.direction
-        hub, site = experiment.phases.segment, experiment.phases.adapt
+    def _by_pairs(self, arm: Arm, site: str) -> Iterator[PairsPoint]:
+        experiment = self.states[FEDERATED][0].experiment
+        hub, own = experiment.phases.segment, experiment.phases.adapt
         at_hub = [min(n * hub.steps * hub.batch, experiment.generation.pairs) for n in range(1, hub.rounds + 1)]
-        at_site = [at_hub[-1] + n * site.steps * site.batch for n in range(1, site.rounds + 1)]
-        rounds = self.state(FEDERATED).trained.get(direction.target, ())
+        at_site = [at_hub[-1] + n * own.steps * own.batch for n in range(1, own.rounds + 1)]
+        rounds = self.state(FEDERATED).trained.get(site, ())
         how = replace(Prediction.of(experiment), em_weight=0.0)
         for seen, arrays in zip(at_hub + at_site, rounds, strict=False):  # a site may have left its rounds out
             net = segmenters.segmenter_of(arrays, experiment, self.stage.device)
-            scans = labelled(self.stage.cases(direction.target, "test"))
+            scans = labelled(self.stage.cases(site, "test"))
             means = tuple(
                 mean_of(_dice(segment(net, image.to(self.stage.device), how).cpu(), truth).values())
                 for _, image, truth in scans
             )
-            yield PairsPoint(arm.name, direction.source, direction.target, seen, mean_of(means), std_of(means), means)
+            yield PairsPoint(arm.name, self.source, site, seen, mean_of(means), std_of(means), means)
 
 
-def score(stage: Stage, arm: str, target: str, predict: Predict) -> Tested:
-    """Test a prediction on the held-out labelled scans of one site."""
+def score(stage: Stage, arm: str, target: str, predict: Predict, scans: Scans) -> Tested:
+    """Test a prediction on the held-out scans of one site."""
     rows, shown = [], None
-    for case, image, truth in labelled(stage.cases(target, "test")):
+    for case, image, truth in scans:
         predicted = predict(image.to(stage.device))
         found = predicted.labels.cpu()
         shown = found if shown is None else shown
         distance = mean_hd95(found, truth, stage.experiment.grid.spacing)
         rows.append(ScanScore.of(case, _dice(found, truth), distance, predicted.folded))
     assert shown is not None
-    return Tested(ArmScore(arm, stage.direction.source, target, tuple(rows)), shown)
+    against = AGREEMENT if scans.labels else ""
+    return Tested(ArmScore(arm, stage.roles.source, target, tuple(rows), against), shown)
 
 
 def dice_alone(net: nn.Module, how: Prediction, cases: Cases, device: torch.device) -> list[float]:
@@ -210,4 +266,4 @@ def _dice(found: Tensor, truth: Tensor) -> dict[str, float]:
 
 def _score(row: Mapping[str, object]) -> ArmScore:
     scans = tuple(ScanScore(**scan) for scan in row["scans"])  # type: ignore[attr-defined]
-    return ArmScore(str(row["arm"]), str(row["source"]), str(row["target"]), scans)
+    return ArmScore(str(row["arm"]), str(row["source"]), str(row["target"]), scans, str(row["against"]))

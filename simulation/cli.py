@@ -1,4 +1,4 @@
-"""The commands of the simulation: `sst simulate` on two sites that you have, `sst demo` on two that it makes.
+"""The commands of the simulation: `sst simulate` on sites that you have, `sst demo` on two that it makes.
 
 Everything that the user typed is checked here, before anything heavy is imported and any training starts.
 """
@@ -29,6 +29,7 @@ CORE_ARMS = (
     "U-Net w/o adaptation refined", "U-Net w/ adaptation refined",
     "U-Net w/ adaptation and F",
 )  # fmt: skip
+LATE_ARMS = ("U-Net common", "U-Net common and F")  # core, too, where a site comes later
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
 DEMO_SPLIT = {"train": 9, "val": 1, "test": 16}  # people a site; one of those who train becomes the atlas
 DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and finer ones would take minutes
@@ -48,14 +49,21 @@ Style = Annotated[
 @app.command("simulate")
 def simulate_command(
     preset: Preset,
-    site: Annotated[list[str], typer.Option(metavar="NAME=DIR", help="A site and its folder of scans; give two.")],
+    site: Annotated[list[str], typer.Option(metavar="NAME=DIR", help="A site and its folder of scans; two or more.")],
     out: Out,
     engine: Engine = "inprocess",
     arms: Annotated[
         str, typer.Option(metavar="core|all|ARM,ARM", help=f"What to compare. Arms: {', '.join(ARMS)}.")
     ] = "core",
     atlas: Annotated[
-        list[str] | None, typer.Option(metavar="SITE=CASE", help="The labelled scan that is the site's atlas.")
+        str,
+        typer.Option(
+            metavar="SITE[=CASE]", help="The site, and its labelled scan, that is the atlas; without it, each in turn."
+        ),
+    ] = "",
+    unseen: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SITE", help="A site that takes no part, and is tested as a hospital that comes later."),
     ] = None,
     splits: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A splits.tsv, instead of a split by person.")
@@ -77,19 +85,16 @@ def simulate_command(
         float,
         typer.Option(metavar="E", help="Noise on the sites' statistics, as in a hospital's policy; inf: none."),
     ] = math.inf,
-    source: Annotated[
-        str, typer.Option(metavar="SITE", help="Only the direction whose atlas is of this site; without it, both.")
-    ] = "",
     bias: Annotated[
         bool, typer.Option("--bias/--no-bias", help="Take the scanners' bias fields out (N4), as `sst prepare` does.")
     ] = True,
 ) -> None:
-    """Play the federation of two sites on this machine, in both directions, and compare what each would get."""
+    """Play the federation of two or more sites on this machine, and compare what each would get."""
     sites = parse_sites(site)
-    if source:
-        check_choice("--source", source, [name for name, _ in sites])
-    atlases = parse_atlases(atlas or (), [name for name, _ in sites])
-    chosen, shared = parse_arms(arms), parse_levels(level or (), [name for name, _ in sites])
+    names = [name for name, _ in sites]
+    late = parse_unseen(unseen or (), names)
+    members = [name for name in names if name not in late]
+    chosen, shared = parse_arms(arms, bool(late)), parse_levels(level or (), members)
     check_choices(engine, device, style)
     if not epsilon > 0:
         raise ConfigError(f"--epsilon: {epsilon:g} is not above 0; give 4, for one, or inf for no noise")
@@ -105,7 +110,6 @@ def simulate_command(
         out=out,
         engine=engine,
         arms=chosen,
-        atlases=atlases,
         splits=splits,
         seed=seed,
         device=device,
@@ -114,7 +118,8 @@ def simulate_command(
         bias=bias,
         levels=shared,
         epsilon=epsilon,
-        source=source,
+        atlas=parse_atlas(atlas, members),
+        unseen=late,
     )
     with RichProgress() as progress:
         results = simulate(options, progress)
@@ -146,7 +151,6 @@ def demo_command(
             out=out,
             engine=engine,
             arms=DEMO_ARMS,
-            atlases={},
             splits=splits,
             seed=seed,
             device=device,
@@ -198,10 +202,10 @@ def write_demo_sites(folder: Path, seed: int, progress: "Progress") -> tuple[tup
 
 
 def parse_sites(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
-    """Read two NAME=DIR.
+    """Read two or more NAME=DIR.
 
     Raises:
-        ConfigError: not NAME=DIR, a name twice, a name that is no plain word, or not two sites.
+        ConfigError: not NAME=DIR, a name twice, a name that is no plain word, or fewer than two sites.
         DataError: a folder that is not there or that is empty.
     """
     sites: list[tuple[str, Path]] = []
@@ -211,24 +215,38 @@ def parse_sites(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
         if name in dict(sites):
             raise ConfigError(f"--site: two sites are called '{name}'; give each its own name")
         sites.append((name, _folder(name, Path(folder))))
-    if len(sites) != 2:
-        raise ConfigError(f"--site: {len(sites)} given, but a simulation is of two; give --site NAME=DIR twice")
+    if len(sites) < 2:
+        raise ConfigError(f"--site: {len(sites)} given, but a federation is of two or more; give --site NAME=DIR again")
     return tuple(sites)
 
 
-def parse_atlases(words: Iterable[str], sites: Sequence[str]) -> dict[str, str]:
-    """Read any number of SITE=CASE.
+def parse_atlas(word: str, sites: Sequence[str]) -> tuple[str, str]:
+    """Read SITE or SITE=CASE; give site and case, "" for what was not said.
 
     Raises:
-        ConfigError: not SITE=CASE, a site that does not take part, or a site twice.
+        ConfigError: a site that does not take part, or no case after the =.
     """
-    atlases: dict[str, str] = {}
-    for site, case in _pairs(words, "--atlas", "SITE=CASE"):
+    site, equals, case = word.partition("=")
+    if word:
         check_choice("--atlas", site, sites)
-        if site in atlases:
-            raise ConfigError(f"--atlas: two atlases for '{site}'; give one a site")
-        atlases[site] = case
-    return atlases
+    if equals and not case:
+        raise ConfigError(f"--atlas: '{word}' is not SITE=CASE; leave the = out to have the scan chosen")
+    return site, case
+
+
+def parse_unseen(words: Iterable[str], sites: Sequence[str]) -> tuple[str, ...]:
+    """Read the names of sites that take no part, in the order in which sites were given.
+
+    Raises:
+        ConfigError: a site that there is none of, or fewer than two are left.
+    """
+    chosen = set()
+    for word in words:
+        check_choice("--unseen", word, sites)
+        chosen.add(word)
+    if len(sites) - len(chosen) < 2:
+        raise ConfigError("--unseen: fewer than two sites are left for the federation; give more sites, or name fewer")
+    return tuple(site for site in sites if site in chosen)
 
 
 def parse_levels(words: Iterable[str], sites: Sequence[str]) -> dict[str, str]:
@@ -251,13 +269,18 @@ def parse_levels(words: Iterable[str], sites: Sequence[str]) -> dict[str, str]:
     return {site: level for site, level in every.items() if level != MODELS}
 
 
-def parse_arms(text: str) -> tuple[str, ...]:
+def parse_arms(text: str, late: bool = False) -> tuple[str, ...]:
     """Read `core`, `all` or names of arms, with commas, in any case; give them in the order of the table.
+
+    Args:
+        text: what was typed.
+        late: a site is kept out: `core` has what such a site would get, too.
 
     Raises:
         ConfigError: an arm that does not exist, with the nearest that does.
     """
-    known = {"core": CORE_ARMS, "all": tuple(ARMS)} | {arm: (arm,) for arm in ARMS}
+    core = (*CORE_ARMS, *LATE_ARMS) if late else CORE_ARMS
+    known = {"core": core, "all": tuple(ARMS)} | {arm: (arm,) for arm in ARMS}
     folded = {name.lower(): arms for name, arms in known.items()}
     chosen: set[str] = set()
     for word in filter(None, (part.strip() for part in text.split(","))):

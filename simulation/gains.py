@@ -35,7 +35,10 @@ class Gain:
 
 
 def gains(results: Results) -> tuple[Gain, ...]:
-    """The gain in each direction for which the run tested both segmenters on a common scan."""
+    """The gain in each direction for which the run tested both segmenters on a common scan.
+
+    Of results in brief (`simulation.overview`) "scans" are pairs of sites.
+    """
     found = []
     for source, target in results.directions:
         without = results.score(WITHOUT, source, target)

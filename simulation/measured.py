@@ -39,6 +39,10 @@ class ScanScore:
         return cls(case, dict(dice), mean_of(dice.values()), hd95, folded)
 
 
+AGREEMENT = "F refined"
+"""The arm whose labels stand for a reference where a site's test scans have none."""
+
+
 @dataclass(frozen=True)
 class ArmScore:
     """One arm tested on the held-out scans of one site."""
@@ -47,6 +51,7 @@ class ArmScore:
     source: str  # site of the atlas and the flow side
     target: str  # tested site; the same as `source` for an in-site arm
     scans: tuple[ScanScore, ...]
+    against: str = ""  # `AGREEMENT` where the scans have no labels: Dice is then how far two ways agree, not accuracy
 
     @property
     def mean(self) -> float:
@@ -113,6 +118,17 @@ class PairsPoint:
 
 
 @dataclass(frozen=True)
+class Crossing:
+    """The U-Net in the style of one site, tested at another: a cell of the cross-site table (networks alone)."""
+
+    source: str  # site of the atlas
+    style: str  # whose segmenter, or "all sites"
+    target: str  # tested site
+    mean: float  # Dice, 0 to 100
+    scans: int
+
+
+@dataclass(frozen=True)
 class Resemblance:
     """What generated pairs and the scans of the site whose style they have are like, beside each other."""
 
@@ -146,6 +162,8 @@ class Results:
     run: Mapping[str, str]
     groups: tuple[str, ...] = GROUPS
     scores: tuple[ArmScore, ...] = ()
+    agreements: tuple[ArmScore, ...] = ()  # at sites whose test scans have no labels
+    crossings: tuple[Crossing, ...] = ()
     curves: tuple[Curve, ...] = ()
     traffic: tuple[Traffic, ...] = ()
     pairs: tuple[PairsPoint, ...] = ()

@@ -1,4 +1,4 @@
-"""The slices that the report shows of a direction: segmentations, registrations, and a grid of generated images."""
+"""The slices that the report shows with an atlas: segmentations, registrations, and a grid of generated images."""
 
 from collections.abc import Mapping
 
@@ -25,8 +25,10 @@ DRAWS, LEAST = 24, 5
 
 def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[Panel]:
     """Show the first test scan of a site with its truth and each arm's prediction (Fig. 5 and 6)."""
-    name = direction_name(stage.direction.source, target)
-    case, image, truth = next(labelled(stage.cases(target, "test")))
+    name = direction_name(stage.roles.source, target)
+    case, image, truth = next(labelled(stage.cases(target, "test")), (None, None, None))
+    if case is None or image is None or truth is None:
+        return []
     slice_ = _image(image)
     panels = []
     for figure in (SEGMENTATION, REGISTRATION):
@@ -38,15 +40,15 @@ def predictions(stage: Stage, target: str, shown: Mapping[str, Tensor]) -> list[
     return panels
 
 
-def generator(stage: Stage, state: RunState) -> PairGenerator:
-    """Give what makes pairs of the target's style."""
-    counts = {site: len(stage.cases(site, "train")) for site in stage.data}
-    return generator_of(stage.experiment, stage.atlas, state, stage.direction.target, counts, stage.device)
+def generator(stage: Stage, state: RunState, target: str) -> PairGenerator:
+    """Give what makes pairs of a site's style."""
+    counts = {site: len(stage.cases(site, "train")) for site in stage.roles.members}
+    return generator_of(stage.experiment, stage.atlas, state, target, counts, stage.device)
 
 
-def generated(stage: Stage, generator: PairGenerator) -> list[Panel]:
-    """Show pairs of the target's style: a row a style, a column a flow, beside the atlas and a real scan (Fig. 8)."""
-    target, name = stage.direction.target, direction_name(stage.direction.source, stage.direction.target)
+def generated(stage: Stage, generator: PairGenerator, target: str) -> list[Panel]:
+    """Show pairs of a site's style: a row a style, a column a flow, beside the atlas and a real scan (Fig. 8)."""
+    name = direction_name(stage.roles.source, target)
     panels = [Panel(name, GENERATED, REAL, "atlas", _image(stage.atlas.image))]
     scan = stage.cases(target, "train").image(0)
     panels.append(Panel(name, GENERATED, REAL, f"a scan of {target}", _image(scan)))
@@ -66,15 +68,14 @@ def generated(stage: Stage, generator: PairGenerator) -> list[Panel]:
     return panels
 
 
-def resemblance(stage: Stage, generator: PairGenerator) -> Resemblance | None:
-    """Hold pairs of the target's style against its training scans; None where too few of these have labels."""
-    target = stage.direction.target
+def resemblance(stage: Stage, generator: PairGenerator, target: str) -> Resemblance | None:
+    """Hold pairs of a site's style against its training scans; None where too few of these have labels."""
     scans = [(image, truth) for _, image, truth in labelled(stage.cases(target, "train"))]
     if len(scans) < LEAST:
         return None
     made = [generator.pair(Recipe(stage.experiment.seed, number, number, target)) for number in range(DRAWS)]
     draws = [(pair.image.cpu(), pair.labels.cpu()) for pair in made]
-    return compare(draws, scans, stage.direction.source, target)
+    return compare(draws, scans, stage.roles.source, target)
 
 
 def _image(volume: Tensor) -> np.ndarray:

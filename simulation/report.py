@@ -9,9 +9,17 @@ from simulation.arms import ARMS
 from simulation.figures import arms_chart, losses_chart, pairs_chart, plain_group, structures_chart
 from simulation.gains import Gain, gains
 from simulation.measured import Results, arms_in_order
+from simulation.overview import brief, is_long, shown
 from simulation.panels import REGISTRATION, SEGMENTATION, Panel, direction_name
 from simulation.report_pictures import grids, strips, structures_shown
-from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
+from simulation.report_tables import (
+    agreement_tables,
+    crossing_tables,
+    duration_text,
+    score_tables,
+    size_text,
+    traffic_tables,
+)
 from sst_models.wire.files import replace_file
 
 if TYPE_CHECKING:
@@ -99,22 +107,28 @@ def _many(word: str, count: int) -> str:
 def _scores(results: Results) -> dict[str, Any]:
     from markupsafe import Markup
 
-    arms = arms_in_order(score.arm for score in results.scores)
-    between = [d for d in results.directions if d[0] != d[1]] or list(results.directions)
-    found = gains(results)
+    arms = arms_in_order(score.arm for score in (*results.scores, *results.agreements))
+    short = brief(results)
+    between = [d for d in short.directions if d[0] != d[1]] or list(short.directions)
+    found = gains(short)
     return {
         "headline": headline(found, results),
         "gains": found,
         "arms": [(arm, ARMS[arm].meaning if arm in ARMS else "") for arm in arms],
-        "arms_chart": Markup(arms_chart(results)) if results.scores else "",
+        "arms_chart": Markup(arms_chart(short)) if short.scores else "",
+        "one": "pair of sites" if is_long(results) else "test scan",
+        "long": is_long(results),
         "tables": score_tables(results),
+        "crossings": crossing_tables(results.crossings),
+        "agreements": agreement_tables(results.agreements),
         "groups": results.groups,
-        "structure_charts": [(d, Markup(structures_chart(results, d))) for d in between],
-        "pairs_chart": Markup(pairs_chart(results.pairs)) if results.pairs else "",
+        "structure_charts": [(d, Markup(structures_chart(short, d))) for d in between],
+        "pairs_chart": Markup(pairs_chart(short.pairs)) if short.pairs else "",
     }
 
 
 def _pictures(results: Results, panels: Sequence[Panel]) -> dict[str, Any]:
+    panels = shown(results, panels)
     return {
         "segmentations": strips(results, panels, SEGMENTATION),
         "registrations": strips(results, panels, REGISTRATION),
@@ -127,6 +141,8 @@ def _run(results: Results) -> dict[str, Any]:
     from markupsafe import Markup
 
     curves = [c for c in results.curves if c.steps and c.losses]
+    if is_long(results):  # those with one atlas are like those with another
+        curves = [c for c in curves if c.scheme == curves[0].scheme]
     phases = dict.fromkeys(curve.phase for curve in curves)
     return {
         "loss_charts": [(p, Markup(losses_chart([c for c in curves if c.phase == p]))) for p in phases],

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from simulation.measured import ArmScore, Results, Traffic, arms_in_order
+from simulation.measured import ArmScore, Crossing, Results, Traffic, arms_in_order
 from simulation.reference import PaperRow, rows_for
 
 
@@ -45,6 +45,24 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
+class CrossingTable:
+    """Each site's U-Net at each site, with one atlas."""
+
+    source: str  # the site of the atlas
+    targets: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]  # whose U-Net, and a cell for each tested site
+
+
+@dataclass(frozen=True)
+class AgreementTable:
+    """Arms at a site whose scans have no labels, held against another arm."""
+
+    target: str
+    against: str
+    rows: tuple[tuple[str, str, Cell], ...]  # arm, site of the atlas, mean +- std
+
+
+@dataclass(frozen=True)
 class TrafficTable:
     """Bytes between the hub and each site; a row is (phase, rounds, sizes): down and up for each site in turn."""
 
@@ -59,6 +77,34 @@ def score_tables(results: Results) -> tuple[ScoreTable, ...]:
     """One table for each tested site: atlases from other sites first, then its own, then the paper's rows."""
     targets = sorted({target for _, target in results.directions})
     return tuple(_score_table(results, target) for target in targets)
+
+
+def crossing_tables(crossings: Sequence[Crossing]) -> tuple[CrossingTable, ...]:
+    """One table for each atlas; none where a single site was tested."""
+    found = []
+    for source in dict.fromkeys(item.source for item in crossings):
+        means = {(item.style, item.target): item.mean for item in crossings if item.source == source}
+        styles, targets = (sorted({pair[part] for pair in means}) for part in (0, 1))
+        best = {target: _best(means.get((style, target), math.nan) for style in styles) for target in targets}
+        rows = [
+            (style, tuple(_cell(means.get((style, target), math.nan), best[target]) for target in targets))
+            for style in styles
+        ]
+        if len(targets) > 1:
+            found.append(CrossingTable(source, tuple(targets), tuple(rows)))
+    return tuple(found)
+
+
+def agreement_tables(scores: Sequence[ArmScore]) -> tuple[AgreementTable, ...]:
+    """One table for each site without labels."""
+    found = []
+    for target in sorted({score.target for score in scores}):
+        own = [score for score in scores if score.target == target]
+        arms = arms_in_order(score.arm for score in own)
+        own.sort(key=lambda score: (arms.index(score.arm), score.source))
+        rows = tuple((score.arm, score.source, _cell(score.mean, std=score.std)) for score in own)
+        found.append(AgreementTable(target, own[0].against, rows))
+    return tuple(found)
 
 
 def traffic_tables(traffic: Sequence[Traffic]) -> tuple[TrafficTable, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 from configs.errors import RunError
 from simulation.measured import (
     ArmScore,
+    Crossing,
     Curve,
     PairsPoint,
     Resemblance,
@@ -29,6 +30,7 @@ from sst_models.wire.files import replace_file
 
 __all__ = [
     "ArmScore",
+    "Crossing",
     "Curve",
     "PairsPoint",
     "Resemblance",
@@ -117,7 +119,8 @@ def _scan(item: Mapping[str, Any]) -> ScanScore:
 
 
 def _arm(item: Mapping[str, Any]) -> ArmScore:
-    return ArmScore(item["arm"], item["source"], item["target"], tuple(_scan(scan) for scan in item["scans"]))
+    scans = tuple(_scan(scan) for scan in item["scans"])
+    return ArmScore(item["arm"], item["source"], item["target"], scans, item.get("against", ""))
 
 
 def _curve(item: Mapping[str, Any]) -> Curve:
@@ -141,6 +144,9 @@ def _results(document: Mapping[str, Any]) -> Results:
         run=document["run"],
         groups=tuple(document["groups"]),
         scores=tuple(_arm(item) for item in document["scores"]),
+        # Version 0.3 had neither of these.
+        agreements=tuple(_arm(item) for item in document.get("agreements", ())),
+        crossings=tuple(Crossing(**{**item, "mean": _number(item["mean"])}) for item in document.get("crossings", ())),
         curves=tuple(_curve(item) for item in document["curves"]),
         traffic=tuple(Traffic(**item) for item in document["traffic"]),
         pairs=tuple(_pairs(item) for item in document["pairs"]),

@@ -1,4 +1,4 @@
-"""The federations that a direction is made of, and what each one's folder is called."""
+"""What each site is in one part of a run, and the federations that the part is made of."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,46 +15,62 @@ from simulation.arms.arm import (
     POOLED,
     SOURCE,
     TARGET,
+    UNSEEN,
     Arm,
 )
 
 
 @dataclass(frozen=True)
-class Direction:
-    """Atlas and flow side from `source`, style of `target`, tested on `target`."""
+class Roles:
+    """What each site is, as long as the atlas is that of one."""
 
-    source: str
-    target: str
+    source: str  # atlas and flow side are of it
+    targets: tuple[str, ...]  # the others that take part
+    unseen: tuple[str, ...] = ()  # kept out, and tested as hospitals that come later
 
     @property
     def name(self) -> str:
-        """Name of the direction's folder."""
-        return f"{self.source}-to-{self.target}"
+        """Name of what is kept of this part of the run."""
+        return self.source
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The sites that take part."""
+        return (self.source, *self.targets)
+
+    def of(self, role: str) -> tuple[str, ...]:
+        """List the sites that have a role."""
+        return {SOURCE: (self.source,), TARGET: self.targets, UNSEEN: self.unseen}[role]
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One federation of a direction: which sites take part, with which settings, and who gets a segmenter."""
+    """One federation: which sites take part, with which settings, and who gets a segmenter."""
 
     name: str
     experiment: Experiment
     sites: tuple[str, ...]
     segment: tuple[str, ...]
+    common: bool = False  # the hub trains one in all sites' styles, too
 
-    def hub(self, folder: Path, direction: Direction) -> Path:
+    def hub(self, folder: Path, roles: Roles) -> Path:
         """Give the hub's folder of this federation in a run's folder."""
-        return folder / "federations" / direction.name / self.name
+        return folder / "federations" / roles.name / self.name
 
-    def run(self, direction: Direction) -> str:
+    def run(self, roles: Roles) -> str:
         """Give the name of this federation, under which its sites keep their state."""
-        return f"{direction.name}-{self.name}"
+        return f"{roles.name}-{self.name}"
 
 
-def schemes_for(arms: Iterable[Arm], direction: Direction, experiment: Experiment) -> list[Scheme]:
-    """List the federations that the chosen arms of a direction need, in the order in which they run."""
+def called(scheme: str, roles: Roles, site: str) -> str:
+    """Give the name of a federation that an arm needs where it is tested at a site: one site's own has its name."""
+    whose = {ALONE_SOURCE: roles.source, ALONE_TARGET: site}.get(scheme)
+    return scheme if whose is None else f"alone-{whose}"
+
+
+def schemes_for(arms: Iterable[Arm], roles: Roles, experiment: Experiment) -> list[Scheme]:
+    """List the federations that the chosen arms need, in the order in which they run."""
     needs = [need for arm in arms for need in (*arm.needs, *arm.trained_as.needs)]
-    source, target = direction.source, direction.target
-    both, names = (source, target), {SOURCE: source, TARGET: target, ALL: POOLED}
     other: Sharing = "weights" if experiment.federation.style == "moments" else "moments"
     shared = replace(
         experiment,
@@ -62,18 +78,19 @@ def schemes_for(arms: Iterable[Arm], direction: Direction, experiment: Experimen
         generation=replace(experiment.generation, styles="moments"),
     )
     plain = replace(experiment, appearance=replace(experiment.appearance, weight=0.0))
-    table = (
-        (FEDERATED, experiment, both),
-        (MOMENTS, shared, both),
-        (PLAIN, plain, both),
-        (ALONE_SOURCE, experiment, (source,)),
-        (ALONE_TARGET, experiment, (target,)),
-        (POOLED, experiment, (POOLED,)),
-    )
+    table = {
+        FEDERATED: (experiment, roles.members),
+        MOMENTS: (shared, roles.members),
+        PLAIN: (plain, roles.members),
+        **{called(ALONE_TARGET, roles, site): (experiment, (site,)) for site in roles.members},
+        POOLED: (experiment, (POOLED,)),
+    }
     schemes = []
-    for name, preset, sites in table:
-        wanted = {need.segmenter for need in needs if need.scheme == name}
-        segment = tuple(names[role] for role in (SOURCE, TARGET, ALL) if role in wanted)
+    for name, (preset, sites) in table.items():
+        wanted = {need.segmenter for need in needs if name in {called(need.scheme, roles, s) for s in roles.targets}}
+        segment = [site for role in (SOURCE, TARGET) if role in wanted for site in roles.of(role)]
+        pooled = [POOLED] if ALL in wanted and name == POOLED else []
         if wanted:
-            schemes.append(Scheme(name, preset, sites, segment))
+            common = ALL in wanted and name != POOLED
+            schemes.append(Scheme(name, preset, sites, (*segment, *pooled), common))
     return schemes

@@ -1,4 +1,4 @@
-"""The simulated federation of two sites, both directions, all arms: what `sst simulate` and `sst demo` run.
+"""The simulated federation of sites, each one's atlas in turn, all arms: what `sst simulate` and `sst demo` run.
 
 Read `simulate` first. Everything that takes long is kept in the run's folder when it is done, so that the same
 command goes on where it was stopped.
@@ -25,20 +25,19 @@ from configs.errors import RunError
 from configs.phases import phase_of
 from configs.schema import Experiment, from_dict, load
 from server import bounds
-from server.atlas import Atlas
 from simulation import pictures, schemes
 from simulation.arms import ARMS, Arm
 from simulation.arms.arm import FEDERATED
-from simulation.atlases import choose_atlas
+from simulation.atlases import SiteAtlas, atlas_of, no_atlas, splits_of
 from simulation.bench import Bench, Tested, without_federation
 from simulation.measured import PairsPoint, Resemblance, Results
 from simulation.panels import PICTURES, Panel, save_panels
 from simulation.progress import Progress
-from simulation.records import curves, set_aside, traffic
+from simulation.records import crossings, curves, set_aside, traffic
 from simulation.report import write_report
 from simulation.results import write
-from simulation.schemes import Direction
-from simulation.stage import Stage, federate, planned, prepare
+from simulation.schemes import Roles
+from simulation.stage import Stage, federate, planned, prepare_for_all
 from sst_models.training.device import choose
 from sst_models.training.memory import keep_freed_on
 from sst_models.wire.files import write_json
@@ -53,7 +52,6 @@ class Options:
     out: Path
     engine: str
     arms: tuple[str, ...]
-    atlases: Mapping[str, str]
     splits: Path | None
     seed: int | None
     device: str
@@ -63,7 +61,8 @@ class Options:
     data: str = ""  # what kind of data it is, for the report
     levels: Mapping[str, str] = field(default_factory=dict)  # site -> level of sharing; one that is not here shares all
     epsilon: float = math.inf  # of the sites' statistics; inf adds no noise
-    source: str = ""  # only the direction whose atlas is of this site; "": both
+    atlas: tuple[str, str] = ("", "")  # the site of the atlas, and the scan; "": each site in turn, and the usual scan
+    unseen: tuple[str, ...] = ()  # sites that take no part, and are tested as hospitals that come later
 
 
 def simulate(options: Options, progress: Progress) -> Results:
@@ -80,16 +79,19 @@ def simulate(options: Options, progress: Progress) -> Results:
     stages = set_up(options, experiment, progress)
     _announce(stages, options.arms, progress)
     prepare_all(stages, progress)
-    found = [_direction(stage, options.arms, progress) for stage in stages]
+    found = [_run_arms(stage, options.arms, progress) for stage in stages]
     spent = _spent(options.out, time.monotonic() - began)
+    scores = [tested.score for one in found for tested in one.tested]
     results = Results(
         run=_run(options, experiment, started, spent),
-        scores=tuple(tested.score for one in found for tested in one.tested),
+        scores=tuple(score for score in scores if not score.against),
+        agreements=tuple(score for score in scores if score.against),
+        crossings=tuple(item for stage in stages for item in crossings(stage, options.arms)),
         curves=tuple(curve for stage in stages for curve in curves(stage, options.arms)),
         traffic=tuple(item for stage in stages for item in traffic(stage, options.arms)),
         pairs=tuple(point for one in found for point in one.pairs),
         set_aside=set_aside(stages),
-        resemblance=tuple(one.resemblance for one in found if one.resemblance is not None),
+        resemblance=tuple(item for one in found for item in one.resemblance),
         timings={"total": spent},
     )
     panels = [panel for one in found for panel in one.panels]
@@ -104,7 +106,7 @@ def experiment_of(options: Options) -> Experiment:
 
     Raises:
         ConfigError: the preset cannot be read.
-        FederationError: it wants a trimmed mean, for which two sites are too few.
+        FederationError: it wants a trimmed mean, for which these sites are too few.
     """
     experiment = load(options.preset, options.changes)
     if options.seed is not None:
@@ -114,7 +116,7 @@ def experiment_of(options: Options) -> Experiment:
     if options.style is not None:
         federation = replace(experiment.federation, style=options.style)  # type: ignore[arg-type]
         experiment = replace(experiment, federation=federation)
-    bounds.least(experiment, len(options.sites))
+    bounds.least(experiment, len(options.sites) - len(options.unseen))
     return experiment
 
 
@@ -128,7 +130,8 @@ def claim(options: Options, experiment: Experiment) -> None:
     asked = {
         "experiment": json.loads(experiment.to_json()),
         "sites": {name: str(folder.resolve()) for name, folder in options.sites},
-        "atlases": dict(options.atlases),
+        "atlas": dict([options.atlas]) if options.atlas[1] else {},  # a site alone may be followed by others in turn
+        "unseen": list(options.unseen),
         "splits": str(options.splits.resolve()) if options.splits else "",
         "bias": options.bias,
         "levels": dict(options.levels),
@@ -137,6 +140,8 @@ def claim(options: Options, experiment: Experiment) -> None:
     if path.exists():
         usual = {"bias": True, "levels": {}, "epsilon": str(math.inf)}  # of runs before these could be chosen
         kept = usual | json.loads(path.read_text(encoding="utf-8"))
+        if "unseen" not in kept:
+            raise RunError(f"{options.out} holds a run of an older version; choose another --out")
         from_dict(kept["experiment"], str(path))  # a run of an older version names the key that is called otherwise now
         odd = [key for key in asked if kept.get(key) != asked[key]]
         if odd:
@@ -149,28 +154,36 @@ def claim(options: Options, experiment: Experiment) -> None:
 
 
 def set_up(options: Options, experiment: Experiment, progress: Progress) -> list[Stage]:
-    """Choose each site's atlas and split, and make the two directions, or the one that is wanted.
+    """Choose atlas and split of each site, and make a stage for each atlas, or for the one that is wanted.
 
     Raises:
-        DataError: no atlas can be made of a site's scans.
+        DataError: no atlas can be made of the scans of the site that is to have it, or of any site.
     """
-    device = choose(options.device)
-    chosen = {}
-    for name, folder in options.sites:
-        given = (options.atlases.get(name), options.splits)
-        chosen[name] = choose_atlas(name, folder, experiment.grid, experiment.seed, given)
-        progress.note(f"atlas of {name}: {chosen[name].case}")
-    (first, _), (second, _) = options.sites
+    device, data = choose(options.device), dict(options.sites)
+    wanted, case = options.atlas
+    chosen: dict[str, SiteAtlas] = {}
+    splits: dict[str, Mapping[str, str]] = {}
+    for name, folder in data.items():
+        given = (case or None if name == wanted else None, options.splits)
+        found = atlas_of(name, folder, experiment.grid, experiment.seed, given)
+        if found is None:
+            splits[name] = splits_of(name, folder, experiment.seed, options.splits)
+            continue
+        splits[name] = found.splits  # whose atlas it is changes nobody's split
+        if name not in options.unseen and wanted in ("", name):
+            chosen[name] = found
+            progress.note(f"atlas of {name}: {found.case}")
+    if not chosen:
+        raise no_atlas(f"site '{wanted}'" if wanted else "any site")
+    members = [name for name in data if name not in options.unseen]
     stages = []
-    for source, target in ((first, second), (second, first)):
-        direction = Direction(source, target)
-        atlas: Atlas = chosen[source].atlas
-        data = dict(options.sites)
+    for source, own in chosen.items():
+        roles = Roles(source, tuple(name for name in members if name != source), options.unseen)
         how = (options.engine, device, options.bias, options.levels, options.epsilon)
-        stage = Stage(options.out, direction, experiment, atlas, data, *how)
-        stage.split({name: own.splits for name, own in chosen.items()})
+        stage = Stage(options.out, roles, experiment, own.atlas, data, *how)
+        stage.split(splits)
         stages.append(stage)
-    return [stage for stage in stages if options.source in ("", stage.direction.source)]
+    return stages
 
 
 PREPARE = 400.0
@@ -180,9 +193,11 @@ PREPARE = 400.0
 def _announce(stages: Sequence[Stage], chosen: Sequence[str], progress: Progress) -> None:
     plan = {"prepare": PREPARE}
     for stage in stages:
-        for scheme in schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.direction, stage.experiment):
+        for scheme in schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.roles, stage.experiment):
             plan |= {item.name: item.units for item in planned(stage, scheme) if item.units}
-        plan |= {f"{stage.where}: {arm.name}": _segment_units(stage) for arm in _extra(chosen)}
+        for arm in _extra(chosen):
+            sites = [site for role in arm.tested for site in stage.roles.of(role)] if arm.by_site else [""]
+            plan |= {_training(stage, arm, site): _segment_units(stage) for site in sites}
         plan[f"{stage.where}: test"] = 20.0
     progress.plan(plan)
 
@@ -199,61 +214,69 @@ def _extra(chosen: Sequence[str]) -> list[Arm]:
 
 
 def prepare_all(stages: Sequence[Stage], progress: Progress) -> None:
-    """Prepare all sites' scans for both directions, a process each, with the client's own code.
+    """Prepare all sites' scans for each atlas, several sites in processes of their own, with the client's own code.
 
     Raises:
         DataError: no scan of a site can be used.
     """
-    jobs = [(stage, site) for stage in stages for site in stage.data]
+    sites = list(stages[0].data)
     progress.stage("prepare", PREPARE)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(len(jobs), torch.get_num_threads()), mp_context=spawn) as pool:
-        running = {pool.submit(prepare, stage, site): site for stage, site in jobs}
+    with ProcessPoolExecutor(max_workers=min(len(sites), torch.get_num_threads()), mp_context=spawn) as pool:
+        running = {pool.submit(prepare_for_all, stages, site): site for site in sites}
         for done, future in enumerate(as_completed(running), start=1):
             future.result()
-            progress.advance(PREPARE * done / len(jobs), site=running[future])
-    for site in stages[0].data:
+            progress.advance(PREPARE * done / len(sites), site=running[future])
+    for site in sites:
         for file, reason in stages[0].set_aside(site):
             progress.note(f"set aside at {site}: {file}: {reason}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Found:
-    """What one direction gave."""
+    """What arms with one atlas gave."""
 
     tested: list[Tested]
     pairs: list[PairsPoint]
     panels: list[Panel]
-    resemblance: Resemblance | None = None
+    resemblance: list[Resemblance]
 
 
-def _direction(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found:
-    """Run the federations of a direction, train what no federation makes, then test its arms."""
-    wanted = schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.direction, stage.experiment)
+def _run_arms(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found:
+    """Run the federations with an atlas, train what no federation makes, then test the arms."""
+    wanted = schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.roles, stage.experiment)
     bench = Bench(stage, {scheme.name: (scheme, federate(stage, scheme, progress)) for scheme in wanted})
     for arm in _extra(chosen):
-        train(bench, arm, progress)
+        for site in bench.owners(arm):
+            train(bench, arm, site, progress)
     progress.stage(f"{stage.where}: test", 20.0)
     tested = [bench.test(ARMS[name], site) for name in chosen for site in bench.sites(ARMS[name])]
     adapted = ARMS["U-Net w/ adaptation"]
-    pairs = bench.by_pairs(adapted) if adapted.name in chosen else []
-    panels: list[Panel] = []
-    for site in (stage.direction.target, stage.direction.source):
+    sites = [one.score.target for one in tested if one.score.arm == adapted.name and not one.score.against]
+    pairs = [point for site in sites for point in bench.by_pairs(adapted, site)]
+    found = _Found(tested, pairs, [], [])
+    for site in (*stage.roles.targets, *stage.roles.unseen, stage.roles.source):
         shown = {one.score.arm: one.shown for one in tested if one.score.target == site}
-        panels += pictures.predictions(stage, site, shown) if shown else []
-    if FEDERATED not in bench.states:
-        return _Found(tested, pairs, panels)
-    made = pictures.generator(stage, bench.state(FEDERATED))
-    return _Found(tested, pairs, panels + pictures.generated(stage, made), pictures.resemblance(stage, made))
+        found.panels.extend(pictures.predictions(stage, site, shown) if shown else [])
+    for site in stage.roles.targets if FEDERATED in bench.states else ():
+        made = pictures.generator(stage, bench.state(FEDERATED), site)
+        found.panels.extend(pictures.generated(stage, made, site))
+        found.resemblance.extend(filter(None, [pictures.resemblance(stage, made, site)]))
+    return found
 
 
-def train(bench: Bench, arm: Arm, progress: Progress) -> None:
+def _training(stage: Stage, arm: Arm, site: str) -> str:
+    """Give the name on the display of training a segmenter that no federation makes."""
+    return f"{stage.where}: {arm.name}" + (f" at {site}" if site else "")
+
+
+def train(bench: Bench, arm: Arm, site: str, progress: Progress) -> None:
     """Train the segmenter of an arm that no federation makes, with its stage on the display."""
     units = _segment_units(bench.stage)
     segment = without_federation(bench.experiment, arm).phases.segment
     unit = units / (segment.rounds * segment.steps)
-    progress.stage(f"{bench.stage.where}: {arm.name}", units)
-    bench.train(arm, lambda step, loss: progress.advance(step * unit, loss=loss))
+    progress.stage(_training(bench.stage, arm, site), units)
+    bench.train(arm, site, lambda step, loss: progress.advance(step * unit, loss=loss))
 
 
 def _spent(folder: Path, now: float) -> float:

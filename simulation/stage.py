@@ -1,7 +1,8 @@
-"""One direction of a simulation on disk: its sites, its atlas, and the federations that were run for it."""
+"""One atlas of a simulation on disk: its sites, and the federations that were run with it."""
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,20 +24,20 @@ from simulation.arms.arm import POOLED
 from simulation.atlases import write_splits
 from simulation.engines import SiteFolder, run_federation
 from simulation.progress import PlannedPhase, Progress, watch
-from simulation.schemes import Direction, Scheme
+from simulation.schemes import Roles, Scheme
 from sst_models.wire.exchange import Arrays
 from sst_models.wire.files import write_json
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What everything in one direction works with."""
+    """What everything with one atlas works with."""
 
     folder: Path  # of the whole run
-    direction: Direction
+    roles: Roles
     experiment: Experiment
     atlas: Atlas
-    data: dict[str, Path]  # site -> folder of scans
+    data: dict[str, Path]  # site -> folder of scans, also of those that are kept out
     engine: str
     device: torch.device
     bias: bool = True  # the sites take their scanners' bias fields out
@@ -45,12 +46,12 @@ class Stage:
 
     @property
     def where(self) -> str:
-        """How the direction is called on a display."""
-        return f"{self.direction.source} → {self.direction.target}"
+        """How it is called on a display."""
+        return f"atlas of {self.roles.source}"
 
     def site(self, name: str) -> SiteFolder:
         """Give a simulated site: a folder of NIfTI and one for its state, as a real one has."""
-        folders = tuple(self.data.values()) if name == POOLED else (self.data[name],)
+        folders = tuple(self.data[site] for site in (self.roles.members if name == POOLED else (name,)))
         state, splits, device = self.folder / "sites" / name, self._splits, self.device.type
         return SiteFolder(name, folders, state, None, splits, device, self.bias, self.level(name), self.epsilon)
 
@@ -62,19 +63,19 @@ class Stage:
         """Give a part that a site keeps to itself in a federation; None where it keeps none."""
         folder = self.site(site)
         kept = Site(site, folder.data, folder.state, Policy(level=folder.level))
-        return Withheld(kept, scheme.run(self.direction), scheme.experiment).last(part)
+        return Withheld(kept, scheme.run(self.roles), scheme.experiment).last(part)
 
     def split(self, splits: Mapping[str, Mapping[str, str]]) -> None:
         """Fix which scan of which site (site -> case -> split) is for what, also where all scans are in one place."""
-        pooled = {case: split for rows in splits.values() for case, split in rows.items()}
+        pooled = {case: split for site in self.roles.members for case, split in splits[site].items()}
         write_splits({**splits, POOLED: pooled}, self._splits)
 
     @property
     def _splits(self) -> Path:
-        return self.folder / "splits" / f"{self.direction.name}.tsv"
+        return self.folder / "splits" / f"{self.roles.name}.tsv"
 
     def cases(self, site: str, split: str) -> Cases:
-        """Give a site's prepared scans of one split, aligned to this direction's atlas."""
+        """Give a site's prepared scans of one split, aligned to the atlas."""
         return scans.cases(self._prepared(site), split)
 
     def people(self, site: str, split: str) -> list[str]:
@@ -87,24 +88,34 @@ class Stage:
         return [(str(file), str(reason)) for file, reason in rows]
 
     def _prepared(self, site: str) -> Path:
-        return self.folder / "sites" / site / "runs" / f"{self.direction.name}-prepared"
+        return self.folder / "sites" / site / "runs" / f"{self.roles.name}-prepared"
 
 
 def prepare(stage: Stage, name: str) -> None:
-    """Prepare one site's scans for a direction, with the client's own code; federations then find them prepared."""
+    """Prepare one site's scans for an atlas, with the client's own code; federations then find them prepared.
+
+    What does not depend on the atlas is kept for the next one.
+    """
     torch.set_num_threads(1)
     folder = stage.site(name)
-    how = Preparation(bias=folder.bias)
+    how = Preparation(bias=folder.bias, brains=folder.state / "brains" if folder.bias else None)
     site = Site(name, folder.data, folder.state, Policy(), folder.splits, folder.device, how)
-    run = f"{stage.direction.name}-prepared"
+    run = f"{stage.roles.name}-prepared"
     affine = torch.tensor(stage.atlas.affine, dtype=torch.float64).numpy()
     scans.keep_atlas({"image": stage.atlas.image.numpy(), "affine": affine}, stage.atlas.digest, site.folder(run))
     scans.prepare_scans(site, run, stage.experiment.seed)
 
 
+def prepare_for_all(stages: Sequence[Stage], name: str) -> None:
+    """Prepare one site's scans for one atlas after the other, then let go of what they had in common."""
+    for stage in stages:
+        prepare(stage, name)
+    shutil.rmtree(stages[0].site(name).state / "brains", ignore_errors=True)
+
+
 def federate(stage: Stage, scheme: Scheme, progress: Progress) -> RunState:
     """Run one federation to its end, or go on with it; give the hub's last state."""
-    hub = scheme.hub(stage.folder, stage.direction)
+    hub = scheme.hub(stage.folder, stage.roles)
     store = Store(hub / "state", scheme.experiment)
     if not (hub / "finished.json").exists():
         _set_up(stage, scheme, hub)
@@ -122,8 +133,8 @@ def _set_up(stage: Stage, scheme: Scheme, hub: Path) -> None:
     hub.mkdir(parents=True, exist_ok=True)
     (hub / "experiment.json").write_text(scheme.experiment.to_json(), encoding="utf-8")
     save_atlas(stage.atlas, hub)
-    plan = {"run": scheme.run(stage.direction), "segment": scheme.segment, "device": stage.device.type}
-    write_json(plan, hub / "plan.json")
+    plan = {"run": scheme.run(stage.roles), "segment": scheme.segment, "device": stage.device.type}
+    write_json(plan | {"common": scheme.common}, hub / "plan.json")
 
 
 USUAL = 15
@@ -137,9 +148,10 @@ def planned(stage: Stage, scheme: Scheme) -> Sequence[PlannedPhase]:
         rounds = scheme.experiment.phases.rounds(phase.name)
         settings = scheme.experiment.phases.of(phase.name)
         volumes = USUAL if phase.statistics else settings.steps * settings.batch
-        workers = scheme.segment if SEGMENTER in phase.learns else scheme.sites
-        units = phase.cost * rounds * volumes * len(workers)
-        name = f"{stage.where} {scheme.name}: {phase.name}"
+        workers = len(scheme.segment if SEGMENTER in phase.learns else scheme.sites)
+        workers += scheme.common and not phase.message
+        units = phase.cost * rounds * volumes * workers
+        name = f"{stage.where}, {scheme.name}: {phase.name}"
         if units:
             plan.append(PlannedPhase(phase.name, rounds, units, name, at_hub=not phase.message))
     return plan

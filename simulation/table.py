@@ -10,6 +10,7 @@ from rich.text import Text
 
 from simulation.gains import WITH, gains
 from simulation.measured import Results, arms_in_order
+from simulation.overview import brief, is_long
 from simulation.panels import direction_name
 from simulation.reference import paper_rows
 
@@ -19,6 +20,7 @@ _PER_TABLE = 4  # directions that fit beside the longest arm and the paper's col
 
 def print_table(results: Results, console: Console) -> None:
     """Print mean Dice +- std of every arm in every direction, then what adaptation gained; fits 100 columns."""
+    whole, results = results, brief(results)
     directions = results.directions
     for start in range(0, len(directions), _PER_TABLE):
         console.print(_table(results, directions[start : start + _PER_TABLE]))
@@ -28,7 +30,8 @@ def print_table(results: Results, console: Console) -> None:
         )
     for gain in gains(results):
         where = direction_name(gain.source, gain.target)
-        change = f"{gain.points:+.1f} Dice points, better on {gain.better} of {gain.scans} scans"
+        what = "pairs of sites" if is_long(whole) else "scans"
+        change = f"{gain.points:+.1f} Dice points, better on {gain.better} of {gain.scans} {what}"
         if gain.significance:
             change += f" (Wilcoxon {gain.significance})"
         console.print(Text(f"style adaptation, {where}: {change}", "green" if gain.points > 0 else "yellow"))

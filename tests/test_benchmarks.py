@@ -81,7 +81,7 @@ def test_a_row_of_levels_leaves_the_other_site_as_it_is() -> None:
     for row in levels.ROWS:
         given = levels.words(row, "oasis", "ixi")
         options = {word: given[place + 1] for place, word in enumerate(given) if word.startswith("--")}
-        assert options["--source"] == "oasis" and options["--arms"] in ARMS
+        assert options["--atlas"] == "oasis" and options["--arms"] in ARMS
         shared = parse_levels([options[word] for word in ("--level",) if word in options], ["oasis", "ixi"])
         assert shared.get("oasis", "models") == ("nothing" if row == levels.NOBODY else "models")
     splits = {f"sub-{number:02}": "train" for number in range(12)} | {"sub-90": "val", "sub-91": "test"}

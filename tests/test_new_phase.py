@@ -63,7 +63,7 @@ from configs.schema import from_dict
 from server.events import read
 from server.office import Office, Settings, write_settings
 from server.status import status
-from simulation.schemes import Direction, Scheme
+from simulation.schemes import Roles, Scheme
 from simulation.stage import Stage, planned
 
 values = json.loads(engines.TINY.to_json())
@@ -73,7 +73,7 @@ root = Path(sys.argv[2])
 hub, sites = engines.tiny_run(root, "inprocess")
 (hub / "hub.toml").write_text(write_settings(Settings("toy", "hub.example.org", 8443)))
 events = read(hub)
-stage = Stage(root, Direction("left", "right"), engines.TINY, None, {}, "inprocess", None)
+stage = Stage(root, Roles("left", ("right",)), engines.TINY, None, {}, "inprocess", None)
 scheme = Scheme("federated", engines.TINY, ("left", "right"), ("left", "right"))
 ledger = [json.loads(line) for line in (sites[0].state / "gate" / "ledger.jsonl").read_text().splitlines()]
 own = [entry for entry in ledger if entry["phase"] == "sharpen"]

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from sst_models.propagation.predict import Prediction
     from sst_models.volume.labels import AtlasLabels
 
-SOURCE, TARGET, ALL = "source", "target", "all sites"
-"""Which site of a direction: that of the atlas, the one to which style is adapted, or one site that has all scans."""
+SOURCE, TARGET, UNSEEN, ALL = "source", "target", "unseen", "all sites"
+"""What sites are: that of the atlas; the others that take part; those that are kept out and come later; and all that
+take part together, as one site that has all scans, or whose styles a segmenter learns."""
+
+EVERYWHERE = (SOURCE, TARGET, UNSEEN)
 
 FEDERATED, MOMENTS, PLAIN = "federated", "moments", "no-appearance"
 ALONE_SOURCE, ALONE_TARGET, POOLED = "alone-source", "alone-target", "pooled"
@@ -32,7 +35,7 @@ class Need:
     """A federation that an arm needs, and whose segmenter it has to make."""
 
     scheme: str
-    segmenter: str = ""  # of the SOURCE, the TARGET, or ALL; "": none
+    segmenter: str = ""  # of the SOURCE, the tested TARGET, or ALL; "": none
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Bench(Protocol):
     def atlas(self) -> "tuple[Tensor, AtlasLabels]":
         """The atlas's volume (1, D, H, W) and its labels, on the run's device."""
 
+    @property
+    def source(self) -> str:
+        """The site of the atlas."""
+
     def net(self, scheme: str, part: str, site: str) -> "nn.Module":
         """Give a network of a federation as a site has it."""
 
@@ -70,11 +77,11 @@ class Bench(Protocol):
     def prediction(self, arm: "Arm") -> "Prediction":
         """Give how an arm's segmenter predicts."""
 
-    def labelled_pairs(self, role: str) -> "Pairs":
-        """Give real labelled training scans of the SOURCE or the TARGET."""
+    def labelled_pairs(self, site: str) -> "Pairs":
+        """Give a site's real labelled training scans."""
 
-    def generated_pairs(self, flows: str, styles: str) -> "Pairs":
-        """Give generated pairs: flow codes of one federation, the target's style of another."""
+    def generated_pairs(self, flows: str, styles: str, site: str) -> "Pairs":
+        """Give generated pairs: flow codes of one federation, a site's style of another."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,8 @@ class Arm:
     needs: tuple[Need, ...] = ()
     tested: tuple[str, ...] = (TARGET,)
     base: "Arm | None" = None  # the arm whose labels it refines, or which it fuses with F
-    pairs: "Callable[[Bench], Pairs] | None" = None  # labelled pairs, for a segmenter that no federation makes
+    pairs: "Callable[[Bench, str], Pairs] | None" = None  # of bench and site, for a segmenter that no federation makes
+    labels: str = ""  # the SOURCE or the tested TARGET, of whose labelled scans it learns
     zscore: bool = False  # that segmenter sees z-scores and small affines, whatever the preset has
     applies: "Callable[[Experiment], bool]" = lambda _: True  # whether it differs from its base under a preset
     flows: bool = False  # it is registration: the report shows it among its like
@@ -96,3 +104,8 @@ class Arm:
     def trained_as(self) -> "Arm":
         """The arm whose segmenter it uses."""
         return self.base or self
+
+    @property
+    def by_site(self) -> bool:
+        """Whether its segmenter that no federation makes is another one at each tested site."""
+        return self.labels == TARGET or any(need.scheme == ALONE_TARGET for need in self.needs)

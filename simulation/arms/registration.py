@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from simulation.arms.arm import FEDERATED, PLAIN, SOURCE, TARGET, Arm, Bench, Need, Predict, Predicted
+from simulation.arms.arm import EVERYWHERE, FEDERATED, PLAIN, Arm, Bench, Need, Predict, Predicted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,14 +67,12 @@ def _refines(experiment: "Experiment") -> bool:
     return bool(experiment.propagation.em_weight or experiment.propagation.mirror)
 
 
-BOTH = (SOURCE, TARGET)
-
 F = Arm(
     "F",
     "The atlas given the style of the scan, then bent onto it by the flow network.",
     _f,
     (Need(FEDERATED),),
-    BOTH,
+    EVERYWHERE,
     flows=True,
 )
 
@@ -83,7 +81,7 @@ ARMS = (
         "affine",
         "The atlas moved, turned and scaled onto the scan, nothing else.",
         _affine,
-        tested=BOTH,
+        tested=EVERYWHERE,
         flows=True,
     ),
     Arm(
@@ -91,7 +89,7 @@ ARMS = (
         "The atlas bent onto the scan by the registration network that is trained first.",
         _t,
         (Need(FEDERATED),),
-        BOTH,
+        EVERYWHERE,
         flows=True,
     ),
     F,
@@ -100,7 +98,7 @@ ARMS = (
         "The labels that F propagates, refined by the scan's own intensities (EM) and by its mirror image.",
         _f_refined,
         (Need(FEDERATED),),
-        BOTH,
+        EVERYWHERE,
         base=F,
         applies=_refines,
         flows=True,
@@ -110,7 +108,7 @@ ARMS = (
         "The same flow network, trained and used without the change of style.",
         _f,
         (Need(PLAIN),),
-        BOTH,
+        EVERYWHERE,
         flows=True,
     ),
 )

@@ -13,6 +13,7 @@ from simulation.arms.arm import (
     POOLED,
     SOURCE,
     TARGET,
+    UNSEEN,
     Arm,
     Bench,
     Need,
@@ -54,20 +55,25 @@ def em_is_on(experiment: "Experiment") -> bool:
     return bool(experiment.propagation.em_weight)
 
 
-def _alone_pairs(bench: Bench) -> "Pairs":
+def common_is_taught(experiment: "Experiment") -> bool:
+    """Whether a hub can train a segmenter in all sites' styles: by their statistics."""
+    return bool(experiment.phases.statistics.rounds)
+
+
+def _alone_pairs(bench: Bench, site: str) -> "Pairs":
     """Give the paper's cross-site pairs: flow side of one site by itself, A of the other (Sec. 4.1)."""
-    return bench.generated_pairs(ALONE_SOURCE, ALONE_TARGET)
+    return bench.generated_pairs(ALONE_SOURCE, ALONE_TARGET, site)
 
 
 def _family(
-    name: str, meanings: tuple[str, ...], need: Need, tested: str, how: tuple[Callable[..., Predict], ...]
+    name: str, meanings: tuple[str, ...], need: Need, tested: tuple[str, ...], how: tuple[Callable[..., Predict], ...]
 ) -> list[Arm]:
     """Make a U-Net's arms: by itself, and refined or fused with F where there is a meaning for it."""
     ends = {network: "", network_refined: " refined", network_and_f: " and F"}
     arms: list[Arm] = []
     for meaning, predict in zip(meanings, how, strict=True):
         base, applies = (arms[0] if arms else None), em_is_on if predict is network_refined else (lambda _: True)
-        arms.append(Arm(name + ends[predict], meaning, predict, (need,), (tested,), base, applies=applies))
+        arms.append(Arm(name + ends[predict], meaning, predict, (need,), tested, base, applies=applies))
     return arms
 
 
@@ -78,7 +84,7 @@ _WITHOUT = _family(
         "The first of these, its labels refined by the scan's own intensities (EM).",
     ),
     Need(FEDERATED, SOURCE),
-    TARGET,
+    (TARGET, UNSEEN),
     (network, network_refined),
 )
 _WITH = _family(
@@ -89,7 +95,7 @@ _WITH = _family(
         "The adapted one fused with F: their weighted mean where they agree, refined likewise.",
     ),
     Need(FEDERATED, TARGET),
-    TARGET,
+    (TARGET,),
     (network, network_refined, network_and_f),
 )
 _IN_SITE = _family(
@@ -100,9 +106,23 @@ _IN_SITE = _family(
         "The same U-Net fused with F: their weighted mean where they agree, refined likewise.",
     ),
     Need(FEDERATED, SOURCE),
-    SOURCE,
+    (SOURCE,),
     (network, network_refined, network_and_f),
 )
+
+_COMMON = [
+    replace(arm, applies=common_is_taught)
+    for arm in _family(
+        "U-Net common",
+        (
+            "A segmenter trained on generated images in the styles of all sites that take part.",
+            "The common one fused with F: what a hospital that comes later segments with.",
+        ),
+        Need(FEDERATED, ALL),
+        (TARGET, UNSEEN),
+        (network, network_and_f),
+    )
+]
 
 ARMS = (
     _WITHOUT[0],
@@ -115,6 +135,7 @@ ARMS = (
         network,
         (Need(MOMENTS, TARGET),),
     ),
+    *_COMMON,
     *_IN_SITE,
     Arm(
         "U-Net alone",
@@ -129,6 +150,7 @@ ARMS = (
         "Everything trained on all scans in one place, as if they could be moved there.",
         network,
         (Need(POOLED, ALL),),
+        (TARGET, UNSEEN),
     ),
     Arm(
         "U-Net federated",

@@ -44,9 +44,9 @@ class Part:
 
 @dataclass(frozen=True)
 class SiteAudit:
-    """One site in one direction of a run."""
+    """One site in a run's federation with one atlas."""
 
-    direction: str
+    atlas: str  # the site that it is of
     site: str
     level: str  # of sharing
     people: int  # all of them, also those who are tested on
@@ -66,21 +66,21 @@ class Audit:
     sites: tuple[SiteAudit, ...]
 
 
-def audit(run: Path, device: torch.device, progress: Progress, source: str = "", shadow_networks: int = 0) -> Audit:
+def audit(run: Path, device: torch.device, progress: Progress, atlas: str = "", shadow_networks: int = 0) -> Audit:
     """Attack what the sites of a run released.
 
     Args:
         run: folder of a finished simulation; what takes long is kept in its folder `audit`.
         device: to compute on.
         progress: the display.
-        source: only the direction whose atlas is of this site; "": both.
+        atlas: only what has the atlas of this site; "": all.
         shadow_networks: how many shadow networks to train of each part that can be attacked so, at each site; 0: none.
 
     Raises:
         RunError: the folder holds no finished run, or a ledger was altered.
         DataError: a prepared scan is damaged.
     """
-    found = federations(run, device, source)
+    found = federations(run, device, atlas)
     facts = read(run).run
     subjects = [
         (each, site, Everybody.of(each.stage, site), released(each.ledger(site), each.name))
@@ -158,7 +158,7 @@ def _site(federation: Federation, site: str, everybody: Everybody, left: Sequenc
     progress.stage(f"{_where(federation, site)}: look for copies", 1.0 * len(everybody.cases))
     near = _copies(federation, site, everybody, progress)
     counts = len(set(everybody.person.tolist())), everybody.trained
-    said = stage.direction.name, site, stage.level(site), *counts, noise
+    said = stage.roles.name, site, stage.level(site), *counts, noise
     return SiteAudit(*said, tuple(parts), by_epsilon, inferred, near)
 
 
@@ -212,7 +212,7 @@ def _by_shadows(
 
         how.progress.stage(f"{_where(federation, site)}: {_again(release)}", how.shadows * units)
         training = shadows.Training(federation, site, release, everybody.cases, alignments)
-        path = how.folder / federation.stage.direction.name / f"shadows-{release.part}-{site}.safetensors"
+        path = how.folder / federation.stage.roles.name / f"shadows-{release.part}-{site}.safetensors"
         reached = shadows.attack(training, everybody, propagated, how.shadows, path, watch)
         yield Part(release, f"LiRA with {how.shadows} shadow networks", reached)
 
@@ -222,7 +222,7 @@ def _copies(federation: Federation, site: str, everybody: Everybody, progress: P
     state, stage = federation.state, federation.stage
     if f"{STATISTICS}.{site}" not in state.parts and "decoder" not in state.parts:
         return None
-    counts = {name: len(stage.cases(name, "train")) for name in stage.data}
+    counts = {name: len(stage.cases(name, "train")) for name in stage.roles.members}
     generator = generator_of(stage.experiment, stage.atlas, state, site, counts, stage.device)
     recipes = [Recipe(stage.experiment.seed, number, number, site) for number in range(DRAWS)]
     images: list[Tensor] = [generator.pair(recipe).image.cpu() for recipe in recipes]

@@ -14,8 +14,8 @@ app = typer.Typer()
 @app.command("audit")
 def audit_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished simulation.")],
-    source: Annotated[
-        str, typer.Option(metavar="SITE", help="Only the direction whose atlas is of this site; without it, both.")
+    atlas: Annotated[
+        str, typer.Option(metavar="SITE", help="Only the federation whose atlas is of this site; without it, all.")
     ] = "",
     shadows: Annotated[
         int,
@@ -43,7 +43,7 @@ def audit_command(
             f"--shadows: an even number, {LEAST} or more, not {shadows}: half of the people train every other"
         )
     with RichProgress() as progress:
-        found = audit(run, choose(device), progress, source, shadows)
+        found = audit(run, choose(device), progress, atlas, shadows)
     page = write(found, run / FOLDER)
     for line in sentences(found):
         typer.echo(line)

@@ -18,7 +18,7 @@ from configs.statistics import SHAPES
 from server.atlas import read_atlas
 from server.state import STATISTICS, RunState, Store
 from simulation.arms.arm import FEDERATED
-from simulation.schemes import Direction, Scheme
+from simulation.schemes import Roles, Scheme
 from simulation.stage import Stage
 
 SPLITS = ("train", "val", "test")
@@ -27,7 +27,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Federation:
-    """One direction of a run, and what its hub came to hold."""
+    """What a run has with one atlas, and what its hub came to hold."""
 
     stage: Stage
     scheme: Scheme
@@ -36,7 +36,7 @@ class Federation:
     @property
     def name(self) -> str:
         """The name under which sites keep their state."""
-        return self.scheme.run(self.stage.direction)
+        return self.scheme.run(self.stage.roles)
 
     def ledger(self, site: str) -> Path:
         """Give the ledger of a site."""
@@ -80,32 +80,34 @@ class Everybody:
         return len(np.unique(self.person[self.member]))
 
 
-def federations(run: Path, device: torch.device, source: str = "") -> list[Federation]:
+def federations(run: Path, device: torch.device, atlas: str = "") -> list[Federation]:
     """Open the finished federations of a run.
 
     Args:
         run: folder of a simulation.
         device: to compute on.
-        source: only the direction whose atlas is of this site; "": both.
+        atlas: only what has the atlas of this site; "": all.
 
     Raises:
         RunError: there is none, or it is of a version that is read no more.
         ConfigError: the run's settings are of another version.
     """
     found = list(_opened(run, _asked(run), device))
-    kept = [each for each in found if source in ("", each.stage.direction.source)]
+    kept = [each for each in found if atlas in ("", each.stage.roles.source)]
     if not found:
         raise RunError(f"{run} holds no finished federation, so nothing left a site; give sst simulate again first")
     if not kept:
-        names = ", ".join(each.stage.direction.source for each in found)
-        raise RunError(f"--source: no finished federation has its atlas from '{source}'; one of: {names}")
+        names = ", ".join(each.stage.roles.source for each in found)
+        raise RunError(f"--atlas: no finished federation has its atlas from '{atlas}'; one of: {names}")
     return kept
 
 
 def _asked(run: Path) -> dict[str, Any]:
     try:
         asked: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        return {"bias": True, "levels": {}, "epsilon": "inf", **asked}
+        if "unseen" not in asked:
+            raise RunError(f"{run} holds a run of an older version; give sst simulate again, elsewhere")
+        return asked
     except (OSError, ValueError) as error:
         raise RunError(f"no readable run.json in {run}: give the folder of a run, sst simulate --out RUN") from error
 
@@ -113,17 +115,18 @@ def _asked(run: Path) -> dict[str, Any]:
 def _opened(run: Path, asked: dict[str, Any], device: torch.device) -> Iterator[Federation]:
     experiment = from_dict(asked["experiment"], str(run / "run.json"))
     data = {name: Path(folder) for name, folder in asked["sites"].items()}
-    for source in data:
-        for target in data:
-            direction = Direction(source, target)
-            scheme = Scheme(FEDERATED, experiment, tuple(data), (target,))
-            hub = scheme.hub(run, direction)
-            if source != target and (hub / "finished.json").exists():
-                how = ("inprocess", device, asked["bias"], asked["levels"], float(asked["epsilon"] or math.inf))
-                state = Store(hub / "state", experiment).resume()
-                assert state is not None, hub
-                _check(state, run)
-                yield Federation(Stage(run, direction, experiment, read_atlas(hub), data, *how), scheme, state)
+    unseen = tuple(asked["unseen"])
+    members = [name for name in data if name not in unseen]
+    how = ("inprocess", device, asked["bias"], asked["levels"], float(asked["epsilon"] or math.inf))
+    for source in members:
+        roles = Roles(source, tuple(name for name in members if name != source), unseen)
+        scheme = Scheme(FEDERATED, experiment, roles.members, roles.targets)
+        hub = scheme.hub(run, roles)
+        if (hub / "finished.json").exists():
+            state = Store(hub / "state", experiment).resume()
+            assert state is not None, hub
+            _check(state, run)
+            yield Federation(Stage(run, roles, experiment, read_atlas(hub), data, *how), scheme, state)
 
 
 def _check(state: RunState, run: Path) -> None:

@@ -46,7 +46,7 @@ def attack(
 
     Args:
         part: one of `TESTED`.
-        stage: the direction.
+        stage: what there is with one atlas.
         versions: the network before it was trained on the site's scans, and as it was released.
         everybody: the site's scans.
         propagated: (scans, D, H, W), the atlas's labels on each, which is what a site trains a segmenter on.

@@ -43,8 +43,8 @@ class _Labels:
 
 
 def kept_in(folder: Path, stage: Stage, site: str) -> Path:
-    """Give the file that keeps what was measured: by direction, as the numbers are differences from its atlas."""
-    return folder / stage.direction.name / f"rows-{site}.safetensors"
+    """Give the file that keeps what was measured: by atlas, as the numbers are differences from it."""
+    return folder / stage.roles.name / f"rows-{site}.safetensors"
 
 
 def measured(path: Path, stage: Stage, everybody: Everybody, watch: Callable[[int], None]) -> Measured:
@@ -52,7 +52,7 @@ def measured(path: Path, stage: Stage, everybody: Everybody, watch: Callable[[in
 
     Args:
         path: where it is kept.
-        stage: the direction.
+        stage: what there is with one atlas.
         everybody: the site's scans.
         watch: called with the number of scans done.
 

@@ -41,7 +41,7 @@ def audit_html(found: Audit) -> str:
     """Give the page; the same findings give the same bytes."""
     environment = templates()
     environment.filters |= {"named": named, "figure": figure, "percent": percent, "epsilon": epsilon, "place": place}
-    environment.filters |= {"verdict": verdict, "direction": direction, "share": share}
+    environment.filters |= {"verdict": verdict, "share": share}
     return environment.get_template("audit.html").render(
         audit=found, headline=headline(found), sentences=[(each, list(_of_site(each))) for each in found.sites]
     )
@@ -61,7 +61,7 @@ def sentences(found: Audit) -> Iterator[str]:
     """Give a sentence for each part that was attacked at each site, and one for all that was not."""
     for site in found.sites:
         for words in _of_site(site):
-            yield f"{site.site} ({direction(site.direction)}): {words}"
+            yield f"{site.site} (atlas of {site.atlas}): {words}"
 
 
 def _of_site(site: SiteAudit) -> Iterator[str]:
@@ -104,12 +104,6 @@ def verdict(reached: Membership) -> str:
 def named(part: str) -> str:
     """Give a part in words."""
     return NAMES.get(part) or PARTS.get(part, part)
-
-
-def direction(name: str) -> str:
-    """Give a direction in words."""
-    source, _, target = name.partition("-to-")
-    return f"atlas of {source}, style of {target}"
 
 
 def figure(found: Estimate) -> str:

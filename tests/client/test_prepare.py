@@ -1,6 +1,7 @@
 # mypy: untyped-calls-exclude="nibabel,SimpleITK"
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -9,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import client.prepare
 from client.cases import Cases, OnDevice
 from client.layouts import Scan
 from client.nifti import SEG35_TO_ASEG, read_image, read_labels
+from client.preparation import Preparation
 from client.prepare import AtlasFrame, prepare, prepare_site
 from configs.errors import DataError
 from configs.structures import ID_TO_INDEX
@@ -97,6 +100,22 @@ def test_preparing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     one = scan(tmp_path, tilt=0.1)
     first, second = (prepare(one, frame(), tmp_path / name) for name in ("1", "2"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_what_an_atlas_does_not_change_is_done_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With kept brains the next atlas costs no N4, and its files have the bytes that they have without; not if the
+    scan was changed in between."""
+    one, sought = scan(tmp_path, axes="LIP"), []
+    found = client.prepare.unbias
+    monkeypatch.setattr(client.prepare, "unbias", lambda *given: sought.append(1) or found(*given))
+    other = replace(frame(), digest="e" * 64)
+    plain = [prepare(one, atlas, tmp_path / atlas.digest).read_bytes() for atlas in (frame(), other)]
+    keep = Preparation(brains=tmp_path / "brains")
+    kept = [prepare(one, atlas, tmp_path / f"kept {atlas.digest}", keep).read_bytes() for atlas in (frame(), other)]
+    assert kept == plain and len(sought) == 3
+    scan(tmp_path, axes="LIP", tilt=0.1)
+    changed = prepare(one, frame(), tmp_path / "changed", keep).read_bytes()
+    assert len(sought) == 4 and changed == prepare(one, frame(), tmp_path / "plain").read_bytes()
 
 
 def test_the_second_call_touches_nothing(tmp_path: Path) -> None:

@@ -509,7 +509,7 @@ def test_a_trimmed_mean_of_too_few_is_refused(sites: int, tmp_path: Path) -> Non
     """It would trim nothing, and be a mean in silence; a simulation of two sites refuses it before anything begins."""
     with pytest.raises(FederationError, match=f'"trimmed" needs 5 sites that answer, but there are {sites}: invite'):
         fold(tmp_path, round_of("register", 20, (STEP,) * sites), aggregation="trimmed")
-    options = Options("tiny", (("a", tmp_path), ("b", tmp_path)), tmp_path, "inprocess", (), {}, None, None, "cpu")
+    options = Options("tiny", (("a", tmp_path), ("b", tmp_path)), tmp_path, "inprocess", (), None, None, "cpu")
     with pytest.raises(FederationError, match="needs 5 sites"):
         experiment_of(replace(options, changes=("federation.aggregation=trimmed",)))
     assert experiment_of(options).federation.aggregation == "auto"

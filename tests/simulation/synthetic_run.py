@@ -1,12 +1,14 @@
 """A made-up run, small and complete, for the tests of results and report."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from configs.structures import GROUPS
 from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, direction_name
-from simulation.results import ArmScore, Curve, PairsPoint, Resemblance, Results, ScanScore, SetAside, Traffic
+from simulation.results import ArmScore, Crossing, Curve, PairsPoint, Resemblance, Results, ScanScore, SetAside, Traffic
 
 LEVELS = {
     "affine": 60.0,
@@ -19,7 +21,7 @@ LEVELS = {
     "U-Net w/ adaptation (moments)": 69.0,
 }
 IN_SITE = {"U-Net in-site": 76.0, "U-Net alone": 70.0, "U-Net pooled": 75.0, "supervised": 86.0}
-DIRECTIONS = (("oasis", "ixi"), ("ixi", "oasis"))
+SITES = ("oasis", "ixi")
 
 
 def arm_score(rng: np.random.Generator, arm: str, where: tuple[str, str], level: float) -> ArmScore:
@@ -33,18 +35,27 @@ def arm_score(rng: np.random.Generator, arm: str, where: tuple[str, str], level:
     return ArmScore(arm, *where, tuple(scans))
 
 
-def run_results(seed: int = 0) -> Results:
+def directions(sites: Sequence[str]) -> list[tuple[str, str]]:
+    """All pairs of two sites: that of the atlas, and the tested one."""
+    return [(source, target) for source in sites for target in sites if source != target]
+
+
+def run_results(seed: int = 0, sites: Sequence[str] = SITES) -> Results:
     """A run with every section that the report knows."""
     rng = np.random.default_rng(seed)
-    scores = [arm_score(rng, arm, where, level) for where in DIRECTIONS for arm, level in LEVELS.items()]
-    scores += [arm_score(rng, arm, (s, s), level) for s in ("oasis", "ixi") for arm, level in IN_SITE.items()]
+    between = directions(sites)
+    scores = [arm_score(rng, arm, where, level) for where in between for arm, level in LEVELS.items()]
+    scores += [arm_score(rng, arm, (s, s), level) for s in sites for arm, level in IN_SITE.items()]
+    unlabelled = [arm_score(rng, "U-Net w/ adaptation", (s, "bare"), 78.0) for s in sites]
     return Results(
         run={"preset": "tiny", "seed": "0", "seconds": "754.2", "peak_memory": "3100000000", "data": "made-up scans",
              "command": "sst simulate --preset tiny --out RUN"},
         scores=tuple(scores),
+        agreements=tuple(replace(score, against="F refined") for score in unlabelled),
+        crossings=tuple(Crossing(a, b, c, 60 + 20 * rng.random(), 5) for a in sites for b in sites for c in sites),
         curves=_curves(rng),
         traffic=_traffic(),
-        pairs=_pairs(rng),
+        pairs=_pairs(rng, between),
         resemblance=(Resemblance("oasis", "ixi", {"CSF": 0.8, "Amygdala": 1.3}, {"CSF": 1.0, "Amygdala": float("nan")},
                                  0.93, 0.89, 0.92, 0.98),),
         set_aside=(SetAside("ixi", "sub-99/anat/sub-99_T1w.nii.gz", "the file ends early"),),
@@ -73,9 +84,9 @@ def _traffic() -> tuple[Traffic, ...]:
     )
 
 
-def _pairs(rng: np.random.Generator) -> tuple[PairsPoint, ...]:
+def _pairs(rng: np.random.Generator, between: list[tuple[str, str]]) -> tuple[PairsPoint, ...]:
     points = []
-    for where in DIRECTIONS:
+    for where in between:
         for number, count in enumerate((25, 50, 100, 200)):
             scans = tuple(float(v) for v in 55 + 5 * number + rng.normal(0, 3, 5))
             mean, std = float(np.mean(scans)), float(np.std(scans, ddof=1))
@@ -94,11 +105,11 @@ def slice_of(rng: np.random.Generator, size: int = 24) -> tuple[np.ndarray, np.n
     return np.clip(image, 0, 1).astype(np.float32), labels
 
 
-def run_panels(seed: int = 0) -> list[Panel]:
-    """Panels of Fig. 5, 6 and 8 in both directions."""
+def run_panels(seed: int = 0, sites: Sequence[str] = SITES) -> list[Panel]:
+    """Panels of Fig. 5, 6 and 8 in all directions."""
     rng = np.random.default_rng(seed)
     panels = []
-    for where in DIRECTIONS:
+    for where in directions(sites):
         name = direction_name(*where)
         for figure, arms in ((SEGMENTATION, ("F", "U-Net w/ adaptation")), (REGISTRATION, ("affine", "T", "F"))):
             image, truth = slice_of(rng)

@@ -30,7 +30,7 @@ def site(name: str, *parts: Part) -> SiteAudit:
     near = Copies(24, 0.93, 0.92, reached(0.5, decisions=20))
     noise = Noise(4.0, 1e-5, 4.0, math.inf)
     worked_out = tuple(Inferred(e, share, {FEMALE: reached(0.55)}) for e, share in ((4.0, -0.01), (math.inf, 1.0)))
-    return SiteAudit("oasis-to-ixi", name, "networks", 20, 12, noise, parts, rows, worked_out, near)
+    return SiteAudit("oasis", name, "networks", 20, 12, noise, parts, rows, worked_out, near)
 
 
 WEAK = Part(Release("statistics", "statistics", 1, 1168), "LiRA with shadow sites", reached(0.58))
@@ -47,7 +47,7 @@ def test_the_page_needs_nothing_else_and_is_whole() -> None:
     assert not {tag for tag, _ in parsed.tags} & {"script", "link", "img", "iframe"}
     assert not re.search(r"(?:src|href)=[\"'](?!#)", page) and "url(" not in page and "@import" not in page
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in parsed.tags
-    assert {"In short", "oasis, atlas of oasis, style of ixi", "What the figures mean", "This run"} <= {
+    assert {"In short", "oasis, atlas of oasis", "What the figures mean", "This run"} <= {
         heading.strip() for heading in parsed.headings
     }
     assert "made-up &lt;scans&gt;" in page and UNTESTED["E"] in page and "without noise" in page

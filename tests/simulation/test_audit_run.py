@@ -26,11 +26,11 @@ CHANGES = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One direction, whose sites share networks and models, and statistics with the noise of epsilon 4."""
+    """One atlas, whose sites share networks and models, and statistics with the noise of epsilon 4."""
     folder = tmp_path_factory.mktemp("audited")
     sites = tuple((name, write_site(folder / name, scanner, PEOPLE, 1, 5.0)) for name, scanner in SCANNERS.items())
-    asked = ("tiny", sites, folder / "run", "inprocess", ("U-Net w/ adaptation",), {}, None, None, "cpu")
-    simulate(Options(*asked, changes=CHANGES, bias=False, epsilon=4.0, source="candi"), Silent())
+    asked = ("tiny", sites, folder / "run", "inprocess", ("U-Net w/ adaptation",), None, None, "cpu")
+    simulate(Options(*asked, changes=CHANGES, bias=False, epsilon=4.0, atlas=("candi", "")), Silent())
     return folder / "run"
 
 
@@ -62,7 +62,7 @@ def test_every_part_that_left_is_attacked_or_has_a_reason(run: Path, capsys: pyt
     assert [path.name for path in kept] == ["rows-candi.safetensors", "rows-oasis.safetensors"]
     assert weights.load(kept[0])["rows"].shape[1] == NUMBERS
     before, page = [path.stat().st_mtime_ns for path in kept], (run / "audit" / "audit.html").read_bytes()
-    assert sst.run(["audit", str(run), "--device", "cpu", "--source", "candi"]) == 0
+    assert sst.run(["audit", str(run), "--device", "cpu", "--atlas", "candi"]) == 0
     assert [path.stat().st_mtime_ns for path in kept] == before
     assert (run / "audit" / "audit.html").read_bytes() == page
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_audited_is_said_in_one_line(
     for words, said in (
         ([str(tmp_path / "none")], "there is no folder"),
         ([str(tmp_path)], "give the folder of a run, sst simulate --out RUN"),
-        ([str(run), "--source", "oasis"], "one of: candi"),
+        ([str(run), "--atlas", "oasis"], "one of: candi"),
         ([str(run), "--device", "gpu"], "--device: there is no 'gpu'"),
         ([str(run), "--shadows", "5"], "--shadows: an even number, 6 or more"),
     ):

@@ -9,7 +9,7 @@ import pytest
 import sst
 from configs.errors import ConfigError
 from simulation.arms import ARMS
-from simulation.cli import CORE_ARMS, DEMO_ARMS, parse_arms, parse_atlases, parse_sites
+from simulation.cli import CORE_ARMS, DEMO_ARMS, parse_arms, parse_atlas, parse_sites, parse_unseen
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("--style", "moment", "'moments'"),
         ("--arms", "affin,F", "'affine'"),
         ("--atlas", "oasi=sub-01", "'oasis'"),
+        ("--unseen", "cand", "'candi'"),
     ],
 )
 def test_a_word_that_is_none_of_few_names_the_nearest(
@@ -63,7 +64,6 @@ def test_a_word_that_is_none_of_few_names_the_nearest(
         (["candi={candi}"], "1 given"),
         (["candi={candi}", "candi={oasis}"], "two sites are called 'candi'"),
         (["candi={candi}", "a/b={oasis}"], "'a/b' is no name"),
-        (["candi={candi}", "oasis={oasis}", "ixi={oasis}"], "3 given"),
         (["candi={candi}", "oasis={candi}/nowhere"], "site 'oasis': there is no folder"),
         (["candi={candi}", "oasis={empty}"], "is empty"),
     ],
@@ -87,10 +87,15 @@ def test_files_that_are_not_there_are_refused(
     assert "is a file" in refusal(simulate(folders), capsys)
 
 
-def test_two_atlases_of_one_site_are_refused(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """A site has one atlas."""
-    said = refusal(simulate(folders, "--atlas", "oasis=sub-01", "--atlas", "oasis=sub-02"), capsys)
-    assert "two atlases for 'oasis'" in said
+def test_an_atlas_and_sites_kept_out_are_sites_that_are_there(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A federation keeps two sites, the atlas is of one of them, and a case is named where there is a =."""
+    assert "fewer than two sites are left" in refusal(simulate(folders, "--unseen", "oasis"), capsys)
+    assert "not SITE=CASE" in refusal(simulate(folders, "--atlas", "oasis="), capsys)
+    late = folders | {"late": folders["oasis"]}
+    said = refusal(simulate(late, "--unseen", "late", "--atlas", "late"), capsys)
+    assert "--atlas: there is no 'late'" in said
 
 
 def test_an_unknown_preset_stops_the_demo_before_it_makes_sites(
@@ -104,7 +109,9 @@ def test_an_unknown_preset_stops_the_demo_before_it_makes_sites(
 def test_what_is_right_is_parsed(folders: dict[str, Path]) -> None:
     """Sites keep their order, and only the first = separates."""
     assert parse_sites([f"{name}={folder}" for name, folder in folders.items()]) == tuple(folders.items())
-    assert parse_atlases(["oasis=sub-01=b"], ["candi", "oasis"]) == {"oasis": "sub-01=b"}
+    assert parse_atlas("oasis=sub-01=b", ["candi", "oasis"]) == ("oasis", "sub-01=b")
+    assert parse_atlas("oasis", ["candi", "oasis"]) == ("oasis", "")
+    assert parse_unseen(["c", "a"], ["a", "b", "c", "d"]) == ("a", "c")
 
 
 def test_arms_are_given_in_the_order_of_the_table() -> None:
@@ -113,6 +120,7 @@ def test_arms_are_given_in_the_order_of_the_table() -> None:
     assert parse_arms("core") == CORE_ARMS
     assert parse_arms("u-net W/ adaptation, AFFINE") == ("affine", "U-Net w/ adaptation")
     assert parse_arms("core,supervised") == (*CORE_ARMS, "supervised")
+    assert set(parse_arms("core", late=True)) == {*CORE_ARMS, "U-Net common", "U-Net common and F"}
     with pytest.raises(ConfigError, match="no arm"):
         parse_arms(" , ")
 

@@ -14,9 +14,10 @@ from configs.structures import GROUPS
 from parsed_page import Page
 from simulation.arms import ARMS
 from simulation.gains import gains
+from simulation.overview import brief
 from simulation.report import headline, report_html, write_report
 from simulation.report_pictures import paint_mistakes, strips
-from simulation.report_tables import duration_text, score_tables, size_text, traffic_tables
+from simulation.report_tables import crossing_tables, duration_text, score_tables, size_text, traffic_tables
 from simulation.results import ArmScore, Results, ScanScore, SetAside
 from simulation.table import print_table, table_text
 from synthetic_run import arm_score, run_panels, run_results
@@ -220,3 +221,42 @@ def test_site_names_are_not_read_as_markup() -> None:
     file = StringIO()
     print_table(results, Console(file=file, width=100))
     assert "[red]" in file.getvalue()
+
+
+TEN = tuple(f"site-{number}" for number in range(10))
+
+
+def test_ten_sites_are_told_in_brief() -> None:
+    """Means over pairs of sites come first; each site's own table is there, folded; the page stays one of a few MB."""
+    results = run_results(sites=TEN)
+    page = report_html(results, run_panels(sites=TEN))
+    assert page.count("<details") == 2 * len(TEN) and page.count('class="tile"') == 1
+    assert f"of {len(TEN) * (len(TEN) - 1)} pairs of sites" in page
+    assert "other sites → each site" in page and "within each site" in page
+    assert len(page) < 6_000_000
+    gain, several = gains(brief(results))[0], gains(results)
+    assert gain.points == pytest.approx(np.mean([one.points for one in several])) and len(several) == gain.scans == 90
+    text = table_text(results)
+    assert "other sites" in text and len(text.splitlines()) < 60
+
+
+def test_three_sites_are_told_one_by_one() -> None:
+    """Each pair of sites has its own figures, and none of them is a mean over pairs."""
+    results = run_results(sites=("a", "b", "c"))
+    assert brief(results) is results
+    assert report_html(results, run_panels(sites=("a", "b", "c"))).count('class="tile"') == 6
+
+
+def test_each_model_has_its_cell_at_each_site(page: str) -> None:
+    """The cross-site table: a row whose style, a column where it was tested, the best of a column marked."""
+    table = next(table for table in crossing_tables(run_results().crossings) if table.source == "oasis")
+    assert table.targets == ("ixi", "oasis") and [style for style, _ in table.rows] == ["ixi", "oasis"]
+    assert [sum(cells[column].best for _, cells in table.rows) for column in (0, 1)] == [1, 1]
+    assert "Each site's model at each site" in page or "Each site&#39;s model" in page
+
+
+def test_agreement_is_never_called_accuracy(page: str) -> None:
+    """What was held against registration, for want of labels, is in a table of its own and in no other."""
+    results = run_results()
+    assert "bare" not in {table.target for table in score_tables(results)}
+    assert "Sites without a reference" in page and "bare" in page

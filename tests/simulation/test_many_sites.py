@@ -1,0 +1,88 @@
+"""Three sites in one federation, one of them without a label, and a fourth that comes later."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from configs.errors import DataError
+from simulation.measured import Results
+from simulation.progress import Silent
+from simulation.results import read
+from simulation.scanner import CANDI, OASIS
+from simulation.simulate import Options, simulate
+from simulation.sites import write_site
+
+QUICK = (
+    *(f"phases.{phase}.rounds=0" for phase in ("register", "style", "joint", "flow_codes", "adapt")),
+    "phases.statistics.rounds=1",
+    "phases.segment.rounds=1",
+    "phases.segment.steps=2",
+)
+ARMS = ("affine", "U-Net w/o adaptation", "U-Net w/ adaptation", "U-Net common", "U-Net in-site", "supervised")
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, Path], ...]:
+    """Four folders of scans, two of which train at each site; that of "bare" has no label maps."""
+    folder = tmp_path_factory.mktemp("sites")
+    made = {"candi": (CANDI, 5), "oasis": (OASIS, 5), "bare": (CANDI, 4), "late": (OASIS, 4)}
+    for seed, (name, (scanner, people)) in enumerate(made.items()):
+        write_site(folder / name, scanner, people, seed, 5.0)
+    shutil.rmtree(folder / "bare" / "derivatives")
+    return tuple((name, folder / name) for name in made)
+
+
+def options(sites: tuple[tuple[str, Path], ...], out: Path, atlas: str) -> Options:
+    """Ask for a quick run with one atlas."""
+    asked = Options("tiny", sites, out, "inprocess", ARMS, None, None, "cpu", bias=False, changes=QUICK)
+    return Options(**{**asked.__dict__, "atlas": (atlas, ""), "unseen": ("late",)})
+
+
+@pytest.fixture(scope="module")
+def run(sites: tuple[tuple[str, Path], ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """A run with the atlas of one."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return out, simulate(options(sites, out, "candi"), Silent())
+
+
+def test_each_site_is_tested_by_what_it_gets(run: tuple[Path, Results]) -> None:
+    """Who takes part has its own model; who comes later the common one; who has no labels is in no table of Dice."""
+    _, results = run
+    tested = {arm: {score.target for score in results.scores if score.arm == arm} for arm in ARMS}
+    assert tested == {
+        "affine": {"candi", "oasis", "late"},
+        "U-Net w/o adaptation": {"oasis", "late"},
+        "U-Net w/ adaptation": {"oasis"},
+        "U-Net common": {"oasis", "late"},
+        "U-Net in-site": {"candi"},
+        "supervised": {"oasis", "late"},
+    }
+    assert {(score.arm, score.target, score.against) for score in results.agreements} == {
+        (arm, "bare", "F refined") for arm in ("U-Net w/o adaptation", "U-Net w/ adaptation", "U-Net common")
+    }
+
+
+def test_a_site_that_comes_later_is_in_no_federation(run: tuple[Path, Results]) -> None:
+    """Nothing of it reached the hub, nor another site, and nothing was asked of it."""
+    out, results = run
+    assert {item.site for item in results.traffic} == {"candi", "oasis", "bare"}
+    assert [path.name for path in (out / "sites" / "late" / "runs").iterdir()] == ["candi-prepared"]
+    for path in (out / "federations").rglob("*"):
+        assert "late" not in path.name and (not path.is_file() or b'"late"' not in path.read_bytes()), path
+
+
+def test_every_model_is_tested_at_every_site_that_has_labels(run: tuple[Path, Results]) -> None:
+    """The cross-site table: who takes part tests the others' models, too."""
+    out, results = run
+    found = {(item.style, item.target) for item in results.crossings}
+    styles = ("candi", "oasis", "bare")
+    assert found == {(style, target) for style in styles for target in ("candi", "oasis")}
+    assert read(out).crossings == results.crossings
+    assert {point.target for point in results.pairs} == {"oasis"}
+
+
+def test_a_site_without_labels_cannot_have_the_atlas(sites: tuple[tuple[str, Path], ...], tmp_path: Path) -> None:
+    """It is said before anything is prepared; without a wish only the others have it in turn."""
+    with pytest.raises(DataError, match="no training scan of site 'bare' has a label map"):
+        simulate(options(sites, tmp_path / "out", "bare"), Silent())
