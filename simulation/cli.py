@@ -6,6 +6,7 @@ Everything that the user typed is checked here, before anything heavy is importe
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from configs.errors import ConfigError, DataError, RunError
 from configs.levels import LEVELS, MODELS
-from simulation.arms import ARMS
+from simulation.arms import ARMS, Arm
 from simulation.engines import ENGINES, check_engine
 from simulation.measured import Results
 
@@ -276,11 +277,14 @@ def parse_arms(text: str, late: bool = False) -> tuple[str, ...]:
         text: what was typed.
         late: a site is kept out: `core` has what such a site would get, too.
 
+    `all` has those whose packages are installed.
+
     Raises:
-        ConfigError: an arm that does not exist, with the nearest that does.
+        ConfigError: an arm that does not exist, with the nearest that does; or one whose package is not installed.
     """
     core = (*CORE_ARMS, *LATE_ARMS) if late else CORE_ARMS
-    known = {"core": core, "all": tuple(ARMS)} | {arm: (arm,) for arm in ARMS}
+    here = tuple(name for name, arm in ARMS.items() if _is_here(arm))
+    known = {"core": core, "all": here} | {arm: (arm,) for arm in ARMS}
     folded = {name.lower(): arms for name, arms in known.items()}
     chosen: set[str] = set()
     for word in filter(None, (part.strip() for part in text.split(","))):
@@ -289,7 +293,19 @@ def parse_arms(text: str, late: bool = False) -> tuple[str, ...]:
         chosen.update(folded[word.lower()])
     if not chosen:
         raise ConfigError("--arms: no arm given; give core, all, or names of arms with commas")
+    for missing in (ARMS[name] for name in ARMS if name in chosen and name not in here):
+        raise ConfigError(
+            f"--arms: '{missing.name}' needs {missing.package}; pip install '.[baselines]', or leave it out"
+        )
     return tuple(arm for arm in ARMS if arm in chosen)
+
+
+def _is_here(arm: Arm) -> bool:
+    """Say whether what an arm needs is installed."""
+    try:
+        return not arm.package or bool(version(arm.package))
+    except PackageNotFoundError:
+        return False
 
 
 def check_choices(engine: str, device: str, style: str | None) -> None:

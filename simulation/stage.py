@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,12 +115,26 @@ def prepare_for_all(stages: Sequence[Stage], name: str) -> None:
     shutil.rmtree(stages[0].site(name).state / "brains", ignore_errors=True)
 
 
+def pool(stage: Stage) -> None:
+    """Give the one site that has all scans what was prepared at each: the same files, by another name."""
+    whole = stage.site(POOLED).state / "prepared"
+    for name in stage.roles.members:
+        own = stage.site(name).state / "prepared"
+        for path in own.glob("*/*.safetensors"):
+            link = whole / path.relative_to(own)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # it is there; or the disk has no links, and the scan is prepared once more
+                os.link(path, link)
+
+
 def federate(stage: Stage, scheme: Scheme, progress: Progress) -> RunState:
     """Run one federation to its end, or go on with it; give the hub's last state."""
     hub = scheme.hub(stage.folder, stage.roles)
     store = Store(hub / "state", scheme.experiment)
     if not (hub / "finished.json").exists():
         _set_up(stage, scheme, hub)
+        if POOLED in scheme.sites:
+            pool(stage)
         sites = [stage.site(name) for name in scheme.sites]
         states = {site.name: site.state for site in sites} | {"hub": hub}
         with watch(hub, states, progress, planned(stage, scheme)):

@@ -1,9 +1,9 @@
 """The arms that a simulation compares, in the order of every table: one value each, one file a family."""
 
-from simulation.arms import baselines, registration, segmenters
+from simulation.arms import baselines, registration, segmenters, syn
 from simulation.arms.arm import Arm
 
-FAMILIES = (registration, segmenters, baselines)
+FAMILIES = (registration, syn, segmenters, baselines)
 
 ARMS: dict[str, Arm] = {arm.name: arm for family in FAMILIES for arm in family.ARMS}
 """All arms by name."""

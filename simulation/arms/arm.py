@@ -99,6 +99,7 @@ class Arm:
     zscore: bool = False  # that segmenter sees z-scores and small affines, whatever the preset has
     applies: "Callable[[Experiment], bool]" = lambda _: True  # whether it differs from its base under a preset
     flows: bool = False  # it is registration: the report shows it among its like
+    package: str = ""  # that has to be installed for it, beside what the project needs
 
     @property
     def trained_as(self) -> "Arm":

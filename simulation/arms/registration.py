@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from configs.schema import Experiment
+    from sst_models.volume.labels import AtlasLabels
 
 
 def _affine(bench: Bench, arm: Arm, site: str) -> Predict:
@@ -30,7 +31,7 @@ def _t(bench: Bench, arm: Arm, site: str) -> Predict:
         with torch.no_grad():
             flow = net(atlas[None], image[None])
         flow = finish(atlas[None], image[None], flow, settings)
-        return _predicted(labels.propagate(flow), flow)
+        return propagated(labels, flow)
 
     return predict
 
@@ -41,8 +42,7 @@ def _f(bench: Bench, arm: Arm, site: str) -> Predict:
     _, labels = bench.atlas
 
     def predict(image: "Tensor") -> Predicted:
-        flow = aligner.flow(image[None])
-        return _predicted(labels.propagate(flow), flow)
+        return propagated(labels, aligner.flow(image[None]))
 
     return predict
 
@@ -55,6 +55,11 @@ def _f_refined(bench: Bench, arm: Arm, site: str) -> Predict:
         return _predicted(aligner.labels_on(image[None], flow, mirrored), flow)
 
     return predict
+
+
+def propagated(labels: "AtlasLabels", flow: "Tensor") -> Predicted:
+    """Give the labels that a flow (1, 3, D, H, W) in voxels propagates, and how much of it folds."""
+    return _predicted(labels.propagate(flow), flow)
 
 
 def _predicted(labels: "Tensor", flow: "Tensor") -> Predicted:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_what_is_right_is_parsed(folders: dict[str, Path]) -> None:
 
 def test_arms_are_given_in_the_order_of_the_table() -> None:
     """Sets of arms, single arms and both together, in any case and any order."""
-    assert parse_arms("all") == tuple(ARMS)
+    assert parse_arms("all") == tuple(name for name, arm in ARMS.items() if not arm.package or find_spec("ants"))
     assert parse_arms("core") == CORE_ARMS
     assert parse_arms("u-net W/ adaptation, AFFINE") == ("affine", "U-Net w/ adaptation")
     assert parse_arms("core,supervised") == (*CORE_ARMS, "supervised")

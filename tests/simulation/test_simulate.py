@@ -80,6 +80,15 @@ def test_everything_that_a_person_looks_at_is_written(run: tuple[Path, Results])
     assert len({point.pairs for point in results.pairs}) == rounds
 
 
+def test_scans_in_one_place_are_those_that_each_site_prepared(run: tuple[Path, Results]) -> None:
+    """The arm for which scans are pooled prepares none of them once more: its files are the sites' own."""
+    sites = run[0] / "sites"
+    pooled = list((sites / "pooled" / "prepared").glob("*/*.safetensors"))
+    assert len(pooled) == 2 * 2 * PEOPLE  # of both sites, for both atlases
+    own = {path.stat().st_ino for name in SCANNERS for path in (sites / name / "prepared").glob("*/*.safetensors")}
+    assert all(path.stat().st_ino in own for path in pooled)
+
+
 def test_nothing_that_names_a_person_reaches_the_hub(run: tuple[Path, Results]) -> None:
     """No case name and no path of a site is in anything that the hub wrote."""
     out, _ = run
