@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -37,7 +37,7 @@ from simulation.records import crossings, curves, set_aside, traffic
 from simulation.report import write_report
 from simulation.results import write
 from simulation.schemes import Roles
-from simulation.stage import Stage, federate, planned, prepare_for_all
+from simulation.stage import Stage, federate, forget_brains, planned, prepare
 from sst_models.training.device import choose
 from sst_models.training.memory import keep_freed_on
 from sst_models.wire.files import write_json
@@ -219,14 +219,23 @@ def prepare_all(stages: Sequence[Stage], progress: Progress) -> None:
     Raises:
         DataError: no scan of a site can be used.
     """
-    sites = list(stages[0].data)
+    sites, done = list(stages[0].data), 0
     progress.stage("prepare", PREPARE)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=min(len(sites), torch.get_num_threads()), mp_context=spawn) as pool:
-        running = {pool.submit(prepare_for_all, stages, site): site for site in sites}
-        for done, future in enumerate(as_completed(running), start=1):
-            future.result()
-            progress.advance(PREPARE * done / len(sites), site=running[future])
+        # A site's scans for one atlas after the other: each after the first finds their brains.
+        more = len(stages) > 1
+        running = {pool.submit(prepare, stages[0], site, keep=more): (site, 0) for site in sites}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                site, number = running.pop(future)
+                future.result()
+                if number + 1 < len(stages):
+                    running[pool.submit(prepare, stages[number + 1], site, keep=True)] = (site, number + 1)
+                else:
+                    forget_brains(stages[0], site)
+                done += 1
+                progress.advance(PREPARE * done / (len(sites) * len(stages)), site=site)
     for site in sites:
         for file, reason in stages[0].set_aside(site):
             progress.note(f"set aside at {site}: {file}: {reason}")

@@ -93,14 +93,17 @@ class Stage:
         return self.folder / "sites" / site / "runs" / f"{self.roles.name}-prepared"
 
 
-def prepare(stage: Stage, name: str) -> None:
+def prepare(stage: Stage, name: str, *, keep: bool = False) -> None:
     """Prepare one site's scans for an atlas, with the client's own code; federations then find them prepared.
 
-    What does not depend on the atlas is kept for the next one.
+    Args:
+        stage: what there is with the atlas.
+        name: of the site.
+        keep: what does not depend on the atlas, for the next one; `forget_brains` lets go of it.
     """
     torch.set_num_threads(1)
     folder = stage.site(name)
-    how = Preparation(bias=folder.bias, brains=folder.state / "brains" if folder.bias else None)
+    how = Preparation(bias=folder.bias, brains=folder.state / "brains" if keep and folder.bias else None)
     site = Site(name, folder.data, folder.state, Policy(), folder.splits, folder.device, how)
     run = f"{stage.roles.name}-prepared"
     affine = torch.tensor(stage.atlas.affine, dtype=torch.float64).numpy()
@@ -108,11 +111,9 @@ def prepare(stage: Stage, name: str) -> None:
     scans.prepare_scans(site, run, stage.experiment.seed)
 
 
-def prepare_for_all(stages: Sequence[Stage], name: str) -> None:
-    """Prepare one site's scans for one atlas after the other, then let go of what they had in common."""
-    for stage in stages:
-        prepare(stage, name)
-    shutil.rmtree(stages[0].site(name).state / "brains", ignore_errors=True)
+def forget_brains(stage: Stage, name: str) -> None:
+    """Let go of what `prepare` kept of a site for the next atlas: there is none."""
+    shutil.rmtree(stage.site(name).state / "brains", ignore_errors=True)
 
 
 def pool(stage: Stage) -> None:
