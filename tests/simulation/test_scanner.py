@@ -10,6 +10,20 @@ from simulation.phantom import Anatomy, draw_anatomy
 from simulation.resampling import averaging, resample, resampled_labels, stored
 from simulation.scanner import CANDI, OASIS, Scanner, scan
 
+REAL = {
+    "Thalamus-Proper": (0.88, 0.95),
+    "Cerebral-CX": (0.57, 0.79),
+    "Lateral-Vent": (0.11, 0.54),
+    "Caudate": (0.75, 0.88),
+    "Putamen": (0.83, 0.94),
+    "Pallidum": (0.94, 1.07),
+    "Hippocampus": (0.66, 0.83),
+}
+"""Lowest and highest median over white matter's among nine people of IBSR v2.0."""
+
+GAPS = {"Thalamus-Proper": 0.06, "Putamen": 0.09, "Caudate": 0.09, "Hippocampus": 0.13, "Cerebral-CX": 0.10}
+"""By how much the same of nine people of IBSR is above that of nine of OASIS-1, in the middle."""
+
 
 @pytest.fixture(scope="module")
 def person() -> Anatomy:
@@ -43,13 +57,25 @@ def test_labels_stay_in_place(person: Anatomy) -> None:
         assert np.abs(here - there).max() < 1.5
 
 
-def test_style_gap_is_real(person: Anatomy) -> None:
-    """The same brain: deep grey is darker than white matter at one site and as bright at the other."""
+def test_style_gap_is_that_of_real_sites(person: Anatomy) -> None:
+    """The same brain is brighter in its grey matter at the children's site, about as much as real scans there are."""
     candi, oasis = (scan(person, scanner, seed=1)[:2] for scanner in (CANDI, OASIS))
-    for group, gap in (("Thalamus-Proper", 0.1), ("Putamen", 0.1), ("Caudate", 0.1), ("Hippocampus", 0.1)):
-        assert ratio(*candi, group) > ratio(*oasis, group) + gap
+    for group, gap in GAPS.items():
+        assert 0.5 * gap < ratio(*candi, group) - ratio(*oasis, group) < 1.5 * gap, group
     assert ratio(*oasis, "Cerebral-CX") < 0.72
     assert candi[0].max() < 0.5 * oasis[0].max()
+
+
+def test_the_childrens_site_looks_as_a_real_one_does() -> None:
+    """Medians over white matter's, in the mean of three children, lie where those of nine real people do."""
+    seen: dict[str, list[float]] = {}
+    for number, age in enumerate((5.0, 11.0, 16.0)):
+        image, labels, _ = scan(draw_anatomy(40 + number, age, spacing=2.0), CANDI, seed=number)
+        white = np.median(image[np.isin(labels, GROUP_MEMBERS["Cerebral-WM"])])
+        for group in REAL:
+            seen.setdefault(group, []).append(np.median(image[np.isin(labels, GROUP_MEMBERS[group])]) / white)
+    for group, (low, high) in REAL.items():
+        assert low < np.mean(seen[group]) < high, (group, seen[group])
 
 
 def test_seed_is_the_scan(person: Anatomy) -> None:
