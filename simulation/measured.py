@@ -119,7 +119,7 @@ class PairsPoint:
 
 @dataclass(frozen=True)
 class Crossing:
-    """The U-Net in the style of one site, tested at another: a cell of the cross-site table (networks alone)."""
+    """The U-Net in the style of one site, refined as the preset has it, at another: a cell of the cross-site table."""
 
     source: str  # site of the atlas
     style: str  # whose segmenter, or "all sites"
