@@ -1,7 +1,7 @@
 """Tests arms with one atlas on held-out labelled scans, each once: a score on disk is not measured again."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -39,25 +39,20 @@ class Tested:
     shown: Tensor  # (D, H, W) class indices
 
 
-Truth = Callable[[Tensor], Tensor]
-"""From a scan (1, D, H, W) to what stands for its labels (D, H, W)."""
-
-
 @dataclass(frozen=True)
 class Scans:
     """Test scans with what they are held against."""
 
     cases: Cases
-    labels: Truth | None = None  # None: their own, and scans without them are left out
+    labels: Sequence[Tensor] | None = None  # (D, H, W) of each; None: their own, and scans without are left out
 
     def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Give (case, image, labels)."""
         if self.labels is None:
             yield from labelled(self.cases)
             return
-        for position, name in enumerate(self.cases.names):
-            image = self.cases.image(position)
-            yield name, image, self.labels(image)
+        for position, (name, labels) in enumerate(zip(self.cases.names, self.labels, strict=True)):
+            yield name, self.cases.image(position), labels
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,7 @@ class Bench:
     stage: Stage
     states: Mapping[str, tuple[Scheme, RunState]]  # by name of the federation, those that were run
     trained: dict[tuple[str, str], Arrays] = field(default_factory=dict)  # by arm and site: no federation makes them
+    propagated: dict[str, Sequence[Tensor]] = field(default_factory=dict)  # by site, labels where scans have none
 
     @property
     def experiment(self) -> Experiment:
@@ -171,15 +167,13 @@ class Bench:
         cases = self.stage.cases(site, split)
         return any(cases.labels(position) is not None for position in range(len(cases)))
 
-    def _propagated(self, site: str) -> Truth:
-        """Give what stands for labels at a site that has none: those that F propagates, refined."""
-        aligner = self.aligner(FEDERATED, site)
-
-        def labels(image: Tensor) -> Tensor:
-            volume = image[None].to(self.stage.device)
-            return aligner.labels_on(volume, *aligner.flows(volume)).cpu()
-
-        return labels
+    def _propagated(self, site: str) -> Sequence[Tensor]:
+        """Give what stands for labels at a site that has none: those that F propagates, refined; once for all arms."""
+        if site not in self.propagated:
+            aligner, cases = self.aligner(FEDERATED, site), self.stage.cases(site, "test")
+            volumes = (cases.image(position)[None].to(self.stage.device) for position in range(len(cases)))
+            self.propagated[site] = [aligner.labels_on(one, *aligner.flows(one)).cpu() for one in volumes]
+        return self.propagated[site]
 
     def test(self, arm: Arm, site: str) -> Tested:
         """Test an arm on the held-out scans of a site: their labels, or where there are none, what F says."""
@@ -229,7 +223,7 @@ def score(stage: Stage, arm: str, target: str, predict: Predict, scans: Scans) -
         distance = mean_hd95(found, truth, stage.experiment.grid.spacing)
         rows.append(ScanScore.of(case, _dice(found, truth), distance, predicted.folded))
     assert shown is not None
-    against = AGREEMENT if scans.labels else ""
+    against = "" if scans.labels is None else AGREEMENT
     return Tested(ArmScore(arm, stage.roles.source, target, tuple(rows), against), shown)
 
 
