@@ -12,7 +12,7 @@ from configs import levels
 from configs.schema import Experiment
 from server import generators, segmenters
 from server.state import COMMON, SEGMENTER, RunState
-from simulation.arms.arm import ALL, FEDERATED, POOLED, SOURCE, TARGET, Arm, Predict
+from simulation.arms.arm import ALL, FEDERATED, POOLED, SOURCE, TARGET, Arm, Lesson, Predict
 from simulation.measured import AGREEMENT, ArmScore, PairsPoint, ScanScore, mean_of, std_of
 from simulation.schemes import Scheme, called
 from simulation.stage import Stage
@@ -79,6 +79,20 @@ class Bench:
         """The site of the atlas."""
         return self.stage.roles.source
 
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return self.stage.device
+
+    def scans(self, site: str) -> Cases:
+        """Give a site's training scans, without labels."""
+        return self.stage.cases(site, "train")
+
+    def learnt(self, arm: Arm, site: str) -> Arrays:
+        """Give what an arm learnt that no federation makes, for a site."""
+        base = arm.trained_as
+        return self.trained[base.name, self._whose(base, site)]
+
     def state(self, scheme: str) -> RunState:
         """Give the last state of a federation's hub."""
         return self.states[scheme][1]
@@ -107,8 +121,8 @@ class Bench:
         """Give the U-Net of an arm that is tested at a site."""
         base = arm.trained_as
         # "U-Net alone" in-site is the segmenter of its site's own federation of one.
-        if base.pairs is not None and (not base.needs or site != self.source):
-            arrays: Arrays | None = self.trained[base.name, self._whose(base, site)]
+        if base.trains and (not base.needs or site != self.source):
+            arrays: Arrays | None = self.learnt(base, site)
         else:
             need = next(need for need in base.needs if need.segmenter)
             scheme, state = self.states[called(need.scheme, self.stage.roles, site)]
@@ -147,21 +161,26 @@ class Bench:
         return pairs
 
     def _whose(self, arm: Arm, site: str) -> str:
-        """Say whose a segmenter is that no federation makes: a site's, or "" for one that is the same at all."""
+        """Say whose a thing is that no federation makes: a site's, or "" for one that is the same at all."""
         return site if arm.by_site else ""
 
     def owners(self, arm: Arm) -> list[str]:
-        """List whose segmenters of an arm have to be trained, as no federation makes them."""
+        """List for whom an arm has to learn, as no federation makes it."""
         sites = [site for site in self.sites(arm) if not arm.needs or site != self.source]
         return list(dict.fromkeys(self._whose(arm, site) for site in sites))
 
     def train(self, arm: Arm, site: str = "", watch: Watch | None = None) -> None:
-        """Train the segmenter of an arm that no federation makes, or find it trained; `site` is one of its owners."""
-        assert arm.pairs is not None
+        """Train what an arm learns and no federation makes, or find it trained; `site` is one of its owners."""
         name = "-at-".join(filter(None, (arm.name.replace(" ", "-"), site)))
         folder = self.stage.folder / "segmenters" / self.stage.roles.name / name
-        how, pairs = without_federation(self.experiment, arm), arm.pairs(self, site)
-        self.trained[arm.name, site] = train_alone(how, pairs, arm.name, folder, self.stage.device, watch)
+        how = without_federation(self.experiment, arm)
+        if arm.learn is not None:
+            phase = how.phases.segment
+            learnt = arm.learn(self, site, Lesson(phase.rounds * phase.steps, folder, watch))
+        else:
+            assert arm.pairs is not None
+            learnt = train_alone(how, arm.pairs(self, site), arm.name, folder, self.stage.device, watch)
+        self.trained[arm.name, site] = learnt
 
     def _labelled(self, site: str, split: str) -> bool:
         cases = self.stage.cases(site, split)

@@ -208,9 +208,9 @@ def _segment_units(stage: Stage) -> float:
 
 
 def _extra(chosen: Sequence[str]) -> list[Arm]:
-    """List the arms whose segmenter no federation makes: those that are chosen, or that a chosen one refines."""
+    """List the arms that learn what no federation makes: those that are chosen, or that a chosen one refines."""
     wanted = {ARMS[name].trained_as.name for name in chosen}
-    return [arm for arm in ARMS.values() if arm.name in wanted and arm.pairs is not None]
+    return [arm for arm in ARMS.values() if arm.name in wanted and arm.trains]
 
 
 def prepare_all(stages: Sequence[Stage], progress: Progress) -> None:
@@ -275,12 +275,12 @@ def _run_arms(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found
 
 
 def _training(stage: Stage, arm: Arm, site: str) -> str:
-    """Give the name on the display of training a segmenter that no federation makes."""
+    """Give the name on the display of training what no federation makes."""
     return f"{stage.where}: {arm.name}" + (f" at {site}" if site else "")
 
 
 def train(bench: Bench, arm: Arm, site: str, progress: Progress) -> None:
-    """Train the segmenter of an arm that no federation makes, with its stage on the display."""
+    """Train what an arm learns and no federation makes, with its stage on the display."""
     units = _segment_units(bench.stage)
     segment = without_federation(bench.experiment, arm).phases.segment
     unit = units / (segment.rounds * segment.steps)

@@ -8,16 +8,20 @@ value there, or one more file in `FAMILIES` of this package. Nothing heavy is im
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from configs.schema import Experiment
     from sst_models.phases.segment import Pairs
     from sst_models.propagation.align import Aligner
     from sst_models.propagation.predict import Prediction
+    from sst_models.training.learner import Scans, Watch
     from sst_models.volume.labels import AtlasLabels
+    from sst_models.wire.exchange import Arrays
 
 SOURCE, TARGET, UNSEEN, ALL = "source", "target", "unseen", "all sites"
 """What sites are: that of the atlas; the others that take part; those that are kept out and come later; and all that
@@ -50,6 +54,19 @@ Predict = Callable[["Tensor"], Predicted]
 """From a test scan (1, D, H, W) to its segmentation, both on the run's device."""
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """For how long an arm learns what no federation makes, and where."""
+
+    steps: int  # of a U-Net at the preset's batch: all that an arm learns has their time
+    folder: Path  # in which a training that was stopped goes on
+    watch: "Watch | None" = None  # told of U-Net steps done, and the loss
+
+    def steps_of(self, cost: float, share: float = 1.0) -> int:
+        """Give how many steps have a share of the time, when one costs as much as `cost` steps of a U-Net."""
+        return max(1, round(share * self.steps / cost))
+
+
 class Bench(Protocol):
     """What arms are made of: `simulation.bench`, as they see it."""
 
@@ -64,6 +81,16 @@ class Bench(Protocol):
     @property
     def source(self) -> str:
         """The site of the atlas."""
+
+    @property
+    def device(self) -> "torch.device":
+        """Where the run computes."""
+
+    def scans(self, site: str) -> "Scans":
+        """Give a site's training scans, without labels."""
+
+    def learnt(self, arm: "Arm", site: str) -> "Arrays":
+        """Give what `Arm.learn` gave for a site."""
 
     def net(self, scheme: str, part: str, site: str) -> "nn.Module":
         """Give a network of a federation as a site has it."""
@@ -95,7 +122,9 @@ class Arm:
     tested: tuple[str, ...] = (TARGET,)
     base: "Arm | None" = None  # the arm whose labels it refines, or which it fuses with F
     pairs: "Callable[[Bench, str], Pairs] | None" = None  # of bench and site, for a segmenter that no federation makes
+    learn: "Callable[[Bench, str, Lesson], Arrays] | None" = None  # instead of `pairs`, where it is more than that
     labels: str = ""  # the SOURCE or the tested TARGET, of whose labelled scans it learns
+    scans: str = ""  # the tested TARGET, of whose scans it learns, without their labels
     zscore: bool = False  # that segmenter sees z-scores and small affines, whatever the preset has
     applies: "Callable[[Experiment], bool]" = lambda _: True  # whether it differs from its base under a preset
     flows: bool = False  # it is registration: the report shows it among its like
@@ -107,6 +136,11 @@ class Arm:
         return self.base or self
 
     @property
+    def trains(self) -> bool:
+        """Whether it learns something that no federation makes."""
+        return self.pairs is not None or self.learn is not None
+
+    @property
     def by_site(self) -> bool:
-        """Whether its segmenter that no federation makes is another one at each tested site."""
-        return self.labels == TARGET or any(need.scheme == ALONE_TARGET for need in self.needs)
+        """Whether what it learns, and no federation makes, is another thing at each tested site."""
+        return TARGET in (self.labels, self.scans) or any(need.scheme == ALONE_TARGET for need in self.needs)
