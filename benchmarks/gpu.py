@@ -397,7 +397,7 @@ _MAKE: list[Pairs] = []
 
 def _begin(image: Tensor, spacing: float) -> None:
     torch.set_num_threads(1)
-    _MAKE.append(control_pairs(image, _Flows(), spacing))  # type: ignore[arg-type]
+    _MAKE.append(control_pairs([(image, _Flows())], spacing))  # type: ignore[list-item]
 
 
 def _colour(name: str, number: int) -> str:

@@ -44,7 +44,7 @@ DELTA = Policy().delta
 def rows_of(stage: Stage, site: str, path: Path) -> np.ndarray:
     """Measure each of a site's people who train, one scan each, (people, NUMBERS), or read what was measured."""
     if not path.exists():
-        aligner = untrained_aligner(stage.experiment, stage.atlas.image, stage.atlas.labels, stage.device)
+        aligner = untrained_aligner(stage.experiment, stage.atlas.each, stage.device)
         with torch.no_grad():
             rows = measure(stage.cases(site, "train"), aligner)
         weights.save({"rows": rows.cpu()}, path)

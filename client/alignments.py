@@ -55,7 +55,7 @@ class KeptAlignments:
             return None
 
     def save(self, index: int, flow: Tensor, labels: Tensor) -> None:
-        """Keep a scan's flow (1, 3, D, H, W), in half precision, and its labels (D, H, W), uint8, if there is room."""
+        """Keep a scan's flow (N, 3, D, H, W), in half precision, and its labels (D, H, W), uint8, if there is room."""
         try:
             weights.save({"flow": flow, "labels": labels}, self._path(index))
         except (RunError, OSError) as error:

@@ -76,6 +76,7 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
     }
     if experiment.segmenter.fuse_registration:
         about["registration"] = "trained" if {"E", "F"} <= set(parts) else AS_IT_BEGINS
-    write_model(folder / "model", parts, scans.frame(folder), experiment, about)
+    further = scans.atlas_volumes(folder)[1:]
+    write_model(folder / "model", parts, scans.frame(folder), experiment, about, further)
     alignments.remove(folder)  # where `adapt` did not come to its end
     return SiteReply(site.name, request.phase, request.round, 0)

@@ -23,7 +23,6 @@ from sst_models.phases.style import encode_all
 from sst_models.training.device import choose, place
 from sst_models.training.learner import Learner, Span, memory, recall, train
 from sst_models.training.private import PrivateLearner, Separable
-from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -109,12 +108,12 @@ def _material(
         for part, arrays in sorted(request.arrays.items())
         if part.startswith("moments.")
     )
-    sent = request.arrays.get("atlas", {})
-    atlas, labels = scans.atlas_volume(folder), None
-    if "labels" in sent:
-        labels = AtlasLabels.unpack(sent["labels"], atlas.shape[1:], experiment.grid.label_oversampling).to(device)
     held = own if device.type == "cpu" else OnDevice(own, device)
-    return Material(held, atlas.to(device), foreign, labels)
+    sent = request.arrays.get("atlas", {})
+    if "labels" not in sent:
+        return Material(held, scans.atlas_volumes(folder)[0].to(device), foreign)
+    (atlas, labels), *further = scans.atlases(folder, sent["labels"], experiment.grid.label_oversampling, device)
+    return Material(held, atlas, foreign, labels, tuple(further))
 
 
 def _released(

@@ -11,7 +11,6 @@ from configs.schema import from_json
 from sst_models.phases.statistics import untrained_aligner
 from sst_models.statistics.measure import measure as measure_scans
 from sst_models.training.device import choose
-from sst_models.volume.labels import AtlasLabels
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 
 
@@ -37,9 +36,9 @@ def measure(request: PhaseRequest, site: Site) -> SiteReply:
     sent = request.arrays.get("atlas", {})
     if "labels" not in sent:
         raise DataError("the request holds no labels of the atlas; hub and site need the same version")
-    device, atlas = choose(site.device), scans.atlas_volume(folder)
-    labels = AtlasLabels.unpack(sent["labels"], atlas.shape[1:], experiment.grid.label_oversampling)
-    aligner = untrained_aligner(experiment, atlas, labels, device)
+    device = choose(site.device)
+    atlases = scans.atlases(folder, sent["labels"], experiment.grid.label_oversampling, device)
+    aligner = untrained_aligner(experiment, atlases, device)
     progress = Progress(site, request, len(own))
     again = experiment.phases.rounds("adapt") and site.policy.answers("adapt")
     kept = KeptAlignments.of(folder, own, aligner.nets, experiment) if again else None

@@ -26,13 +26,13 @@ from configs.errors import DataError
 from configs.schema import Experiment, from_json
 from configs.structures import STRUCTURES
 from sst_models.networks.build import build, first
-from sst_models.phases.generate import Generator, PairGenerator, PriorStyles
+from sst_models.phases.generate import Generator, PairGenerator, PriorStyles, of_atlases
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.statistics_generator import StatisticsGenerator
 from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.measure import looks_of
 from sst_models.training.device import place
-from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.labels import AtlasLabels, LabelledVolume
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
 from sst_models.wire.files import write_json
@@ -95,12 +95,12 @@ class Model:
             parts["A"] = generator["A"]
         return {part: self._net(part, tensors, device).eval() for part, tensors in parts.items()}
 
-    def atlas(self, device: torch.device) -> tuple[Tensor, AtlasLabels]:
-        """Give the hub's labelled scan on the run's grid: (1, D, H, W) in [0, 1], and its labels."""
-        atlas = weights.load(self.folder / ATLAS)
-        return atlas["image"].to(device), AtlasLabels(
-            atlas["labels"].to(device), self.experiment.grid.label_oversampling
-        )
+    def atlases(self, device: torch.device) -> tuple[LabelledVolume, ...]:
+        """Give the hub's labelled scans on the run's grid, each (1, D, H, W) in [0, 1] with its labels."""
+        kept, finer = weights.load(self.folder / ATLAS), self.experiment.grid.label_oversampling
+        images, labels = kept["image"].to(device), kept["labels"].to(device)
+        parts = labels.reshape(len(images), *labels.shape[-3:])
+        return tuple((image[None], AtlasLabels(own, finer)) for image, own in zip(images, parts, strict=True))
 
     def generator(self, device: torch.device) -> PairGenerator:
         """Give the generator of labelled pairs in the site's style (eq. 12): of its statistics, or of networks.
@@ -114,14 +114,15 @@ class Model:
         parts = _by_part(weights.load(self.folder / GENERATOR))
         if "statistics" in parts:
             released = {name: tensor.numpy() for name, tensor in parts["statistics"].items()}
-            atlas, spacing = self.atlas(device), self.experiment.grid.spacing
-            return StatisticsGenerator(*atlas, spacing, looks_of(released, Rendering(*atlas, spacing)))
+            each, spacing = self.atlases(device), self.experiment.grid.spacing
+            looks = looks_of(released, Rendering(*each[0], spacing))
+            return of_atlases([StatisticsGenerator(*atlas, spacing, looks) for atlas in each])
         nets: dict[str, nn.Module | None] = {part: self._net(part, parts[part], device) for part in ("A", "decoder")}
         styles: StyleMoments | PriorStyles = PriorStyles(self.experiment.style.code)
         if "moments" in parts:
             styles = StyleMoments(parts["moments"]["mean"], parts["moments"]["std"])
         latent = self.experiment.latent
-        return Generator(*self.atlas(device), nets, latent, styles)
+        return of_atlases([Generator(*atlas, nets, latent, styles) for atlas in self.atlases(device)])
 
     def _net(self, part: str, tensors: Mapping[str, Tensor], device: torch.device) -> nn.Module:
         net = build(part, self.experiment)
@@ -135,7 +136,12 @@ def digest_of(digests: Mapping[str, str]) -> str:
 
 
 def write_model(
-    folder: Path, arrays: Mapping[str, Arrays], frame: AtlasFrame, experiment: Experiment, about: Mapping[str, object]
+    folder: Path,
+    arrays: Mapping[str, Arrays],
+    frame: AtlasFrame,
+    experiment: Experiment,
+    about: Mapping[str, object],
+    further: Sequence[Tensor] = (),
 ) -> None:
     """Write a model folder, whole or not at all; one that is there is replaced.
 
@@ -146,11 +152,12 @@ def write_model(
         frame: the atlas.
         experiment: the preset.
         about: what the card says beside the grid, the labels and the digests: run, site, histogram, figures.
+        further: volumes of more atlases, (1, D, H, W) each; their labels follow the atlas's in "atlas".
     """
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _fill(part, arrays, frame, experiment, about)
+        _fill(part, arrays, frame, experiment, about, further)
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -162,12 +169,20 @@ def write_model(
 
 
 def _fill(
-    part: Path, arrays: Mapping[str, Arrays], frame: AtlasFrame, experiment: Experiment, about: Mapping[str, object]
+    part: Path,
+    arrays: Mapping[str, Arrays],
+    frame: AtlasFrame,
+    experiment: Experiment,
+    about: Mapping[str, object],
+    further: Sequence[Tensor],
 ) -> None:
     weights.save(_tensors(arrays["segmenter"]), part / SEGMENTER)
-    labels = AtlasLabels.unpack(arrays["atlas"]["labels"], frame.shape, experiment.grid.label_oversampling).parts
     affine = torch.tensor(frame.affine, dtype=torch.float64)
-    weights.save({"image": torch.from_numpy(frame.image)[None], "labels": labels, "affine": affine}, part / ATLAS)
+    packed, finer = arrays["atlas"]["labels"], experiment.grid.label_oversampling
+    images = [torch.from_numpy(frame.image)[None], *further]
+    labels = AtlasLabels.unpack(packed, frame.shape, finer, len(images))
+    parts = torch.stack([own.parts for own in labels]) if len(images) > 1 else labels[0].parts
+    weights.save({"image": torch.cat(images), "labels": parts, "affine": affine}, part / ATLAS)
     if {"A", "decoder"} <= set(arrays) or "statistics" in arrays:
         weights.save(_flat(arrays, ("A", "decoder", "moments", "statistics")), part / GENERATOR)
     if {"E", "F"} <= set(arrays):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from client.prepare import AtlasFrame, Prepared, prepare_site, store_of
 from client.site import Site
 from client.split import find_table, split_for_good, split_people
 from configs.errors import DataError
+from sst_models.volume.labels import AtlasLabels, LabelledVolume
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
 from sst_models.wire.files import write_json
@@ -24,19 +26,36 @@ PEOPLE = "people.json"
 
 
 def keep_atlas(arrays: Arrays, digest: str, folder: Path) -> None:
-    """Store the atlas that the hub published: {"image": (1, D, H, W), "affine": (4, 4)}, and its digest."""
+    """Store the atlas that the hub published, and its digest.
+
+    Args:
+        arrays: "image" (1, D, H, W), or (N, D, H, W) of several atlases; "affine" (4, 4).
+        digest: of the atlas.
+        folder: of the run.
+    """
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     weights.save(tensors, folder / ATLAS)
     write_json({"digest": digest}, folder / "atlas.json")
 
 
-def atlas_volume(folder: Path) -> Tensor:
-    """Give the atlas's volume of a run, (1, D, H, W).
+def atlas_volumes(folder: Path) -> tuple[Tensor, ...]:
+    """Give the volumes of a run's atlases, (1, D, H, W) each; the first says where the grid is.
 
     Raises:
         DataError: the site has not joined the run.
     """
-    return weights.load(folder / ATLAS)["image"]
+    return tuple(volume[None] for volume in weights.load(folder / ATLAS)["image"])
+
+
+def atlases(folder: Path, packed: np.ndarray, oversampling: int, device: torch.device) -> tuple[LabelledVolume, ...]:
+    """Give a run's atlases on a device, with the labels that the hub sent (`AtlasLabels.packed`).
+
+    Raises:
+        DataError: the site has not joined the run, or the labels are not those of its atlases.
+    """
+    volumes = atlas_volumes(folder)
+    labels = AtlasLabels.unpack(packed, volumes[0].shape[1:], oversampling, len(volumes))
+    return tuple((volume.to(device), own.to(device)) for volume, own in zip(volumes, labels, strict=True))
 
 
 def frame(folder: Path) -> AtlasFrame:

@@ -105,7 +105,8 @@ def predictor(model: Model, device: torch.device) -> Predict:
     prediction = Prediction.of(model.experiment)
     if registration is None:
         return lambda image: probabilities(net, image.to(device), prediction)
-    aligner = Aligner(registration, *model.atlas(device), Alignment.of(model.experiment))
+    (atlas, labels), *further = model.atlases(device)
+    aligner = Aligner(registration, atlas, labels, Alignment.of(model.experiment), further)
     return lambda image: fused_probabilities(net, image.to(device), aligner, prediction)
 
 

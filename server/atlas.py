@@ -1,10 +1,10 @@
-"""The hub's atlas: one labelled scan, put on the run's grid, kept in the run folder."""
+"""The hub's atlas: a labelled scan on the run's grid, or several, of which the first says where the grid is."""
 
 import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.errors import DataError
+from sst_models.volume.affine import from_array, one_thread, register, scaled, to_matrix, to_sitk
 from sst_models.volume.grid import (
     CPU,
     Affine,
+    Grid,
     centred,
     check_geometry,
     check_same_place,
@@ -31,7 +33,7 @@ from sst_models.volume.grid import (
     to_classes,
 )
 from sst_models.volume.intensity import robust_scale
-from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.labels import AtlasLabels, LabelledVolume
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,23 @@ class Atlas:
     labels: AtlasLabels
     affine: Affine  # voxel to RAS mm
     spacing: float  # mm, isotropic
-    digest: str  # sha256 of image, labels and affine
+    digest: str  # sha256 of image, labels and affine, and of further ones
     source: str  # file name of the scan
+    further: tuple[LabelledVolume, ...] = ()  # more atlases, brought to the first by an affine
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(D, H, W)."""
         return self.labels.shape
+
+    @property
+    def each(self) -> tuple[LabelledVolume, ...]:
+        """All atlases, the first one first."""
+        return ((self.image, self.labels), *self.further)
+
+    def packed(self) -> np.ndarray:
+        """Give the labels of all atlases as `AtlasLabels.packed`."""
+        return self.labels.packed(*(labels for _, labels in self.further))
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -71,10 +83,11 @@ def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return voxels, affine
 
 
-def _digest(image: Tensor, labels: AtlasLabels, affine: Affine) -> str:
+def _digest(image: Tensor, labels: AtlasLabels, affine: Affine, further: Sequence[LabelledVolume] = ()) -> str:
     digest = hashlib.sha256(json.dumps([affine, list(image.shape)]).encode())
-    digest.update(image.contiguous().numpy().tobytes())
-    digest.update(labels.parts.contiguous().numpy().tobytes())
+    for volume, own in ((image, labels), *further):
+        digest.update(volume.contiguous().numpy().tobytes())
+        digest.update(own.parts.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -95,31 +108,98 @@ def load_atlas(
         DataError: either cannot be read or used, they do not lie on each other, an id is unknown, none of the 28
             structures is there, or the brain is larger than the grid.
     """
+    volume, classes, affine = _labelled(image, labels)
+    grid = centred(volume, affine, shape, spacing, str(image))
+    scaled, kept = _on_grid((volume, classes, affine), grid, finer, labels, device)
+    return Atlas(scaled[None], kept, grid.affine, float(spacing), _digest(scaled, kept, grid.affine), image.name)
+
+
+MOST_ATLASES = 16
+"""Atlases of one run: each is sent to the sites, and aligned to every scan."""
+
+
+def load_atlases(
+    files: Sequence[tuple[Path, Path]],
+    shape: Sequence[int],
+    spacing: float,
+    finer: int = 1,
+    device: torch.device = CPU,
+) -> Atlas:
+    """Read several labelled scans: the first as `load_atlas` does, each other one brought to it by an affine.
+
+    Args:
+        files: of each atlas its image and its labels, 1 to `MOST_ATLASES`.
+        shape: as of `load_atlas`, like all that follows.
+        spacing: likewise.
+        finer: likewise.
+        device: likewise.
+
+    Raises:
+        DataError: as `load_atlas`; or there are too many, one is there twice, or cannot be brought to the first.
+    """
+    if len(files) > MOST_ATLASES:
+        raise DataError(f"{len(files)} atlases: give {MOST_ATLASES} at the most")
+    first = load_atlas(*files[0], shape, spacing, finer, device)
+    further = tuple(_brought(pair, first, finer, device) for pair in files[1:])
+    each = [first.image, *(image for image, _ in further)]
+    for number, (image, _) in enumerate(further, start=1):
+        if any(torch.equal(image, other) for other in each[:number]):
+            raise DataError(f"the atlas {files[number][0]} is there twice; name each scan once")
+    if not further:
+        return first
+    return replace(first, further=further, digest=_digest(first.image[0], first.labels, first.affine, further))
+
+
+def _labelled(image: Path, labels: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read a labelled scan: voxels (i, j, k) float32, classes of the same shape, and its affine to RAS mm."""
     volume, affine = read_volume(image)
     check_voxels(volume, f"atlas {image}")
     ids, ids_affine = read_volume(labels)
     check_same_place((volume.shape, affine), (ids.shape, ids_affine), f"atlas labels {labels}")
-    classes = to_classes(ids, f"atlas labels {labels}")
-    grid = centred(volume, affine, shape, spacing, str(image))
+    return volume, to_classes(ids, f"atlas labels {labels}"), affine
+
+
+def _on_grid(
+    scan: tuple[np.ndarray, np.ndarray, np.ndarray], grid: Grid, finer: int, labels: Path, device: torch.device
+) -> tuple[Tensor, AtlasLabels]:
+    """Give what `_labelled` read on a grid, (D, H, W) in [0, 1], and its labels; `labels` names their file."""
+    volume, classes, affine = scan
     scaled = robust_scale(sample_image(volume, affine, grid, device)).cpu()
     on = (classes, affine, grid)
     parts = (sample_labels(*on, device) if finer == 1 else sample_parts(*on, finer, device)).cpu()
     if not bool(parts.any()):
         raise DataError(f"empty: atlas labels {labels} hold none of the 28 structures; give its segmentation")
-    kept = AtlasLabels(parts, finer)
-    return Atlas(scaled[None], kept, grid.affine, float(spacing), _digest(scaled, kept, grid.affine), image.name)
+    return scaled, AtlasLabels(parts, finer)
+
+
+def _brought(files: tuple[Path, Path], first: Atlas, finer: int, device: torch.device) -> LabelledVolume:
+    """Read a further atlas and bring it to the grid of the first, as sites bring their scans."""
+    volume, classes, affine = _labelled(*files)
+    place = (first.affine[0][3], first.affine[1][3], first.affine[2][3])
+    grid = Grid(first.shape, first.spacing, place)
+    with one_thread():
+        moving = scaled(to_sitk(volume, affine))
+        found = to_matrix(register(from_array(first.image[0].numpy(), grid), moving, f"atlas {files[0]}"))
+    image, labels = _on_grid((volume, classes, np.linalg.inv(found) @ affine), grid, finer, files[1], device)
+    return image[None], labels
 
 
 def published(atlas: Atlas) -> dict[str, np.ndarray]:
-    """Give what joining sites are sent of an atlas: "image" (1, D, H, W) float32 in [0, 1], "affine" (4, 4) float64."""
-    return {"image": atlas.image.numpy(), "affine": np.array(atlas.affine, dtype=np.float64)}
+    """Give what joining sites are sent of an atlas.
+
+    Returns:
+        "image" (1, D, H, W) float32 in [0, 1], of several atlases (N, D, H, W); "affine" (4, 4) float64.
+    """
+    images = torch.cat([image for image, _ in atlas.each])
+    return {"image": images.numpy(), "affine": np.array(atlas.affine, dtype=np.float64)}
 
 
 def save_atlas(atlas: Atlas, folder: Path) -> None:
     """Write `atlas.safetensors` and `atlas.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"image": atlas.image.contiguous(), "labels": atlas.labels.parts.contiguous()}
-    save_file(tensors, folder / "atlas.safetensors")
+    parts = torch.stack([labels.parts for _, labels in atlas.each])
+    images = torch.cat([image for image, _ in atlas.each])
+    save_file({"image": images, "labels": parts if atlas.further else parts[0].clone()}, folder / "atlas.safetensors")
     facts = {"affine": atlas.affine, "spacing": atlas.spacing, "digest": atlas.digest, "source": atlas.source}
     (folder / "atlas.json").write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -133,12 +213,14 @@ def read_atlas(folder: Path) -> Atlas:
     try:
         tensors = load_file(folder / "atlas.safetensors")
         facts = json.loads((folder / "atlas.json").read_text())
-        image, parts = tensors["image"], tensors["labels"]
-        labels = AtlasLabels(parts, parts.shape[0] // image.shape[1])
+        images, parts = tensors["image"], tensors["labels"]
+        each = parts[None] if len(images) == 1 else parts
+        finer = each.shape[1] // images.shape[1]
+        (image, labels), *more = ((images[n : n + 1], AtlasLabels(each[n], finer)) for n in range(len(images)))
         affine: Affine = tuple((row[0], row[1], row[2], row[3]) for row in facts["affine"])
-        atlas = Atlas(image, labels, affine, facts["spacing"], facts["digest"], facts["source"])
+        atlas = Atlas(image, labels, affine, facts["spacing"], facts["digest"], facts["source"], tuple(more))
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise DataError(f"unreadable: no whole atlas in {folder}; delete the folder and start again") from error
-    if _digest(image[0], labels, affine) != atlas.digest:
+    if _digest(image[0], labels, affine, more) != atlas.digest:
         raise DataError(f"changed: the atlas in {folder} is not the one that was saved; delete it and start again")
     return atlas

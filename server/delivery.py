@@ -14,6 +14,12 @@ from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, SiteReply
 from sst_models.wire.files import write_json
 
+MOST_CROSSED = 16
+"""Segmenters that are each tested at every site: as many as a site's policy allows as a rule (`most_segmenters`).
+
+Where there are more, each is tested at its own site, and the common one everywhere: tests grow as the square of sites.
+"""
+
 
 @dataclass(frozen=True)
 class Test:
@@ -48,6 +54,8 @@ def finish(hub: Hub) -> None:
 def evaluate(hub: Hub, state: RunState) -> None:
     """Phase 7: test each segmenter at each site that has labels; means and counts make the cross-site table.
 
+    Where segmenters are many, see `MOST_CROSSED`.
+
     The common one is tested once at a site, however many have it. In a run that was opened again for sites that came
     later, those are asked, with what they get. A site whose policy keeps its figures is asked once.
     """
@@ -59,14 +67,19 @@ def evaluate(hub: Hub, state: RunState) -> None:
     table: list[dict[str, object]] = [row for row in before if row["site"] not in own.asked]
     members = hub.sites
     declined: set[str] = set()
-    announced = " ".join(dict.fromkeys(payload.digest(state.parts[test.part]) for test in own.tests))
+    digests = {test.part: payload.digest(state.parts[test.part]) for test in own.tests}
+    there = {site: dict.fromkeys(digests[test.part] for test in own.tests if site in test.sites) for site in members}
     for number, test in enumerate(own.tests, start=1):
         hub.tell("round.started", phase="evaluate", round=number)
         sites = [site for site in test.sites if site in members]
-        about = {"segmenters": announced, "style": test.style}
         segmenter = {"segmenter": state.parts[test.part]}
         asked = {s: hub.request("evaluate", number, s, segmenter) for s in sites if s not in declined}
-        requests = {site: replace(one, settings={**one.settings, **about}) for site, one in asked.items()}
+        requests = {
+            site: replace(
+                one, settings={**one.settings, "segmenters": " ".join(dict.fromkeys(there[site])), "style": test.style}
+            )
+            for site, one in asked.items()
+        }
         rows: dict[str, dict[str, object]] = {}
 
         def take(reply: SiteReply, rows: dict[str, dict[str, object]] = rows) -> str:
@@ -94,7 +107,7 @@ def deliver(hub: Hub, state: RunState) -> None:
     Raises:
         FederationError: a site could not keep it.
     """
-    labels = {"labels": hub.atlas.labels.packed()}
+    labels = {"labels": hub.atlas.packed()}
     own, figures, served = _closing(hub, state), _figures(hub), hub.served
     requests = {}
     for site, arrays in sorted(_segmenters(hub, state).items()):
@@ -148,14 +161,19 @@ def _closing(hub: Hub, state: RunState) -> Closing:
 
 
 def _tests(hub: Hub, state: RunState, asked: Sequence[str]) -> list[Test]:
-    """List the segmenters that are tested, and where: each at all sites, but one that stays at its site there alone."""
+    """List the segmenters that are tested, and where: each at all sites, but one that stays at its site there alone.
+
+    Of more than `MOST_CROSSED` each is tested at its own site.
+    """
     found = [site for site in _segmenters(hub, state) if site in asked]
     kept = [site for site in found if _keeps(hub, state, site)]
     there = [site for site in hub.answering(phase_of("evaluate")) if site in asked]
     tests = [Test(site, SEGMENTER, (site,)) for site in kept if site in there]
-    for style in {_whose(state, site) for site in found}:
+    styles = {_whose(state, site) for site in found}
+    everywhere = len(styles) <= MOST_CROSSED
+    for style in styles:
         own = style != COMMON
-        sites = there if own else [site for site in there if site not in kept]
+        sites = [s for s in there if everywhere or s == style] if own else [site for site in there if site not in kept]
         tests.append(Test(style, f"{SEGMENTER}.{style}" if own else SEGMENTER, tuple(sites)))
     return sorted(tests, key=lambda test: test.style)
 

@@ -12,7 +12,7 @@ from server import bounds
 from server.atlas import Atlas
 from server.segmenters import network_of
 from server.state import MOMENTS, STATISTICS, RunState
-from sst_models.phases.generate import Generator, PairGenerator, PriorStyles, Recipe
+from sst_models.phases.generate import Generator, PairGenerator, PriorStyles, Recipe, of_atlases
 from sst_models.phases.moments import StyleMoments
 from sst_models.phases.segment import Pairs
 from sst_models.phases.statistics_generator import StatisticsGenerator
@@ -34,7 +34,7 @@ class StyleSource:
 
 def make_generator(
     experiment: Experiment, atlas: Atlas, source: StyleSource, decoder: Arrays, device: torch.device
-) -> Generator:
+) -> PairGenerator:
     """Make the generator of eq. 12 for one source.
 
     Style codes come from the site's moments when the preset asks for them and the site released them, and from the
@@ -48,7 +48,12 @@ def make_generator(
         mean, std = (torch.from_numpy(np.array(source.moments[name])) for name in ("mean", "std"))
         styles = StyleMoments(mean, std)
     cached = experiment.generation.cached_styles
-    return Generator(atlas.image.to(device), atlas.labels.to(device), nets, experiment.latent, styles, cached)
+    return of_atlases(
+        [
+            Generator(image.to(device), labels.to(device), nets, experiment.latent, styles, cached)
+            for image, labels in atlas.each
+        ]
+    )
 
 
 def make_statistics_generator(
@@ -58,22 +63,24 @@ def make_statistics_generator(
     site: str,
     weigh: Mapping[str, int],
     device: torch.device,
-) -> StatisticsGenerator:
+) -> PairGenerator:
     """Make the generator of a site from sites' statistics: with its look; shapes are drawn from what is public.
 
     Args:
         experiment: the preset.
-        atlas: the hub's.
+        atlas: the hub's; sites measured how they differ from the first of several.
         statistics: by site, of those that released them; where none did, looks are random.
         site: whose style pairs have; that of all sites where it released none.
         weigh: how much each site counts.
         device: to compute on.
     """
-    image, labels, spacing = atlas.image.to(device), atlas.labels.to(device), experiment.grid.spacing
-    rendering = Rendering(image, labels, spacing)
+    each = [(image.to(device), labels.to(device)) for image, labels in atlas.each]
+    spacing = experiment.grid.spacing
+    rendering = Rendering(*each[0], spacing)
     found = {name: (looks_of(arrays, rendering), weigh[name]) for name, arrays in sorted(statistics.items())}
     own = [found[site]] if site in found else list(found.values()) or [(looks_of({}, rendering), 1)]
-    return StatisticsGenerator(image, labels, spacing, Moments.pooled(own))
+    looks = Moments.pooled(own)
+    return of_atlases([StatisticsGenerator(image, labels, spacing, looks) for image, labels in each])
 
 
 def generated(generator: PairGenerator, experiment: Experiment, source: str) -> Pairs:

@@ -104,7 +104,7 @@ def _run(office: Office) -> dict[str, object]:
         atlas = read_atlas(office.folder)
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise RunError(f"{office.folder} has no readable plan and atlas; make the hub anew by sst hub init") from error
-    parts = {"image": published(atlas), "labels": {"labels": atlas.labels.packed()}}
+    parts = {"image": published(atlas), "labels": {"labels": atlas.packed()}}
     return {"run": str(run), "atlas": {"digest": atlas.digest} | {name: digest(part) for name, part in parts.items()}}
 
 

@@ -213,7 +213,7 @@ def _arrays(hub: Hub, state: RunState, phase: Phase, site: str) -> dict[str, Arr
         found = state.of(part, site)
         arrays[part] = weights.parameters(first(part, hub.experiment)) if found is None else found
     if phase.labels:
-        arrays["atlas"] = {"labels": hub.atlas.labels.packed()}
+        arrays["atlas"] = {"labels": hub.atlas.packed()}
     if phase.foreign and hub.experiment.federation.foreign_negatives:
         start = f"{MOMENTS}."
         arrays |= {p: a for p, a in state.parts.items() if p.startswith(start) and p != f"{start}{site}"}

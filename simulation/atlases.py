@@ -1,7 +1,7 @@
-"""Which scan of a site is its atlas: the named one, the split table's, or the one closest to the site's mean."""
+"""Which scans of a site are atlases: named ones, the split table's, or the one closest to the site's mean."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +9,26 @@ from client.layouts import Scan, find_scans
 from client.split import find_table, split_people
 from configs.errors import DataError
 from configs.schema import Grid
-from server.atlas import Atlas, load_atlas
+from server.atlas import Atlas, load_atlas, load_atlases
 from sst_models.volume.intensity import closest_to_mean
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The scans of a site that are atlases, and the site's split with these taken out of all other sets."""
+
+    scans: tuple[Scan, ...]  # one or more, all with labels
+    splits: Mapping[str, str]  # case -> train, val, test or atlas
+
+    @property
+    def files(self) -> list[tuple[Path, Path]]:
+        """Image and label map of each."""
+        return [(scan.image, scan.labels) for scan in self.scans if scan.labels is not None]
+
+    @property
+    def cases(self) -> str:
+        """Their names, for a note."""
+        return ", ".join(scan.case for scan in self.scans)
 
 
 @dataclass(frozen=True)
@@ -33,24 +51,7 @@ def _split(scans: Mapping[str, Scan], site: str, folder: Path, seed: int, table:
 
 
 def choose_atlas(site: str, folder: Path, grid: Grid, seed: int, given: tuple[str | None, Path | None]) -> SiteAtlas:
-    """Choose and load a site's atlas; the arguments are those of `atlas_of`.
-
-    Raises:
-        DataError: the named case is not there, or the site has no labelled scan that can be read.
-    """
-    found = atlas_of(site, folder, grid, seed, given)
-    if found is None:
-        raise no_atlas(f"site '{site}'")
-    return found
-
-
-def no_atlas(where: str) -> DataError:
-    """Give the error to raise where there is nothing to make an atlas of."""
-    return DataError(f"no training scan of {where} has a label map that can be read, so there is no atlas")
-
-
-def atlas_of(site: str, folder: Path, grid: Grid, seed: int, given: tuple[str | None, Path | None]) -> SiteAtlas | None:
-    """Choose and load a site's atlas, if it has one.
+    """Choose and load a site's atlas.
 
     Args:
         site: the site's name.
@@ -59,27 +60,66 @@ def atlas_of(site: str, folder: Path, grid: Grid, seed: int, given: tuple[str | 
         seed: of the random split, where no table is given.
         given: the named case, and the table of splits; each may be None.
 
-    Returns:
-        The atlas; None where none is named and no training scan has a label map that can be read.
-
     Raises:
-        DataError: the named case is not there, or has no label map.
+        DataError: the named case is not there, or the site has no labelled scan that can be read.
     """
     named, table = given
+    found = choose(site, folder, grid, seed, table, (named or "",))
+    if found is None:
+        raise no_atlas(f"site '{site}'")
+    atlas = load_atlases(found.files, grid.shape, grid.spacing, grid.label_oversampling)
+    return SiteAtlas(found.cases, atlas, found.splits)
+
+
+def no_atlas(where: str) -> DataError:
+    """Give the error to raise where there is nothing to make an atlas of."""
+    return DataError(f"no training scan of {where} has a label map that can be read, so there is no atlas")
+
+
+def choose(
+    site: str, folder: Path, grid: Grid, seed: int, table: Path | None, named: Sequence[str] = ("",)
+) -> Chosen | None:
+    """Choose which scans of a site are its atlases, if it has any.
+
+    Args:
+        site: the site's name.
+        folder: its scans.
+        grid: of the run.
+        seed: of the random split, where no table is given.
+        table: of splits, or None.
+        named: a case for each atlas, or "" for the usual one: that of the table, then whichever training scan is
+            closest to the mean of those that are left.
+
+    Returns:
+        None where none is named and no training scan has a label map that can be read.
+
+    Raises:
+        DataError: a named case is not there or has no label map, or there are fewer labelled scans than are wanted.
+    """
     scans = {scan.case: scan for scan in find_scans([folder])}
     splits = dict(_split(scans, site, folder, seed, table))
-    chosen = named or next((case for case, split in splits.items() if split == "atlas" and case in scans), None)
-    if chosen is None:
-        chosen = _closest({case: scans[case] for case in sorted(splits) if splits[case] == "train"}, grid)
-    if chosen is None:
-        return None
-    if chosen not in scans:
-        raise DataError(f"site '{site}': there is no scan '{chosen}' in {folder}; name one of {sorted(scans)[:3]} ...")
-    scan = scans[chosen]
-    if scan.labels is None:
-        raise DataError(f"site '{site}': '{chosen}' has no label map, so it cannot be the atlas; name a labelled scan")
-    atlas = load_atlas(scan.image, scan.labels, grid.shape, grid.spacing, grid.label_oversampling)
-    return SiteAtlas(chosen, atlas, {**splits, chosen: "atlas"})
+    where = f"site '{site}'"
+    for case in filter(None, named):
+        if case not in scans:
+            raise DataError(f"{where}: there is no scan '{case}' in {folder}; name one of {sorted(scans)[:3]} ...")
+        if scans[case].labels is None:
+            raise DataError(f"{where}: '{case}' has no label map, so it cannot be the atlas; name a labelled scan")
+    chosen: list[str] = []
+    for case in named:
+        left = {other: scans[other] for other in sorted(scans) if other not in (*chosen, *named)}
+        found = case or _usual(left, splits, grid)
+        if found is None and len(named) == 1:
+            return None
+        if found is None:
+            raise DataError(f"{where}: {len(named)} atlases are wanted, and fewer training scans have labels")
+        chosen.append(found)
+    return Chosen(tuple(scans[case] for case in chosen), {**splits, **dict.fromkeys(chosen, "atlas")})
+
+
+def _usual(scans: Mapping[str, Scan], splits: Mapping[str, str], grid: Grid) -> str | None:
+    """Give the scan of a site that is its atlas where none is named."""
+    listed = next((case for case, split in splits.items() if split == "atlas" and case in scans), None)
+    return listed or _closest({case: scan for case, scan in scans.items() if splits.get(case) == "train"}, grid)
 
 
 def _closest(scans: Mapping[str, Scan], grid: Grid) -> str | None:

@@ -24,7 +24,7 @@ from sst_models.propagation.predict import Prediction, segment
 from sst_models.training.device import place
 from sst_models.training.learner import Watch
 from sst_models.training.seeds import below
-from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.labels import AtlasLabels, LabelledVolume
 from sst_models.volume.metrics import dice_per_group, mean_hd95
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
@@ -71,12 +71,18 @@ class Bench:
 
     @property
     def atlas(self) -> tuple[Tensor, AtlasLabels]:
-        """The atlas's volume (1, D, H, W) and its labels, on the run's device."""
+        """The volume (1, D, H, W) of the atlas, of several the first, and its labels, on the run's device."""
         return self.stage.atlas.image.to(self.stage.device), self.stage.atlas.labels.to(self.stage.device)
 
     @property
+    def atlases(self) -> list[LabelledVolume]:
+        """All atlases, that of `atlas` first."""
+        device = self.stage.device
+        return [(image.to(device), labels.to(device)) for image, labels in self.stage.atlas.each]
+
+    @property
     def source(self) -> str:
-        """The site of the atlas."""
+        """The site of the atlas, of several the first one's."""
         return self.stage.roles.source
 
     @property
@@ -111,7 +117,8 @@ class Bench:
     def aligner(self, scheme: str, site: str) -> Aligner:
         """Give the alignment of the atlas to a site's scans by a federation's E, A and F."""
         nets = {part: self.net(scheme, part, site) for part in ("E", "A", "F")}
-        return Aligner(nets, *self.atlas, Alignment.of(self.states[scheme][0].experiment))
+        (atlas, labels), *further = self.atlases
+        return Aligner(nets, atlas, labels, Alignment.of(self.states[scheme][0].experiment), further)
 
     def prediction(self, arm: Arm) -> Prediction:
         """Give how an arm's segmenter predicts."""

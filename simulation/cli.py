@@ -33,6 +33,8 @@ CORE_ARMS = (
 LATE_ARMS = ("U-Net common", "U-Net common and F")  # core, too, where a site comes later
 DEMO_ARMS = ("affine", "F", "U-Net w/o adaptation", "U-Net w/ adaptation", "supervised")
 DEMO_SPLIT = {"train": 9, "val": 1, "test": 16}  # people a site; one of those who train becomes the atlas
+MANY_SPLIT = {"train": 2, "val": 1, "test": 2}  # of a demo of more sites than two; the first has one more for the atlas
+MOST_DEMO_SITES = 1000
 DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and finer ones would take minutes
 
 app = typer.Typer()
@@ -57,11 +59,12 @@ def simulate_command(
         str, typer.Option(metavar="core|all|ARM,ARM", help=f"What to compare. Arms: {', '.join(ARMS)}.")
     ] = "core",
     atlas: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            metavar="SITE[=CASE]", help="The site, and its labelled scan, that is the atlas; without it, each in turn."
+            metavar="SITE[=CASE]",
+            help="The site, and its labelled scan, that is the atlas, or one of several; without it, each in turn.",
         ),
-    ] = "",
+    ] = None,
     unseen: Annotated[
         list[str] | None,
         typer.Option(metavar="SITE", help="A site that takes no part, and is tested as a hospital that comes later."),
@@ -119,7 +122,7 @@ def simulate_command(
         bias=bias,
         levels=shared,
         epsilon=epsilon,
-        atlas=parse_atlas(atlas, members),
+        atlases=parse_atlases(atlas or (), members),
         unseen=late,
     )
     with RichProgress() as progress:
@@ -131,12 +134,18 @@ def simulate_command(
 def demo_command(
     out: Out,
     preset: Preset = "demo",
+    sites: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=2, max=MOST_DEMO_SITES, help="How many sites; of more than two the first has the atlas."
+        ),
+    ] = 2,
     engine: Engine = "inprocess",
     seed: Seed = None,
     device: Device = "auto",
     style: Style = None,
 ) -> None:
-    """Make two sites of simulated scans, then play the federation between them."""
+    """Make sites of simulated scans, then play the federation between them."""
     check_choices(engine, device, style)
     check_files(out)
     people = check_preset(preset).seed if seed is None else seed
@@ -145,10 +154,10 @@ def demo_command(
     from simulation.simulate import Options, simulate
 
     with RichProgress() as progress:
-        sites, splits = write_demo_sites(out / "sites", people, progress)
+        made, splits = write_demo_sites(out / "sites", people, progress, sites)
         options = Options(
             preset=preset,
-            sites=sites,
+            sites=made,
             out=out,
             engine=engine,
             arms=DEMO_ARMS,
@@ -158,6 +167,7 @@ def demo_command(
             style=style,
             bias=False,  # N4 would take a third of the time, and leave less of what the scanners differ by
             data="simulated scans of simulated people",
+            atlases=() if sites == 2 else ((made[0][0], ""),),
         )
         results = simulate(options, progress)
     _show(results, out)
@@ -172,10 +182,13 @@ def _show(results: Results, out: Path) -> None:
     typer.echo(f"report: {out / 'report.html'}")
 
 
-def write_demo_sites(folder: Path, seed: int, progress: "Progress") -> tuple[tuple[tuple[str, Path], ...], Path]:
-    """Write the two sites of the demo below `folder`, as far as they are not there.
+def write_demo_sites(
+    folder: Path, seed: int, progress: "Progress", count: int = 2
+) -> tuple[tuple[tuple[str, Path], ...], Path]:
+    """Write the sites of the demo below `folder`, as far as they are not there.
 
-    Another `seed` gives other people at both sites, and no two seeds share a person.
+    Two are called as their scanners are; more have a number each, and the two scanners in turn. Another `seed` gives
+    other people at all sites, and no two seeds of one `count` share a person.
 
     Returns:
         Names and folders of the sites, and the table that says who trains and who is tested.
@@ -185,6 +198,10 @@ def write_demo_sites(folder: Path, seed: int, progress: "Progress") -> tuple[tup
     from simulation.sites import write_site
 
     scanners = {"candi": CANDI, "oasis": OASIS}
+    if count > 2:
+        digits = len(str(count))
+        scanners = {f"site-{number:0{digits}d}": (CANDI, OASIS)[number % 2] for number in range(1, count + 1)}
+    roles = {name: _demo_roles(count, first=not place) for place, name in enumerate(scanners)}
     written: list[str] = []
 
     def report(person: str) -> None:
@@ -192,14 +209,20 @@ def write_demo_sites(folder: Path, seed: int, progress: "Progress") -> tuple[tup
         progress.advance(len(written), person=person)
 
     sites = tuple((name, folder / name / "scans") for name in scanners)  # beside the state of the site, not in it
-    roles = [split for split, people in DEMO_SPLIT.items() for _ in range(people)]
-    progress.stage("make the sites", len(roles) * len(scanners))
+    progress.stage("make the sites", sum(map(len, roles.values())))
     splits = {}
     for number, (name, site) in enumerate(sites):
-        write_site(site, scanners[name], len(roles), len(sites) * seed + number, DEMO_SPACING, done=report)
-        splits[name] = dict(zip(sorted(person.name for person in site.glob("sub-*")), roles, strict=True))
+        write_site(site, scanners[name], len(roles[name]), len(sites) * seed + number, DEMO_SPACING, done=report)
+        people = sorted(person.name for person in site.glob("sub-*"))
+        splits[name] = dict(zip(people, roles[name], strict=True))
     write_splits(splits, folder / "splits.tsv")
     return sites, folder / "splits.tsv"
+
+
+def _demo_roles(count: int, first: bool) -> list[str]:
+    """List what each person of a site of the demo is for."""
+    split = DEMO_SPLIT if count == 2 else MANY_SPLIT
+    return ["train"] * (count > 2 and first) + [role for role, people in split.items() for _ in range(people)]
 
 
 def parse_sites(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
@@ -221,18 +244,22 @@ def parse_sites(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
     return tuple(sites)
 
 
-def parse_atlas(word: str, sites: Sequence[str]) -> tuple[str, str]:
-    """Read SITE or SITE=CASE; give site and case, "" for what was not said.
+def parse_atlases(words: Iterable[str], sites: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read SITE or SITE=CASE of each atlas; give site and case, "" for what was not said.
 
     Raises:
-        ConfigError: a site that does not take part, or no case after the =.
+        ConfigError: a site that does not take part, no case after the =, or a case twice.
     """
-    site, equals, case = word.partition("=")
-    if word:
+    found: list[tuple[str, str]] = []
+    for word in words:
+        site, equals, case = word.partition("=")
         check_choice("--atlas", site, sites)
-    if equals and not case:
-        raise ConfigError(f"--atlas: '{word}' is not SITE=CASE; leave the = out to have the scan chosen")
-    return site, case
+        if equals and not case:
+            raise ConfigError(f"--atlas: '{word}' is not SITE=CASE; leave the = out to have the scan chosen")
+        if case and (site, case) in found:
+            raise ConfigError(f"--atlas: '{word}' is there twice; name each scan once")
+        found.append((site, case))
+    return tuple(found)
 
 
 def parse_unseen(words: Iterable[str], sites: Sequence[str]) -> tuple[str, ...]:

@@ -4,12 +4,15 @@ Random smooth flows and random intensities cost nothing and need no site. What t
 a segmenter that learnt from these, in as many steps (docs/decisions.md, "Controls").
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sst_models.phases.segment import Pairs
-from sst_models.volume.labels import AtlasLabels
+from sst_models.training.seeds import below
+from sst_models.volume.labels import LabelledVolume
 from sst_models.volume.warp import warp
 
 KNOTS = 28.8
@@ -19,15 +22,14 @@ REACH = 4.8
 """Standard deviation of a flow at its knots, mm; larger ones fold."""
 
 
-def control_pairs(atlas: Tensor, labels: AtlasLabels, spacing: float) -> Pairs:
-    """Give pairs of a randomly bent and randomly coloured atlas.
+def control_pairs(atlases: Sequence[LabelledVolume], spacing: float) -> Pairs:
+    """Give pairs of a randomly bent and randomly coloured atlas, of several one that is drawn.
 
     The affine of `segmenter.affine_probability` comes on top. Bias fields, monotone intensity maps, gamma and noise are
     MONAI's, at about twice the strength of its defaults.
 
     Args:
-        atlas: (1, D, H, W) in [0, 1].
-        labels: its labels.
+        atlases: one or more, on one grid.
         spacing: of the grid, mm.
     """
     from monai.transforms import Compose, RandAdjustContrast, RandBiasField, RandGaussianNoise, RandHistogramShift
@@ -42,6 +44,7 @@ def control_pairs(atlas: Tensor, labels: AtlasLabels, spacing: float) -> Pairs:
     )
 
     def pairs(draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        atlas, labels = atlases[below(len(atlases), draws) if len(atlases) > 1 else 0]
         flow = random_flow(tuple(atlas.shape[1:]), spacing, draws).to(atlas)
         image = warp(atlas[None], flow)[0]
         seed = int(torch.randint(2**31, (1,), generator=draws))

@@ -25,10 +25,11 @@ from configs.errors import RunError
 from configs.phases import phase_of
 from configs.schema import Experiment, from_dict, load
 from server import bounds
+from server.atlas import load_atlases
 from simulation import pictures, schemes
 from simulation.arms import ARMS, Arm
 from simulation.arms.arm import FEDERATED
-from simulation.atlases import SiteAtlas, atlas_of, no_atlas, splits_of
+from simulation.atlases import Chosen, choose, no_atlas, splits_of
 from simulation.bench import Bench, Tested, without_federation
 from simulation.measured import PairsPoint, Resemblance, Results
 from simulation.panels import PICTURES, Panel, save_panels
@@ -38,7 +39,7 @@ from simulation.report import write_report
 from simulation.results import write
 from simulation.schemes import Roles
 from simulation.stage import Stage, federate, forget_brains, planned, prepare
-from sst_models.training.device import choose
+from sst_models.training.device import choose as choose_device
 from sst_models.training.memory import keep_freed_on
 from sst_models.wire.files import write_json
 
@@ -61,7 +62,7 @@ class Options:
     data: str = ""  # what kind of data it is, for the report
     levels: Mapping[str, str] = field(default_factory=dict)  # site -> level of sharing; one that is not here shares all
     epsilon: float = math.inf  # of the sites' statistics; inf adds no noise
-    atlas: tuple[str, str] = ("", "")  # the site of the atlas, and the scan; "": each site in turn, and the usual scan
+    atlases: tuple[tuple[str, str], ...] = ()  # site and scan, "": the usual one; none: one of each site in turn
     unseen: tuple[str, ...] = ()  # sites that take no part, and are tested as hospitals that come later
 
 
@@ -130,7 +131,7 @@ def claim(options: Options, experiment: Experiment) -> None:
     asked = {
         "experiment": json.loads(experiment.to_json()),
         "sites": {name: str(folder.resolve()) for name, folder in options.sites},
-        "atlas": dict([options.atlas]) if options.atlas[1] else {},  # a site alone may be followed by others in turn
+        "atlas": _asked_atlas(options.atlases),
         "unseen": list(options.unseen),
         "splits": str(options.splits.resolve()) if options.splits else "",
         "bias": options.bias,
@@ -153,34 +154,46 @@ def claim(options: Options, experiment: Experiment) -> None:
     write_json(asked, path)
 
 
+def _asked_atlas(atlases: Sequence[tuple[str, str]]) -> dict[str, str] | list[list[str]]:
+    """Give what a run's folder belongs to: a site alone may be followed by others in turn."""
+    if len(atlases) > 1:
+        return [list(item) for item in atlases]
+    return {site: case for site, case in atlases if case}
+
+
 def set_up(options: Options, experiment: Experiment, progress: Progress) -> list[Stage]:
-    """Choose atlas and split of each site, and make a stage for each atlas, or for the one that is wanted.
+    """Choose atlas and split of each site, and make a stage for each atlas, or one for those that are wanted.
 
     Raises:
         DataError: no atlas can be made of the scans of the site that is to have it, or of any site.
     """
-    device, data = choose(options.device), dict(options.sites)
-    wanted, case = options.atlas
-    chosen: dict[str, SiteAtlas] = {}
+    device, data, grid = choose_device(options.device), dict(options.sites), experiment.grid
+    wanted = list(dict.fromkeys(site for site, _ in options.atlases))
+    chosen: dict[str, Chosen] = {}
     splits: dict[str, Mapping[str, str]] = {}
     for name, folder in data.items():
-        given = (case or None if name == wanted else None, options.splits)
-        found = atlas_of(name, folder, experiment.grid, experiment.seed, given)
+        named = [case for site, case in options.atlases if site == name] or [""]
+        found = choose(name, folder, grid, experiment.seed, options.splits, named)
         if found is None:
             splits[name] = splits_of(name, folder, experiment.seed, options.splits)
             continue
         splits[name] = found.splits  # whose atlas it is changes nobody's split
-        if name not in options.unseen and wanted in ("", name):
+        if name not in options.unseen and (not wanted or name in wanted):
             chosen[name] = found
-            progress.note(f"atlas of {name}: {found.case}")
+            progress.note(f"atlas of {name}: {found.cases}")
+    for name in wanted:
+        if name not in chosen:
+            raise no_atlas(f"site '{name}'")
     if not chosen:
-        raise no_atlas(f"site '{wanted}'" if wanted else "any site")
+        raise no_atlas("any site")
     members = [name for name in data if name not in options.unseen]
     stages = []
-    for source, own in chosen.items():
+    for source in wanted[:1] or chosen:
         roles = Roles(source, tuple(name for name in members if name != source), options.unseen)
+        files = [pair for name in wanted or [source] for pair in chosen[name].files]
+        atlas = load_atlases(files, grid.shape, grid.spacing, grid.label_oversampling)
         how = (options.engine, device, options.bias, options.levels, options.epsilon)
-        stage = Stage(options.out, roles, experiment, own.atlas, data, *how)
+        stage = Stage(options.out, roles, experiment, atlas, data, *how)
         stage.split(splits)
         stages.append(stage)
     return stages
@@ -304,7 +317,7 @@ def _run(options: Options, experiment: Experiment, started: datetime, seconds: f
         "engine": options.engine,
         "levels": ", ".join(f"{name}: {options.levels.get(name, levels.MODELS)}" for name, _ in options.sites),
         "epsilon": f"{options.epsilon:g}",
-        "device": str(choose(options.device)),
+        "device": str(choose_device(options.device)),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "started": started.isoformat(timespec="seconds"),
         "seconds": f"{seconds:.0f}",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sst_models.propagation.align import Aligner
     from sst_models.propagation.predict import Prediction
     from sst_models.training.learner import Scans, Watch
-    from sst_models.volume.labels import AtlasLabels
+    from sst_models.volume.labels import AtlasLabels, LabelledVolume
     from sst_models.wire.exchange import Arrays
 
 SOURCE, TARGET, UNSEEN, ALL = "source", "target", "unseen", "all sites"
@@ -76,11 +76,15 @@ class Bench(Protocol):
 
     @property
     def atlas(self) -> "tuple[Tensor, AtlasLabels]":
-        """The atlas's volume (1, D, H, W) and its labels, on the run's device."""
+        """The volume (1, D, H, W) of the atlas, of several the first, and its labels, on the run's device."""
+
+    @property
+    def atlases(self) -> "list[LabelledVolume]":
+        """All atlases, that of `atlas` first."""
 
     @property
     def source(self) -> str:
-        """The site of the atlas."""
+        """The site of the atlas, of several the first one's."""
 
     @property
     def device(self) -> "torch.device":

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def _control_pairs(bench: Bench, site: str) -> "Pairs":
     from simulation.control import control_pairs
 
-    return control_pairs(*bench.atlas, bench.experiment.grid.spacing)
+    return control_pairs(bench.atlases, bench.experiment.grid.spacing)
 
 
 def _labelled_source(bench: Bench, site: str) -> "Pairs":

@@ -1,5 +1,6 @@
 """Arms that propagate the atlas's labels onto a scan: an affine, T, and F with and without style."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from simulation.arms.arm import EVERYWHERE, FEDERATED, PLAIN, Arm, Bench, Need, Predict, Predicted
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
 
 def _affine(bench: Bench, arm: Arm, site: str) -> Predict:
     """Predict the atlas's labels where the affine put the scan."""
-    labels = bench.atlas[1].on_grid
+    import torch
+
+    each = [labels for _, labels in bench.atlases]
+    still = torch.zeros(1, 3, *each[0].shape, device=bench.device)
+    labels = fused(each, [still] * len(each))
     return lambda image: Predicted(labels)
 
 
@@ -24,14 +29,15 @@ def _t(bench: Bench, arm: Arm, site: str) -> Predict:
     from sst_models.propagation.demons import finish
 
     net = bench.net(FEDERATED, "T", site)
-    atlas, labels = bench.atlas
     settings = bench.experiment.propagation
 
     def predict(image: "Tensor") -> Predicted:
-        with torch.no_grad():
-            flow = net(atlas[None], image[None])
-        flow = finish(atlas[None], image[None], flow, settings)
-        return propagated(labels, flow)
+        flows = []
+        for atlas, _ in bench.atlases:
+            with torch.no_grad():
+                flow = net(atlas[None], image[None])
+            flows.append(finish(atlas[None], image[None], flow, settings))
+        return _predicted(fused([labels for _, labels in bench.atlases], flows), torch.cat(flows))
 
     return predict
 
@@ -39,10 +45,10 @@ def _t(bench: Bench, arm: Arm, site: str) -> Predict:
 def _f(bench: Bench, arm: Arm, site: str) -> Predict:
     """Predict the atlas's labels as F propagates them, which sees the atlas in the scan's style."""
     aligner = bench.aligner(arm.needs[0].scheme, site)
-    _, labels = bench.atlas
 
     def predict(image: "Tensor") -> Predicted:
-        return propagated(labels, aligner.flow(image[None]))
+        flow = aligner.flow(image[None])
+        return _predicted(aligner.propagate(flow), flow)
 
     return predict
 
@@ -55,6 +61,16 @@ def _f_refined(bench: Bench, arm: Arm, site: str) -> Predict:
         return _predicted(aligner.labels_on(image[None], flow, mirrored), flow)
 
     return predict
+
+
+def fused(each: "Sequence[AtlasLabels]", flows: "Sequence[Tensor]") -> "Tensor":
+    """Give the labels (D, H, W) that flows (1, 3, D, H, W) in voxels propagate from atlases, by the mean of several."""
+    if len(each) == 1:
+        return each[0].propagate(flows[0])
+    import torch
+
+    said = [labels.probabilities(flow) for labels, flow in zip(each, flows, strict=True)]
+    return torch.stack(said).sum(0).argmax(dim=0)
 
 
 def propagated(labels: "AtlasLabels", flow: "Tensor") -> Predicted:

@@ -63,7 +63,7 @@ def measured(path: Path, stage: Stage, everybody: Everybody, watch: Callable[[in
         kept = weights.load(path)
         if len(kept["rows"]) == len(everybody.cases):
             return Measured(**kept)
-    aligner = untrained_aligner(stage.experiment, stage.atlas.image, stage.atlas.labels, stage.device)
+    aligner = untrained_aligner(stage.experiment, stage.atlas.each, stage.device)
     labels = _Labels()
     with torch.no_grad():
         rows = measure(everybody.cases, aligner, watch, labels).cpu()

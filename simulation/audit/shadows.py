@@ -82,9 +82,10 @@ class Training:
         used = {each: network(each, state.of(each, self.site), self.experiment, device) for each in phase.uses}
         nets = {part: place(begin, device), **used}
         own = Cases.of([self.cases.paths[index] for index in scans])
-        labels = stage.atlas.labels.to(stage.device) if phase.labels else None
-        atlas, found = stage.atlas.image.to(stage.device), Found(self.alignments, scans)
-        learner = make_learner(phase.name, nets, self.experiment, Material(own, atlas, (), labels, found))
+        (atlas, labels), *more = ((image.to(device), own_labels.to(device)) for image, own_labels in stage.atlas.each)
+        known = (labels, tuple(more)) if phase.labels else (None, ())
+        material = Material(own, atlas, (), *known, Found(self.alignments, scans))
+        learner = make_learner(phase.name, nets, self.experiment, material)
         settings = self.experiment.phases.of(phase.name)
         train(
             learner,

@@ -85,7 +85,7 @@ def approve(site: SiteFolder, hub: Path) -> None:
     gate, atlas = site.state / "gate", read_atlas(hub)
     experiment = _experiment(hub)
     run = str(json.loads((hub / "plan.json").read_text(encoding="utf-8"))["run"])
-    parts = parts_of(published(atlas), {"labels": atlas.labels.packed()})
+    parts = parts_of(published(atlas), {"labels": atlas.packed()})
     write_approval(Approval(run, experiment.to_json(), atlas.digest, **parts), gate)
     replace_file(gate / "salt", b"")
     replace_file(gate / "policy.toml", open_policy(site.level, site.epsilon))

@@ -29,7 +29,7 @@ class AdaptLearner:
 
     A pair's image is the scan itself, whose labels are then as good as the registration, and as the scan's intensities
     make them (`sst_models.propagation.em`); or the atlas, rendered with the look of one scan in the shape of another,
-    whose labels are exact. What is released is the running mean of the weights.
+    whose labels are exact; of several atlases one is drawn. What is released is the running mean of the weights.
 
     Args:
         nets: {"segmenter"}.
@@ -53,7 +53,9 @@ class AdaptLearner:
         freeze(aligner.nets.values())
         self.aligner, self.atlas, self.labels = aligner, aligner.atlas, aligner.labels
         self.phase, self.scans, self.kept = phase, scans, kept
-        self.drawing = Drawing(Rendering(self.atlas, self.labels, aligner.how.spacing))
+        self.drawings = tuple(
+            Drawing(Rendering(one.atlas, one.labels, aligner.how.spacing)) for one in aligner.each if one.labels
+        )
         self._aligned = lru_cache(maxsize=KEEP)(self._align)
         self._learner = SegmentLearner({"segmenter": nets["segmenter"]}, self.pair, settings)
         self.nets: dict[str, nn.Module] = {"segmenter": self._learner.mean}
@@ -66,20 +68,22 @@ class AdaptLearner:
     def pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Make one pair: image (1, D, H, W) in [0, 1], labels (D, H, W) int64."""
         index, other = below(len(self.scans), draws), below(len(self.scans), draws)
-        flow, labels, _ = self._aligned(index)
+        flows, labels, _ = self._aligned(index)
         if chance(self.phase.real_probability, draws):
             return self.scans.image(index).to(self.atlas), labels.long()
-        flow = flow.float()
-        another, _, look = self._aligned(other)
+        which = below(len(flows), draws) if len(flows) > 1 else 0
+        drawing, flow = self.drawings[which], flows[which : which + 1].float()
+        others, _, look = self._aligned(other)
         if chance(self.phase.flow_mixing, draws):
-            flow = torch.lerp(flow, another.float(), float(torch.rand(1, generator=draws)))
-        return self.drawing.pair(look, self.drawing.finer(flow, draws), draws)
+            another = others[which : which + 1].float()
+            flow = torch.lerp(flow, another, float(torch.rand(1, generator=draws)))
+        return drawing.pair(look, drawing.finer(flow, draws), draws)
 
     def _align(self, index: int) -> tuple[Tensor, Tensor, Look]:
-        """Give of a scan: F's flow from the atlas (1, 3, D, H, W), its labels, and its look."""
+        """Give of a scan: F's flow to each atlas (N, 3, D, H, W), its labels, and its look."""
         target = self.scans.image(index)[None].to(self.atlas)
         flow, labels = self._kept(index) or self._found(index, target)
-        return flow, labels, Look.of(self.drawing.rendering.code(target, labels.long()))
+        return flow, labels, Look.of(self.drawings[0].rendering.code(target, labels.long()))
 
     def _kept(self, index: int) -> tuple[Tensor, Tensor] | None:
         found = self.kept.load(index) if self.kept else None
@@ -102,7 +106,7 @@ def make(nets: dict[str, nn.Module], experiment: Experiment, material: Material)
     if material.labels is None:
         raise DataError("the request holds no labels of the atlas; hub and site need the same version")
     used = {part: nets[part] for part in ("E", "A", "F")}
-    aligner = Aligner(used, material.atlas, material.labels, Alignment.of(experiment))
+    aligner = Aligner(used, material.atlas, material.labels, Alignment.of(experiment), material.further)
     phase = experiment.phases.adapt
     settings = SegmentSettings.of(experiment, phase)
     return AdaptLearner({"segmenter": nets["segmenter"]}, aligner, settings, phase, material.scans, material.alignments)

@@ -1,5 +1,6 @@
 """Generation of labelled pairs in a site's style from priors (paper, Sec. 3.6, eq. 12)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from sst_models.phases.moments import StyleMoments, draw_prior_codes
 from sst_models.training.device import half
 from sst_models.training.learner import freeze
-from sst_models.training.seeds import generator
+from sst_models.training.seeds import below, generator
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import warp
 
@@ -40,6 +41,23 @@ class PairGenerator(Protocol):
     def pair(self, recipe: Recipe) -> GeneratedPair:
         """Make the pair of a recipe; the same recipe gives the same pair."""
         ...
+
+
+def of_atlases(generators: Sequence[PairGenerator]) -> PairGenerator:
+    """Give one generator for those of several atlases, each drawn as often; the only one of one atlas as it is."""
+    return generators[0] if len(generators) == 1 else _AnyAtlas(tuple(generators))
+
+
+@dataclass(frozen=True)
+class _AnyAtlas:
+    """Pairs of several atlases."""
+
+    generators: tuple[PairGenerator, ...]
+
+    def pair(self, recipe: Recipe) -> GeneratedPair:
+        """Make the pair of a recipe, of the atlas that it draws."""
+        draws = generator(recipe.seed, "atlas", recipe.source, recipe.style, recipe.flow)
+        return self.generators[below(len(self.generators), draws)].pair(recipe)
 
 
 class Styles(Protocol):

@@ -9,7 +9,7 @@ from configs.schema import Experiment
 from sst_models.phases.moments import StyleMoments
 from sst_models.propagation.align import Alignments
 from sst_models.training.learner import Learner, Scans
-from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.labels import AtlasLabels, LabelledVolume
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,10 @@ class Material:
     """What a site's learner works with."""
 
     scans: Scans
-    atlas: Tensor  # (1, D, H, W)
+    atlas: Tensor  # (1, D, H, W), the first
     foreign: tuple[StyleMoments, ...] = ()  # of the other sites' style codes
     labels: AtlasLabels | None = None  # the atlas's, where the phase needs them
+    further: tuple[LabelledVolume, ...] = ()  # more atlases, likewise
     alignments: Alignments | None = None  # of the scans, where they are kept
 
 

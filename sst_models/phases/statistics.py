@@ -1,23 +1,24 @@
 """Statistics: what a site's scans are aligned by before they are measured."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
 
 from configs.schema import Experiment
 from sst_models.networks.build import first
 from sst_models.propagation.align import Aligner, Alignment
 from sst_models.training.device import place
-from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.labels import LabelledVolume
 
 
-def untrained_aligner(experiment: Experiment, atlas: Tensor, labels: AtlasLabels, device: torch.device) -> Aligner:
+def untrained_aligner(experiment: Experiment, atlases: Sequence[LabelledVolume], device: torch.device) -> Aligner:
     """Give the alignment by networks with their first weights, which every site can make.
 
     Args:
         experiment: the preset.
-        atlas: (1, D, H, W) in [0, 1].
-        labels: the atlas's.
+        atlases: one or more.
         device: to compute on.
     """
     nets = {part: place(first(part, experiment), device).eval() for part in ("E", "A", "F")}
-    return Aligner(nets, atlas.to(device), labels.to(device), Alignment.of(experiment))
+    (atlas, labels), *further = ((image.to(device), labels.to(device)) for image, labels in atlases)
+    return Aligner(nets, atlas, labels, Alignment.of(experiment), further)

@@ -5,6 +5,10 @@ the scan, and the atlas with tissue intensities matched to these is aligned anew
 first flow that stops short of large ventricles makes its own mistake look right, so there can be a second
 initialisation (`propagation.second_initialisation`, multi-start): demons that see intensities themselves beside what is
 left of them in windows. Of the two, the one is kept whose labels explain the scan better. Nothing here has a gradient.
+
+Of several atlases each is aligned by itself, and what they say of a voxel is averaged: errors of registrations differ
+from atlas to atlas (Heckemann et al. 2006, NeuroImage 33). Weighting each by how like the scan it is near a voxel gave
+nothing on validation scans (benchmarks/LEARNING.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +20,11 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment, Propagation
 from sst_models.propagation.demons import ascend_lncc, multiresolution_demons, refine_by_demons
-from sst_models.propagation.em import mean_log_likelihood, propagate_labels
+from sst_models.propagation.em import expectation_maximisation, mean_log_likelihood, propagated_probabilities
 from sst_models.propagation.tissue_matching import match_tissues
 from sst_models.training.device import half
 from sst_models.volume.intensity import match_quantiles
-from sst_models.volume.labels import AtlasLabels
+from sst_models.volume.labels import AtlasLabels, LabelledVolume
 from sst_models.volume.mirror import mirror_image
 
 Initialisation = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -28,7 +32,10 @@ Initialisation = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Alignments(Protocol):
-    """Alignments that were found, by the number of a scan: flow (1, 3, D, H, W) float16, and labels (D, H, W) uint8."""
+    """Alignments that were found, by the number of a scan.
+
+    A flow is (N, 3, D, H, W) float16, to each of N atlases; labels are (D, H, W) uint8.
+    """
 
     def load(self, index: int) -> tuple[Tensor, Tensor] | None:
         """Give a scan's flow and labels, or None where they have to be found."""
@@ -61,24 +68,38 @@ class Alignment:
 
 
 class Aligner:
-    """Align one atlas to scans.
+    """Align the atlas to scans, or each of several.
 
     Args:
         nets: {"E", "A", "F"}; E and A are not needed where `how.restyle` is off.
         atlas: (1, D, H, W) in [0, 1].
         labels: the atlas's, or None.
         how: the preset's part.
+        further: more atlases.
     """
 
     def __init__(
-        self, nets: Mapping[str, nn.Module], atlas: Tensor, labels: AtlasLabels | None, how: Alignment
+        self,
+        nets: Mapping[str, nn.Module],
+        atlas: Tensor,
+        labels: AtlasLabels | None,
+        how: Alignment,
+        further: Sequence[LabelledVolume] = (),
     ) -> None:
         self.nets, self.atlas, self.labels, self.how = nets, atlas, labels, how
+        self.each: tuple[Aligner, ...] = (self, *(Aligner(nets, image, own, how) for image, own in further))
 
     @torch.no_grad()
     def flow(self, scan: Tensor) -> Tensor:
-        """Give F's finished flow, (1, 3, D, H, W) in voxels, scan -> atlas, for a scan (1, 1, D, H, W) in [0, 1]."""
-        return self._align(scan, self._initialisations())[0]
+        """Give F's finished flow to each of N atlases, scan -> atlas.
+
+        Args:
+            scan: (1, 1, D, H, W) in [0, 1].
+
+        Returns:
+            (N, 3, D, H, W) in voxels.
+        """
+        return torch.cat([one._align(scan, one._initialisations())[0] for one in self.each])
 
     @torch.no_grad()
     def flows(self, scan: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -86,6 +107,10 @@ class Aligner:
 
         Which initialisation is kept is decided by the scan, for both.
         """
+        found, mirrored = zip(*(one._flows(scan) for one in self.each), strict=True)
+        return torch.cat(found), None if mirrored[0] is None else torch.cat(mirrored)
+
+    def _flows(self, scan: Tensor) -> tuple[Tensor, Tensor | None]:
         flow, start = self._align(scan, self._initialisations())
         if not self.how.settings.mirror:
             return flow, None
@@ -113,10 +138,43 @@ class Aligner:
             styled: Tensor = self.nets["A"](self.atlas[None], self.nets["E"](scan))
         return styled.float()
 
+    @torch.no_grad()
+    def probabilities(self, flow: Tensor, mirrored: Tensor | None = None) -> Tensor:
+        """Give each voxel's probability of each class, (29, D, H, W), by what the atlases' labels are there.
+
+        Args:
+            flow: to each atlas, as `flows` gives it.
+            mirrored: likewise.
+        """
+        mean: Tensor | None = None
+        for number, one in enumerate(self.each):
+            assert one.labels is not None
+            own = slice(number, number + 1)
+            found = propagated_probabilities(one.labels, flow[own], None if mirrored is None else mirrored[own])
+            mean = found if mean is None else mean.add_(found)
+        assert mean is not None
+        return mean if len(self.each) == 1 else mean.div_(len(self.each))
+
+    @torch.no_grad()
     def labels_on(self, scan: Tensor, flow: Tensor, mirrored: Tensor | None = None) -> Tensor:
-        """Give a scan the atlas's labels, (D, H, W): by flows alone, or refined by EM, as the preset says."""
+        """Give a scan the atlases' labels, (D, H, W): by flows alone, or refined by EM, as the preset says.
+
+        Args:
+            scan: (1, 1, D, H, W) in [0, 1].
+            flow: as of `probabilities`.
+            mirrored: likewise.
+        """
+        weight = self.how.settings.em_weight
+        if not weight and mirrored is None:
+            return self.propagate(flow)
+        prior = self.probabilities(flow, mirrored)
+        return expectation_maximisation(scan, prior, weight, self.how.spacing).argmax(0)
+
+    @torch.no_grad()
+    def propagate(self, flow: Tensor) -> Tensor:
+        """Give a scan the atlases' labels, (D, H, W), by flows alone, as `flow` gives them."""
         assert self.labels is not None
-        return propagate_labels(scan, self.labels, flow, self.how.settings.em_weight, self.how.spacing, mirrored)
+        return self.labels.propagate(flow) if len(self.each) == 1 else self.probabilities(flow).argmax(0)
 
     def _align(self, scan: Tensor, starts: Sequence[Initialisation]) -> tuple[Tensor, Initialisation]:
         """Give the finished flow, and its initialisation: of several, the one whose labels explain the scan best."""

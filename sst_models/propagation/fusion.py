@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sst_models.propagation.align import Aligner
-from sst_models.propagation.em import REACH, propagated_probabilities
+from sst_models.propagation.em import REACH
 from sst_models.propagation.predict import Prediction, network_probabilities, refined
 from sst_models.volume.groups import group_probabilities
 from sst_models.volume.separable import blur
@@ -33,11 +33,10 @@ def fused_probabilities(segmenter: nn.Module, volume: Tensor, aligner: Aligner, 
     Args:
         segmenter: the U-Net.
         volume: the scan, (1, D, H, W) in [0, 1].
-        aligner: of the atlas, with its labels.
+        aligner: of the atlas or atlases, with their labels.
         how: the preset's part for prediction.
     """
-    assert aligner.labels is not None
-    propagated = propagated_probabilities(aligner.labels, *aligner.flows(volume[None]))
+    propagated = aligner.probabilities(*aligner.flows(volume[None]))
     predicted = network_probabilities(segmenter, volume, how)
     weight = registration_weight(predicted, propagated, volume > 0, how.spacing)
     return refined(torch.lerp(predicted, propagated, weight), volume, how)

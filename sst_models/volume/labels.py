@@ -30,6 +30,10 @@ _SLAB = 131072
 """Voxels whose places are worked out at once on a CPU: as many as stay in a processor's cache."""
 
 
+LabelledVolume = tuple[Tensor, "AtlasLabels"]
+"""An atlas: its volume (1, D, H, W) in [0, 1], background 0, and its labels."""
+
+
 class AtlasLabels:
     """The class of each part of an atlas's voxels; four bytes a part, once labels were propagated.
 
@@ -143,24 +147,32 @@ class AtlasLabels:
         counts = torch.zeros(CLASSES, len(middles), device=middles.device)
         return counts.scatter_add_(0, boxes.long(), torch.ones(1, 1, device=middles.device).expand(boxes.shape))
 
-    def packed(self) -> np.ndarray:
-        """Give the parts as bytes, (N,) uint8, a fiftieth of them: they go to sites so."""
-        return np.frombuffer(zlib.compress(self.parts.cpu().contiguous().numpy().tobytes()), np.uint8)
+    def packed(self, *further: "AtlasLabels") -> np.ndarray:
+        """Give the parts as bytes, (N,) uint8, a fiftieth of them: they go to sites so.
+
+        Args:
+            further: labels of further atlases on the same grid, which follow.
+        """
+        content = b"".join(labels.parts.cpu().contiguous().numpy().tobytes() for labels in (self, *further))
+        return np.frombuffer(zlib.compress(content), np.uint8)
 
     @staticmethod
-    def unpack(packed: np.ndarray, shape: Sequence[int], oversampling: int) -> "AtlasLabels":
+    def unpack(
+        packed: np.ndarray, shape: Sequence[int], oversampling: int, count: int = 1
+    ) -> "tuple[AtlasLabels, ...]":
         """Give the labels that `packed` came from.
 
         Args:
             packed: (N,) uint8.
             shape: (D, H, W) of the grid.
             oversampling: parts along a side of its voxels.
+            count: of atlases.
 
         Raises:
-            DataError: they are damaged, or of another grid.
+            DataError: they are damaged, of another grid, or of more or fewer atlases.
         """
         sides = [side * oversampling for side in shape]
-        size = sides[0] * sides[1] * sides[2]
+        size = count * sides[0] * sides[1] * sides[2]
         reader = zlib.decompressobj()
         try:
             content = reader.decompress(packed.astype(np.uint8).tobytes(), size + 1)  # never more than is asked for
@@ -168,5 +180,7 @@ class AtlasLabels:
             raise DataError(f"damaged: the atlas's labels cannot be unpacked ({error}); ask for them again") from error
         parts = np.frombuffer(content, np.uint8)
         if len(parts) != size or not reader.eof or parts.max(initial=0) >= CLASSES:
-            raise DataError(f"the atlas's labels are not those of {sides} parts; hub and site need the same preset")
-        return AtlasLabels(torch.from_numpy(parts.reshape(sides).copy()), oversampling)
+            told = f"{sides} parts" + (f" of {count} atlases" if count > 1 else "")
+            raise DataError(f"the atlas's labels are not those of {told}; hub and site need the same preset")
+        each = torch.from_numpy(parts.reshape(count, *sides).copy())
+        return tuple(AtlasLabels(one, oversampling) for one in each)

@@ -66,7 +66,7 @@ def test_a_model_with_a_registration_asks_it_too(tmp_path: Path) -> None:
     """Segmenter and F are of one mind on the atlas's own scan; where only the segmenter errs, it is half as sure."""
     model = make_model(tmp_path / "model", registration=True)
     told = predictor(model, CPU)(torch.from_numpy(model.frame.image)[None])
-    labels = model.atlas(CPU)[1].on_grid
+    labels = model.atlases(CPU)[0][1].on_grid
     assert told.shape == (CLASSES, *model.frame.shape)
     inside = (labels == ID_TO_INDEX[LEFT]) | (labels == ID_TO_INDEX[RIGHT])
     assert dice((told.argmax(0) == labels)[inside].numpy(), np.ones(int(inside.sum()), bool)) > 0.9

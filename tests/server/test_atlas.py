@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from configs.errors import DataError
-from server.atlas import Atlas, load_atlas, read_atlas, save_atlas
+from server.atlas import Atlas, load_atlas, load_atlases, published, read_atlas, save_atlas
+from simulation.scanner import OASIS
+from simulation.sites import write_site
+from sst_models.volume.metrics import mean_dice
 
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 
@@ -52,6 +55,46 @@ def test_orientation_of_the_file_does_not_matter(tmp_path: Path) -> None:
         turned = load_atlas(tmp_path / "t1.nii.gz", tmp_path / "seg.nii.gz", (16, 16, 32), 3.0)
         assert torch.equal(turned.labels.parts, straight.labels.parts)
         torch.testing.assert_close(turned.image, straight.image, rtol=0, atol=1e-4)
+
+
+def test_a_further_atlas_is_brought_to_the_first(tmp_path: Path) -> None:
+    """One that lies elsewhere, larger and turned by a little, comes to lie on it, with its labels and all their ids."""
+    files = [write_person(tmp_path / name, number) for number, name in enumerate(("one", "two"), start=1)]
+    shape, spacing = (32, 48, 32), 5.0
+    one = load_atlases(files[:1], shape, spacing, 3)
+    both = load_atlases(files, shape, spacing, 3)
+    assert (
+        not one.further and one.digest != both.digest and one.digest == load_atlas(*files[0], shape, spacing, 3).digest
+    )
+    (image, labels), *more = both.further
+    assert not more and image.shape == both.image.shape and labels.oversampling == 3
+    assert torch.equal(both.image, one.image) and torch.equal(both.labels.parts, one.labels.parts)
+    alone = load_atlas(*files[1], shape, spacing, 3)
+    before, after = (mean_dice(found.on_grid, both.labels.on_grid) for found in (alone.labels, labels))
+    assert after > before + 0.1 and after > 0.5, (before, after)
+    save_atlas(both, tmp_path / "hub")
+    kept = read_atlas(tmp_path / "hub")
+    assert kept.digest == both.digest and len(kept.each) == 2
+    assert torch.equal(kept.further[0][0], image) and torch.equal(kept.further[0][1].parts, labels.parts)
+    assert published(kept)["image"].shape == (2, *shape)
+    with pytest.raises(DataError, match="is there twice"):
+        load_atlases([*files, files[1]], shape, spacing)
+    with pytest.raises(DataError, match="17 atlases: give 16 at the most"):
+        load_atlases(files[:1] * 17, shape, spacing)
+
+
+def write_person(folder: Path, number: int) -> tuple[Path, Path]:
+    """Write one simulated person; the second lies off the first, turned by 11 degrees and 10 % larger."""
+    site = write_site(folder, OASIS, 1, number, 5.0)
+    image, labels = (next(site.glob(f"**/*_{end}.nii.gz")) for end in ("T1w", "dseg"))
+    if number > 1:
+        turn, (c, s) = np.eye(4), (np.cos(0.2), np.sin(0.2))
+        turn[:3, :3] = 1.1 * np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        turn[:3, 3] = (12, -20, 8)
+        for path in (image, labels):
+            file = nib.load(path)
+            nib.save(nib.Nifti1Image(np.asarray(file.dataobj), turn @ file.affine), path)
+    return image, labels
 
 
 def test_a_coarser_grid_keeps_the_volumes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from client.gate.policy import Policy
 from configs.errors import FederationError
 from configs.phases import phase_of
 from configs.schema import load
@@ -375,6 +376,25 @@ def test_a_site_that_keeps_its_figures_is_asked_once(tmp_path: Path) -> None:
     assert {(row["style"], row["site"]): row["error"] for row in rows} == {
         (style, site): "declined" if site == "usual" else "" for style in ("open", "usual") for site in hub.sites
     }
+
+
+def test_of_many_segmenters_each_is_tested_where_it_belongs(tmp_path: Path) -> None:
+    """A site's policy lets a run test sixteen there: of more sites each is announced, and sent, its own alone."""
+    usual = Policy().most_segmenters
+    for count in (usual, usual + 1):
+        names = [f"site-{number:02d}" for number in range(count)]
+        federation = Hospitals(dict.fromkeys(names, DIGEST))
+        (tmp_path / str(count)).mkdir()
+        hub = hub_of(tmp_path / str(count), federation)
+        joining_of(hub).gather(count)
+        federation.asked.clear()
+        parts = {f"segmenter.{site}": {"w": np.full(2, number, np.float32)} for number, site in enumerate(names)}
+        run.evaluate(hub, RunState(parts=parts))
+        pairs = [(one.settings["style"], one.site) for one in federation.asked]
+        assert len(pairs) == (count**2 if count == usual else count)
+        announced = {one.site: str(one.settings["segmenters"]).split() for one in federation.asked}
+        assert {len(digests) for digests in announced.values()} == {usual if count == usual else 1}
+    assert all(style == site for style, site in pairs)
 
 
 def asked_of(federation: Hospitals) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audited")
     sites = tuple((name, write_site(folder / name, scanner, PEOPLE, 1, 5.0)) for name, scanner in SCANNERS.items())
     asked = ("tiny", sites, folder / "run", "inprocess", ("U-Net w/ adaptation",), None, None, "cpu")
-    simulate(Options(*asked, changes=CHANGES, bias=False, epsilon=4.0, atlas=("candi", "")), Silent())
+    simulate(Options(*asked, changes=CHANGES, bias=False, epsilon=4.0, atlases=(("candi", ""),)), Silent())
     return folder / "run"
 
 

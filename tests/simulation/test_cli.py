@@ -10,7 +10,7 @@ import pytest
 import sst
 from configs.errors import ConfigError
 from simulation.arms import ARMS
-from simulation.cli import CORE_ARMS, DEMO_ARMS, parse_arms, parse_atlas, parse_sites, parse_unseen
+from simulation.cli import CORE_ARMS, DEMO_ARMS, parse_arms, parse_atlases, parse_sites, parse_unseen
 
 
 @pytest.fixture
@@ -110,8 +110,11 @@ def test_an_unknown_preset_stops_the_demo_before_it_makes_sites(
 def test_what_is_right_is_parsed(folders: dict[str, Path]) -> None:
     """Sites keep their order, and only the first = separates."""
     assert parse_sites([f"{name}={folder}" for name, folder in folders.items()]) == tuple(folders.items())
-    assert parse_atlas("oasis=sub-01=b", ["candi", "oasis"]) == ("oasis", "sub-01=b")
-    assert parse_atlas("oasis", ["candi", "oasis"]) == ("oasis", "")
+    words = ["oasis=sub-01=b", "oasis", "candi", "oasis"]
+    found = (("oasis", "sub-01=b"), ("oasis", ""), ("candi", ""), ("oasis", ""))
+    assert parse_atlases(words, ["candi", "oasis"]) == found
+    with pytest.raises(ConfigError, match="'oasis=a' is there twice"):
+        parse_atlases(["oasis=a", "candi=a", "oasis=a"], ["candi", "oasis"])
     assert parse_unseen(["c", "a"], ["a", "b", "c", "d"]) == ("a", "c")
 
 

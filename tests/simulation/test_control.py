@@ -13,7 +13,7 @@ def test_a_control_pair_keeps_image_and_labels_together() -> None:
     radius = sum(axis**2 for axis in axes).sqrt()
     image = ((radius < 0.7) * (0.4 + 0.5 * (radius < 0.4)))[None]
     labels = (radius < 0.7).long() + (radius < 0.4).long()
-    pairs = control_pairs(image, AtlasLabels(labels), 2.4)
+    pairs = control_pairs([(image, AtlasLabels(labels))], 2.4)
     made, carried = pairs(torch.Generator().manual_seed(1))
     assert made.shape == image.shape and carried.shape == labels.shape
     assert float(made.min()) >= 0 and float(made.max()) <= 1

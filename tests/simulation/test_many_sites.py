@@ -4,8 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from configs.errors import DataError
+from client.model import open_model
+from configs.errors import DataError, RunError
+from server.atlas import read_atlas
 from simulation.measured import Results
 from simulation.progress import Silent
 from simulation.results import read
@@ -36,7 +39,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, Path], .
 def options(sites: tuple[tuple[str, Path], ...], out: Path, atlas: str) -> Options:
     """Ask for a quick run with one atlas."""
     asked = Options("tiny", sites, out, "inprocess", ARMS, None, None, "cpu", bias=False, changes=QUICK)
-    return Options(**{**asked.__dict__, "atlas": (atlas, ""), "unseen": ("late",)})
+    return Options(**{**asked.__dict__, "atlases": ((atlas, ""),) if atlas else (), "unseen": ("late",)})
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,40 @@ def test_every_model_is_tested_at_every_site_that_has_labels(run: tuple[Path, Re
     assert found == {(style, target) for style in styles for target in ("candi", "oasis")}
     assert read(out).crossings == results.crossings
     assert {point.target for point in results.pairs} == {"oasis"}
+
+
+def test_several_atlases_of_several_sites(sites: tuple[tuple[str, Path], ...], tmp_path: Path) -> None:
+    """Each is no training scan any more, reaches every site, and is in every site's model; a scan too many is refused.
+
+    What is propagated is of both: with the second alone it would be something else.
+    """
+    two = tuple(pair for pair in sites if pair[0] in ("candi", "oasis"))
+    own = {"unseen": (), "arms": ("affine", "F refined", "U-Net w/ adaptation", "control")}
+    asked = {
+        **options(two, tmp_path / "out", "").__dict__,
+        **own,
+        "atlases": (("candi", ""), ("oasis", ""), ("candi", "")),
+    }
+    results = simulate(Options(**asked), Silent())
+    assert {(score.arm, score.target) for score in results.scores} == {
+        *((arm, site) for arm in ("affine", "F refined", "control") for site in ("candi", "oasis")),
+        ("U-Net w/ adaptation", "oasis"),
+    }
+    out = tmp_path / "out"
+    with (out / "splits" / "candi.tsv").open() as file:
+        rows = [line.split() for line in file]
+    assert [(site, split) for site, _, split in rows].count(("candi", "atlas")) == 2
+    model = open_model(next((out / "sites" / "oasis" / "runs").glob("*/model")))
+    each = model.atlases(torch.device("cpu"))
+    hub = read_atlas(out / "federations" / "candi" / "federated")
+    assert len(each) == len(hub.each) == 3
+    assert all(torch.equal(ours[0], theirs[0]) for ours, theirs in zip(each, hub.each, strict=True))
+    assert all(torch.equal(ours[1].parts, theirs[1].parts) for ours, theirs in zip(each, hub.each, strict=True))
+    with pytest.raises(RunError, match="its atlas differs"):
+        simulate(Options(**{**asked, "atlases": asked["atlases"][:2]}), Silent())
+    many = {**asked, "out": tmp_path / "many", "atlases": (("candi", ""),) * 4}
+    with pytest.raises(DataError, match="site 'candi': 4 atlases are wanted, and fewer training scans have labels"):
+        simulate(Options(**many), Silent())
 
 
 def test_a_site_without_labels_cannot_have_the_atlas(sites: tuple[tuple[str, Path], ...], tmp_path: Path) -> None:

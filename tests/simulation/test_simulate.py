@@ -117,7 +117,7 @@ def test_one_atlas_alone_has_the_figures_that_it_has_beside_the_other(
 ) -> None:
     """`--atlas candi`: the other site's is not used, and a report is written of the one that is."""
     arms = ("F", "U-Net w/ adaptation")
-    only = simulate(replace(options(sites, tmp_path / "out", *arms), atlas=("candi", "")), Silent())
+    only = simulate(replace(options(sites, tmp_path / "out", *arms), atlases=(("candi", ""),)), Silent())
     assert {score.source for score in only.scores} == {"candi"}
     assert not (tmp_path / "out" / "federations" / "oasis").exists()
     assert "candi" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -176,7 +176,7 @@ def test_a_folder_with_another_run_is_refused(run: tuple[Path, Results], sites: 
 
 def test_an_atlas_that_is_not_there_is_named(sites: tuple[tuple[str, Path], ...], tmp_path: Path) -> None:
     """A misspelt atlas ends with the names to choose from, before any training."""
-    asked = replace(options(sites, tmp_path / "out"), atlas=("candi", "sub-CANDI999"))
+    asked = replace(options(sites, tmp_path / "out"), atlases=(("candi", "sub-CANDI999"),))
     with pytest.raises(DataError, match="sub-CANDI001"):
         simulate(asked, Silent())
 

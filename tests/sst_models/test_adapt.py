@@ -12,6 +12,7 @@ from configs.schema import Experiment
 from material import learner, preset
 from sst_models.networks.build import build
 from sst_models.phases.adapt import AdaptLearner
+from sst_models.phases.material import Material, make_learner
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import warp_labels
 
@@ -128,6 +129,23 @@ def test_a_blend_of_two_flows_carries_image_and_labels_alike() -> None:
         assert middle((labels > 0).float()) - middle((carried > 0).float()) == pytest.approx(shift, abs=0.6)
         shifts.add(round(shift, 3))
     assert len(shifts) > 6
+
+
+def test_of_several_atlases_each_is_rendered_by_the_flow_to_it() -> None:
+    """The second has its labels the other way round and half of the box: pairs are of either, in both shapes."""
+    experiment: Experiment = preset(em_weight=0.0, mirror=False, real_probability=0.0, flow_mixing=0.0)
+    nets = {"segmenter": build("segmenter", experiment), "E": Brightness(), "A": Dimmer(), "F": Shift()}
+    image, labels = atlas()
+    half = torch.where(torch.arange(32)[:, None] < 16, labels, 0)
+    material = Material(Scans(), image, (), AtlasLabels(labels), ((image * (half > 0), AtlasLabels(half)),))
+    adapting = make_learner("adapt", nets, experiment, material)
+    assert isinstance(adapting, AdaptLearner)
+    found = set()
+    for _, carried in drawn(adapting, 32):
+        shift = middle((labels > 0).float()) - middle((carried > 0).float())
+        (where,) = (i for i in range(2) if abs(shift - SHIFT[BRIGHTNESS[i]]) < 0.5)
+        found.add((where, int((carried > 0).sum()) < 0.75 * int((labels > 0).sum())))
+    assert found == {(i, j) for i in range(2) for j in (False, True)}
 
 
 def test_without_the_atlas_labels_there_is_nothing_to_learn() -> None:

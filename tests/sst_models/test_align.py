@@ -70,6 +70,30 @@ def test_a_flow_ends_as_the_preset_says() -> None:
     assert torch.equal(found, finish(image[None, None], image[None, None], start, own.settings))
 
 
+def test_what_several_atlases_say_of_a_voxel_is_averaged() -> None:
+    """Each has its own flow; two that agree outvote a third, by flows alone and as the prior of EM."""
+    labels, image = brain(SIDES)
+    wrong = AtlasLabels(torch.where(labels == VENTRICLE, WHITE, labels))
+    right, own = AtlasLabels(labels), how(0.0)
+    for third, wanted in ((right, labels), (wrong, wrong.parts)):
+        aligner = Aligner({"F": Astray(0.0)}, image[None], right, own, [(image[None], wrong), (image[None], third)])
+        flow, mirrored = aligner.flows(image[None, None])
+        assert flow.shape == (3, 3, *SIDES) and mirrored is None
+        assert torch.equal(aligner.propagate(flow), wanted.long())
+        share = aligner.probabilities(flow)[VENTRICLE][labels == VENTRICLE]
+        torch.testing.assert_close(share, torch.full_like(share, 2 / 3 if third is right else 1 / 3))
+    plain = replace(own, settings=replace(own.settings, em_weight=0.0))
+    far = Aligner(
+        {"F": Astray(0.0)}, image[None], right, plain, [(image[None].roll(4, 1), AtlasLabels(labels.roll(4, 0)))]
+    )
+    assert torch.equal(
+        far.labels_on(image[None, None], far.flow(image[None, None])), far.propagate(far.flow(image[None, None]))
+    )
+    both = far.probabilities(far.flow(image[None, None]))
+    torch.testing.assert_close(both.sum(0), torch.ones(SIDES))
+    assert not torch.equal(both, Aligner({"F": Astray(0.0)}, image[None], right, plain).probabilities(flow[:1]))
+
+
 def test_true_labels_explain_a_scan_better_than_those_of_a_wrong_flow() -> None:
     """And those of its mirror image explain a scan of two equal sides as well."""
     labels, image = brain(SIDES)

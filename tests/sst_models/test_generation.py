@@ -5,7 +5,7 @@ import torch
 from configs.schema import load
 from material import blob
 from sst_models.networks.build import build
-from sst_models.phases.generate import Generator, PriorStyles, Recipe
+from sst_models.phases.generate import GeneratedPair, Generator, PriorStyles, Recipe, of_atlases
 from sst_models.phases.moments import StyleMoments, draw_prior_codes
 from sst_models.training.seeds import generator as draws
 from sst_models.volume.labels import AtlasLabels
@@ -92,6 +92,24 @@ def test_pairs_of_a_site_are_drawn_from_its_moments() -> None:
     labels = AtlasLabels((blob(1)[0] > 0.5).long())
     Generator(blob(1), labels, nets, LATENT, StyleMoments(mean, torch.zeros(8))).pair(Recipe(1, 2, 3, "a"))
     torch.testing.assert_close(given[0][0], mean)
+
+
+def test_of_several_atlases_each_is_drawn() -> None:
+    """The same recipe draws the same one, each site's recipes others; of one atlas nothing changes."""
+
+    class Only:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def pair(self, recipe: Recipe) -> GeneratedPair:
+            return GeneratedPair(torch.full((1, 1, 1, 1), float(self.number)), torch.zeros(1, 1, 1), recipe)
+
+    one, *more = (Only(number) for number in range(3))
+    assert of_atlases([one]) is one
+    make = of_atlases([one, *more])
+    drawn = {site: [int(make.pair(Recipe(1, n, n, site)).image) for n in range(60)] for site in ("a", "b")}
+    assert drawn["a"] == [int(make.pair(Recipe(1, n, n, "a")).image) for n in range(60)] != drawn["b"]
+    assert all(min(numbers.count(number) for number in range(3)) >= 10 for numbers in drawn.values())
 
 
 def test_without_a_the_atlas_keeps_its_style() -> None:

@@ -75,7 +75,18 @@ def test_packed_labels_come_back_and_take_little_room() -> None:
     labels = AtlasLabels(parts(), FINER)
     packed = labels.packed()
     assert packed.dtype == np.uint8 and packed.ndim == 1 and len(packed) < parts().numel() / 5
-    assert torch.equal(AtlasLabels.unpack(packed, SHAPE, FINER).parts, labels.parts)
+    assert torch.equal(AtlasLabels.unpack(packed, SHAPE, FINER)[0].parts, labels.parts)
+
+
+def test_labels_of_several_atlases_travel_together() -> None:
+    """They come back in their order, and are not taken for those of more or fewer atlases."""
+    first, second = AtlasLabels(parts(), FINER), AtlasLabels(parts().flip(0), FINER)
+    packed = first.packed(second)
+    found = AtlasLabels.unpack(packed, SHAPE, FINER, 2)
+    assert [torch.equal(ours.parts, own.parts) for ours, own in zip(found, (first, second), strict=True)] == [True] * 2
+    for count in (1, 3):
+        with pytest.raises(DataError, match="hub and site need the same preset"):
+            AtlasLabels.unpack(packed, SHAPE, FINER, count)
 
 
 def test_labels_that_are_damaged_or_of_another_grid_are_refused() -> None:
