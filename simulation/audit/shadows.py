@@ -83,8 +83,9 @@ class Training:
         nets = {part: place(begin, device), **used}
         own = Cases.of([self.cases.paths[index] for index in scans])
         (atlas, labels), *more = ((image.to(device), own_labels.to(device)) for image, own_labels in stage.atlas.each)
-        known = (labels, tuple(more)) if phase.labels else (None, ())
-        material = Material(own, atlas, (), *known, Found(self.alignments, scans))
+        material = Material(own, atlas, alignments=Found(self.alignments, scans))
+        if phase.labels:
+            material = replace(material, labels=labels, further=tuple(more))
         learner = make_learner(phase.name, nets, self.experiment, material)
         settings = self.experiment.phases.of(phase.name)
         train(
