@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from client.affine import one_thread
 from client.brain import brain_of, unbias
 from client.layouts import Scan, find_scans
 from client.nifti import affine_of, array_of, read_image, read_labels
@@ -43,7 +44,6 @@ from client.prepare import AtlasFrame, Prepared, PreparedCase, store_of
 from client.split import split_people
 from configs.schema import Grid
 from server.atlas import Atlas, load_atlas
-from sst_models.volume.affine import one_thread
 from sst_models.volume.grid import sample_image, sample_labels
 from sst_models.volume.intensity import robust_scale
 

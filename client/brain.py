@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from client.nifti import affine_of, array_of, read_mask
+from client.nifti import affine_of, array_of, read_mask, to_sitk
 from client.preparation import Stripping
 from configs.errors import DataError
-from sst_models.volume.affine import to_sitk
 
 LITRES = (0.3, 2.4)
 """Volume of a brain with its fluid, from a new-born's to beyond the largest adult's; a whole head has 3.5 or more."""

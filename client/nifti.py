@@ -18,7 +18,6 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from configs.errors import DataError
-from sst_models.volume.affine import LPS, to_sitk
 from sst_models.volume.grid import check_geometry, check_same_place, check_voxels, to_classes
 
 SEG35_TO_ASEG: dict[int, int] = {
@@ -39,6 +38,9 @@ MOST_VOXELS = 1 << 29
 DISAGREEMENT = 0.5
 """Voxels that sform and qform may put a corner apart; more, and left and right or the place are anybody's guess."""
 
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""NIfTI's world is RAS, SimpleITK's LPS."""
+
 
 def affine_of(image: sitk.Image) -> np.ndarray:
     """4 x 4 of a SimpleITK image, voxel (i, j, k, 1) to RAS mm."""
@@ -51,6 +53,17 @@ def affine_of(image: sitk.Image) -> np.ndarray:
 def array_of(image: sitk.Image) -> np.ndarray:
     """Voxels (i, j, k) of a SimpleITK image, whose own arrays are (k, j, i)."""
     return np.ascontiguousarray(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0))
+
+
+def to_sitk(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """(i, j, k) and its RAS affine as a SimpleITK image."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.transpose(2, 1, 0)))
+    world = LPS @ affine
+    sides = np.linalg.norm(world[:3, :3], axis=0)
+    image.SetSpacing(sides.tolist())
+    image.SetDirection((world[:3, :3] / sides).ravel().tolist())
+    image.SetOrigin(world[:3, 3].tolist())
+    return image
 
 
 def open_image(path: Path) -> Any:

@@ -22,12 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from client.affine import from_array, one_thread, register, scaled, to_matrix
 from client.brain import brain_of, unbias
 from client.layouts import Scan, find_scans, with_masks
-from client.nifti import affine_of, array_of, read_image, read_labels
+from client.nifti import affine_of, array_of, read_image, read_labels, to_sitk
 from client.preparation import Preparation
 from configs.errors import DataError, RunError
-from sst_models.volume.affine import from_array, one_thread, register, scaled, to_matrix, to_sitk
 from sst_models.volume.grid import Affine, Grid, sample_image, sample_labels
 from sst_models.volume.intensity import robust_scale
 from sst_models.wire import weights

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.errors import DataError
-from sst_models.volume.affine import from_array, one_thread, register, scaled, to_matrix, to_sitk
 from sst_models.volume.grid import (
     CPU,
     Affine,
@@ -117,12 +116,17 @@ def load_atlas(
 MOST_ATLASES = 16
 """Atlases of one run: each is sent to the sites, and aligned to every scan."""
 
+Bring = Callable[[np.ndarray, np.ndarray, Atlas, str], np.ndarray]
+"""Seeks the affine (4, 4) from an atlas's world to a scan's, both RAS mm, by the scan's voxels (i, j, k) and its own
+affine; the last argument names the scan. It is how a site brings its scans, which the hub has no code for."""
+
 
 def load_atlases(
     files: Sequence[tuple[Path, Path]],
     shape: Sequence[int],
     spacing: float,
-    finer: int = 1,
+    finer: int,
+    bring: Bring,
     device: torch.device = CPU,
 ) -> Atlas:
     """Read several labelled scans: the first as `load_atlas` does, each other one brought to it by an affine.
@@ -132,7 +136,8 @@ def load_atlases(
         shape: as of `load_atlas`, like all that follows.
         spacing: likewise.
         finer: likewise.
-        device: likewise.
+        bring: finds where a further atlas lies.
+        device: as of `load_atlas`.
 
     Raises:
         DataError: as `load_atlas`; or there are too many, one is there twice, or cannot be brought to the first.
@@ -140,7 +145,7 @@ def load_atlases(
     if len(files) > MOST_ATLASES:
         raise DataError(f"{len(files)} atlases: give {MOST_ATLASES} at the most")
     first = load_atlas(*files[0], shape, spacing, finer, device)
-    further = tuple(_brought(pair, first, finer, device) for pair in files[1:])
+    further = tuple(_brought(pair, first, finer, bring, device) for pair in files[1:])
     each = [first.image, *(image for image, _ in further)]
     for number, (image, _) in enumerate(further, start=1):
         if any(torch.equal(image, other) for other in each[:number]):
@@ -172,14 +177,12 @@ def _on_grid(
     return scaled, AtlasLabels(parts, finer)
 
 
-def _brought(files: tuple[Path, Path], first: Atlas, finer: int, device: torch.device) -> LabelledVolume:
+def _brought(files: tuple[Path, Path], first: Atlas, finer: int, bring: Bring, device: torch.device) -> LabelledVolume:
     """Read a further atlas and bring it to the grid of the first, as sites bring their scans."""
     volume, classes, affine = _labelled(*files)
     place = (first.affine[0][3], first.affine[1][3], first.affine[2][3])
     grid = Grid(first.shape, first.spacing, place)
-    with one_thread():
-        moving = scaled(to_sitk(volume, affine))
-        found = to_matrix(register(from_array(first.image[0].numpy(), grid), moving, f"atlas {files[0]}"))
+    found = bring(volume, affine, first, f"atlas {files[0]}")
     image, labels = _on_grid((volume, classes, np.linalg.inv(found) @ affine), grid, finer, files[1], device)
     return image[None], labels
 

@@ -5,11 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from client.affine import from_array, one_thread, register, scaled, to_matrix
 from client.layouts import Scan, find_scans
+from client.nifti import to_sitk
 from client.split import find_table, split_people
 from configs.errors import DataError
-from configs.schema import Grid
+from configs.schema import Grid as GridSettings
 from server.atlas import Atlas, load_atlas, load_atlases
+from sst_models.volume.grid import Grid
 from sst_models.volume.intensity import closest_to_mean
 
 
@@ -50,7 +55,9 @@ def _split(scans: Mapping[str, Scan], site: str, folder: Path, seed: int, table:
     return split_people(people, seed, table or find_table(folder), site)
 
 
-def choose_atlas(site: str, folder: Path, grid: Grid, seed: int, given: tuple[str | None, Path | None]) -> SiteAtlas:
+def choose_atlas(
+    site: str, folder: Path, grid: GridSettings, seed: int, given: tuple[str | None, Path | None]
+) -> SiteAtlas:
     """Choose and load a site's atlas.
 
     Args:
@@ -67,7 +74,7 @@ def choose_atlas(site: str, folder: Path, grid: Grid, seed: int, given: tuple[st
     found = choose(site, folder, grid, seed, table, (named or "",))
     if found is None:
         raise no_atlas(f"site '{site}'")
-    atlas = load_atlases(found.files, grid.shape, grid.spacing, grid.label_oversampling)
+    atlas = load_atlases(found.files, grid.shape, grid.spacing, grid.label_oversampling, bring)
     return SiteAtlas(found.cases, atlas, found.splits)
 
 
@@ -77,7 +84,7 @@ def no_atlas(where: str) -> DataError:
 
 
 def choose(
-    site: str, folder: Path, grid: Grid, seed: int, table: Path | None, named: Sequence[str] = ("",)
+    site: str, folder: Path, grid: GridSettings, seed: int, table: Path | None, named: Sequence[str] = ("",)
 ) -> Chosen | None:
     """Choose which scans of a site are its atlases, if it has any.
 
@@ -116,13 +123,13 @@ def choose(
     return Chosen(tuple(scans[case] for case in chosen), {**splits, **dict.fromkeys(chosen, "atlas")})
 
 
-def _usual(scans: Mapping[str, Scan], splits: Mapping[str, str], grid: Grid) -> str | None:
+def _usual(scans: Mapping[str, Scan], splits: Mapping[str, str], grid: GridSettings) -> str | None:
     """Give the scan of a site that is its atlas where none is named."""
     listed = next((case for case, split in splits.items() if split == "atlas" and case in scans), None)
     return listed or _closest({case: scan for case, scan in scans.items() if splits.get(case) == "train"}, grid)
 
 
-def _closest(scans: Mapping[str, Scan], grid: Grid) -> str | None:
+def _closest(scans: Mapping[str, Scan], grid: GridSettings) -> str | None:
     loaded = {}
     for case, scan in scans.items():
         if scan.labels is not None:
@@ -132,6 +139,18 @@ def _closest(scans: Mapping[str, Scan], grid: Grid) -> str | None:
                 continue  # the preparation sets it aside and says why
     # The atlas is the scan closest to the anatomical average (paper, Sec. 4).
     return list(loaded)[closest_to_mean(list(loaded.values()))] if loaded else None
+
+
+def bring(volume: np.ndarray, affine: np.ndarray, atlas: Atlas, where: str) -> np.ndarray:
+    """Seek the affine of a further atlas as a site seeks that of a scan (`server.atlas.Bring`).
+
+    Raises:
+        DataError: the two cannot be brought together.
+    """
+    (*_, x), (*_, y), (*_, z) = atlas.affine[:3]
+    fixed = from_array(atlas.image[0].numpy(), Grid(atlas.shape, atlas.spacing, (x, y, z)))
+    with one_thread():
+        return to_matrix(register(fixed, scaled(to_sitk(volume, affine)), where))
 
 
 def write_splits(splits: Mapping[str, Mapping[str, str]], path: Path) -> None:

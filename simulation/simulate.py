@@ -29,7 +29,7 @@ from server.atlas import load_atlases
 from simulation import pictures, schemes
 from simulation.arms import ARMS, Arm
 from simulation.arms.arm import FEDERATED
-from simulation.atlases import Chosen, choose, no_atlas, splits_of
+from simulation.atlases import Chosen, bring, choose, no_atlas, splits_of
 from simulation.bench import Bench, Tested, without_federation
 from simulation.measured import PairsPoint, Resemblance, Results
 from simulation.panels import PICTURES, Panel, save_panels
@@ -191,7 +191,7 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
     for source in wanted[:1] or chosen:
         roles = Roles(source, tuple(name for name in members if name != source), options.unseen)
         files = [pair for name in wanted or [source] for pair in chosen[name].files]
-        atlas = load_atlases(files, grid.shape, grid.spacing, grid.label_oversampling)
+        atlas = load_atlases(files, grid.shape, grid.spacing, grid.label_oversampling, bring)
         how = (options.engine, device, options.bias, options.levels, options.epsilon)
         stage = Stage(options.out, roles, experiment, atlas, data, *how)
         stage.split(splits)

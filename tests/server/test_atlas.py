@@ -10,6 +10,7 @@ import torch
 
 from configs.errors import DataError
 from server.atlas import Atlas, load_atlas, load_atlases, published, read_atlas, save_atlas
+from simulation.atlases import bring
 from simulation.scanner import OASIS
 from simulation.sites import write_site
 from sst_models.volume.metrics import mean_dice
@@ -61,8 +62,8 @@ def test_a_further_atlas_is_brought_to_the_first(tmp_path: Path) -> None:
     """One that lies elsewhere, larger and turned by a little, comes to lie on it, with its labels and all their ids."""
     files = [write_person(tmp_path / name, number) for number, name in enumerate(("one", "two"), start=1)]
     shape, spacing = (32, 48, 32), 5.0
-    one = load_atlases(files[:1], shape, spacing, 3)
-    both = load_atlases(files, shape, spacing, 3)
+    one = load_atlases(files[:1], shape, spacing, 3, bring)
+    both = load_atlases(files, shape, spacing, 3, bring)
     assert (
         not one.further and one.digest != both.digest and one.digest == load_atlas(*files[0], shape, spacing, 3).digest
     )
@@ -78,9 +79,9 @@ def test_a_further_atlas_is_brought_to_the_first(tmp_path: Path) -> None:
     assert torch.equal(kept.further[0][0], image) and torch.equal(kept.further[0][1].parts, labels.parts)
     assert published(kept)["image"].shape == (2, *shape)
     with pytest.raises(DataError, match="is there twice"):
-        load_atlases([*files, files[1]], shape, spacing)
+        load_atlases([*files, files[1]], shape, spacing, 1, bring)
     with pytest.raises(DataError, match="17 atlases: give 16 at the most"):
-        load_atlases(files[:1] * 17, shape, spacing)
+        load_atlases(files[:1] * 17, shape, spacing, 1, bring)
 
 
 def write_person(folder: Path, number: int) -> tuple[Path, Path]:

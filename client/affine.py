@@ -9,12 +9,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from client.nifti import LPS, to_sitk
 from configs.errors import DataError
 from sst_models.volume.grid import Grid
 from sst_models.volume.intensity import robust_scale
-
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""NIfTI's world is RAS, SimpleITK's LPS."""
 
 _LEVELS_MM = (9.6, 4.8, 2.4)
 """Voxel sizes at which the affine is sought; 12 parameters gain nothing from finer ones, and it costs seconds."""
@@ -31,17 +29,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
-
-
-def to_sitk(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
-    """(i, j, k) and its RAS affine as a SimpleITK image."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.transpose(2, 1, 0)))
-    world = LPS @ affine
-    sides = np.linalg.norm(world[:3, :3], axis=0)
-    image.SetSpacing(sides.tolist())
-    image.SetDirection((world[:3, :3] / sides).ravel().tolist())
-    image.SetOrigin(world[:3, 3].tolist())
-    return image
 
 
 def from_array(array: np.ndarray, grid: Grid) -> sitk.Image:
