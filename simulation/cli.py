@@ -14,7 +14,7 @@ import typer
 
 from configs.errors import ConfigError, DataError, RunError
 from configs.levels import LEVELS, MODELS
-from simulation.arms import ARMS, Arm
+from simulation.arms import ARMS, BASELINES, Arm
 from simulation.engines import ENGINES, check_engine
 from simulation.measured import Results
 
@@ -56,7 +56,7 @@ def simulate_command(
     out: Out,
     engine: Engine = "inprocess",
     arms: Annotated[
-        str, typer.Option(metavar="core|all|ARM,ARM", help=f"What to compare. Arms: {', '.join(ARMS)}.")
+        str, typer.Option(metavar="core|baselines|all|ARM,ARM", help=f"What to compare. Arms: {', '.join(ARMS)}.")
     ] = "core",
     atlas: Annotated[
         list[str] | None,
@@ -98,7 +98,9 @@ def simulate_command(
     names = [name for name, _ in sites]
     late = parse_unseen(unseen or (), names)
     members = [name for name in names if name not in late]
-    chosen, shared = parse_arms(arms, bool(late)), parse_levels(level or (), members)
+    atlases = parse_atlases(atlas or (), members)
+    chosen = parse_arms(arms, bool(late), max(1, len(atlases)))
+    shared = parse_levels(level or (), members)
     check_choices(engine, device, style)
     if not epsilon > 0:
         raise ConfigError(f"--epsilon: {epsilon:g} is not above 0; give 4, for one, or inf for no noise")
@@ -122,7 +124,7 @@ def simulate_command(
         bias=bias,
         levels=shared,
         epsilon=epsilon,
-        atlases=parse_atlases(atlas or (), members),
+        atlases=atlases,
         unseen=late,
     )
     with RichProgress() as progress:
@@ -297,21 +299,24 @@ def parse_levels(words: Iterable[str], sites: Sequence[str]) -> dict[str, str]:
     return {site: level for site, level in every.items() if level != MODELS}
 
 
-def parse_arms(text: str, late: bool = False) -> tuple[str, ...]:
-    """Read `core`, `all` or names of arms, with commas, in any case; give them in the order of the table.
+def parse_arms(text: str, late: bool = False, atlases: int = 1) -> tuple[str, ...]:
+    """Read `core`, `baselines`, `all` or names of arms, with commas, in any case; give them in the table's order.
+
+    `all` and `baselines` have those that can run here.
 
     Args:
         text: what was typed.
         late: a site is kept out: `core` has what such a site would get, too.
-
-    `all` has those whose packages are installed.
+        atlases: how many the run has.
 
     Raises:
-        ConfigError: an arm that does not exist, with the nearest that does; or one whose package is not installed.
+        ConfigError: an arm that does not exist, with the nearest that does; one whose package is not installed; or one
+            that wants more atlases.
     """
     core = (*CORE_ARMS, *LATE_ARMS) if late else CORE_ARMS
-    here = tuple(name for name, arm in ARMS.items() if _is_here(arm))
-    known = {"core": core, "all": here} | {arm: (arm,) for arm in ARMS}
+    here = tuple(name for name, arm in ARMS.items() if _is_here(arm) and arm.atlases <= atlases)
+    baselines = tuple(arm.name for family in BASELINES for arm in family.ARMS if arm.name in here)
+    known = {"core": core, "baselines": baselines, "all": here} | {arm: (arm,) for arm in ARMS}
     folded = {name.lower(): arms for name, arms in known.items()}
     chosen: set[str] = set()
     for word in filter(None, (part.strip() for part in text.split(","))):
@@ -319,8 +324,12 @@ def parse_arms(text: str, late: bool = False) -> tuple[str, ...]:
             check_choice("--arms", word, known)
         chosen.update(folded[word.lower()])
     if not chosen:
-        raise ConfigError("--arms: no arm given; give core, all, or names of arms with commas")
+        raise ConfigError("--arms: no arm given; give core, baselines, all, or names of arms with commas")
     for missing in (ARMS[name] for name in ARMS if name in chosen and name not in here):
+        if _is_here(missing):
+            raise ConfigError(
+                f"--arms: '{missing.name}' needs {missing.atlases} atlases; give --atlas SITE[=CASE] again"
+            )
         raise ConfigError(
             f"--arms: '{missing.name}' needs {missing.package}; pip install '.[baselines]', or leave it out"
         )

@@ -51,13 +51,15 @@ Row = tuple[str | int | float, ...]
 
 
 def write(results: Results, folder: Path) -> None:
-    """Write results.json, dice.csv, table.csv, losses.csv and traffic.csv into `folder`, which is made if need be."""
+    """Write results.json and the tables as CSV into `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (
         ("dice.csv", _dice(results)),
         ("table.csv", _table(results)),
         ("losses.csv", _losses(results)),
         ("traffic.csv", _traffic(results)),
+        ("pairs.csv", _by_pairs(results)),
+        ("cross-site.csv", _crossings(results)),
     ):
         replace_file(folder / name, _csv(rows))
     # Last, since it is the one that a continued run reads.
@@ -194,6 +196,21 @@ def _losses(results: Results) -> Iterator[Row]:
         for name, values in curve.losses.items():
             for step, value in zip(curve.steps, values, strict=False):
                 yield (curve.scheme, curve.phase, curve.site, step, name, value)
+
+
+def _by_pairs(results: Results) -> Iterator[Row]:
+    """Give Dice against the number of generated pairs, scan by scan (Fig. 7)."""
+    yield ("arm", "source", "target", "pairs", "scan", "dice")
+    for point in results.pairs:
+        for number, dice in enumerate(point.scans, start=1):
+            yield (point.arm, point.source, point.target, point.pairs, number, dice)
+
+
+def _crossings(results: Results) -> Iterator[Row]:
+    """Give the cross-site table: the model of which style reaches what at which site."""
+    yield ("source", "style", "target", "scans", "mean")
+    for item in results.crossings:
+        yield (item.source, item.style, item.target, item.scans, item.mean)
 
 
 def _traffic(results: Results) -> Iterator[Row]:

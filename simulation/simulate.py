@@ -264,6 +264,10 @@ class _Found:
     resemblance: list[Resemblance]
 
 
+PICTURED = 10
+"""Sites of which a report has pictures, with each atlas: a page of hundreds of sites would hold nothing else."""
+
+
 def _run_arms(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found:
     """Run the federations with an atlas, train what no federation makes, then test the arms."""
     wanted = schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.roles, stage.experiment)
@@ -277,10 +281,11 @@ def _run_arms(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found
     sites = [one.score.target for one in tested if one.score.arm == adapted.name and not one.score.against]
     pairs = [point for site in sites for point in bench.by_pairs(adapted, site)]
     found = _Found(tested, pairs, [], [])
-    for site in (*stage.roles.targets, *stage.roles.unseen, stage.roles.source):
+    pictured = stage.roles.targets[:PICTURED]
+    for site in (*pictured, *stage.roles.unseen[:PICTURED], stage.roles.source):
         shown = {one.score.arm: one.shown for one in tested if one.score.target == site}
         found.panels.extend(pictures.predictions(stage, site, shown) if shown else [])
-    for site in stage.roles.targets if FEDERATED in bench.states else ():
+    for site in pictured if FEDERATED in bench.states else ():
         made = pictures.generator(stage, bench.state(FEDERATED), site)
         found.panels.extend(pictures.generated(stage, made, site))
         found.resemblance.extend(filter(None, [pictures.resemblance(stage, made, site)]))

@@ -133,6 +133,7 @@ class Arm:
     applies: "Callable[[Experiment], bool]" = lambda _: True  # whether it differs from its base under a preset
     flows: bool = False  # it is registration: the report shows it among its like
     package: str = ""  # that has to be installed for it, beside what the project needs
+    atlases: int = 1  # that a run has to have for it, or more
 
     @property
     def trained_as(self) -> "Arm":

@@ -37,7 +37,7 @@ def _t(bench: Bench, arm: Arm, site: str) -> Predict:
             with torch.no_grad():
                 flow = net(atlas[None], image[None])
             flows.append(finish(atlas[None], image[None], flow, settings))
-        return _predicted(fused([labels for _, labels in bench.atlases], flows), torch.cat(flows))
+        return propagated_by(fused([labels for _, labels in bench.atlases], flows), flows)
 
     return predict
 
@@ -71,6 +71,13 @@ def fused(each: "Sequence[AtlasLabels]", flows: "Sequence[Tensor]") -> "Tensor":
 
     said = [labels.probabilities(flow) for labels, flow in zip(each, flows, strict=True)]
     return torch.stack(said).sum(0).argmax(dim=0)
+
+
+def propagated_by(labels: "Tensor", flows: "Sequence[Tensor]") -> Predicted:
+    """Give labels (D, H, W) that flows (1, 3, D, H, W) in voxels propagated, and how much of these folds."""
+    import torch
+
+    return _predicted(labels, torch.cat(list(flows)))
 
 
 def propagated(labels: "AtlasLabels", flow: "Tensor") -> Predicted:

@@ -121,8 +121,11 @@ def test_what_is_right_is_parsed(folders: dict[str, Path]) -> None:
 def test_arms_are_given_in_the_order_of_the_table() -> None:
     """Sets of arms, single arms and both together, in any case and any order."""
     modules = {"antspyx": "ants", "voxelmorph": "voxelmorph"}
-    here = (name for name, arm in ARMS.items() if not arm.package or find_spec(modules[arm.package]))
-    assert parse_arms("all") == tuple(here)
+    here = [name for name, arm in ARMS.items() if not arm.package or find_spec(modules[arm.package])]
+    assert parse_arms("all", atlases=2) == tuple(here)
+    assert parse_arms("all") == tuple(name for name in here if name != "joint label fusion")
+    assert {"StyleSeg", "DataAug refined", "control", "supervised"} <= set(parse_arms("baselines"))
+    assert not {"affine", "F", "U-Net w/ adaptation"} & set(parse_arms("baselines"))
     assert parse_arms("core") == CORE_ARMS
     assert parse_arms("u-net W/ adaptation, AFFINE") == ("affine", "U-Net w/ adaptation")
     assert parse_arms("core,supervised") == (*CORE_ARMS, "supervised")

@@ -56,7 +56,15 @@ def test_write_leaves_five_files_that_agree(tmp_path: Path) -> None:
     results = run_results()
     write(results, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"results.json", "dice.csv", "table.csv", "losses.csv", "traffic.csv"}
+    assert names == {
+        "results.json",
+        "dice.csv",
+        "table.csv",
+        "losses.csv",
+        "traffic.csv",
+        "pairs.csv",
+        "cross-site.csv",
+    }
     assert to_json(read(tmp_path / "run")) == to_json(results)
     rows = list(csv.DictReader((tmp_path / "run" / "dice.csv").read_text().splitlines()))
     assert len(rows) == len(results.scores) * 5 * len(GROUPS)

@@ -34,7 +34,7 @@ from sst_models.wire import weights
 PEOPLE = 6  # 1 atlas, 1 test, 1 val, 3 to train: too few for moments, so the prior is used too
 TINY = load("tiny")
 HERE = tuple(name for name, arm in ARMS.items() if not arm.package)
-"""Arms that need nothing beside the project."""
+"""Arms that need nothing beside the project, and one atlas."""
 
 
 @pytest.fixture(scope="module")
