@@ -9,6 +9,7 @@ import torch
 from client.model import open_model
 from configs.errors import DataError, RunError
 from server.atlas import read_atlas
+from simulation import arms as methods
 from simulation.measured import Results
 from simulation.progress import Silent
 from simulation.results import read
@@ -117,6 +118,28 @@ def test_several_atlases_of_several_sites(sites: tuple[tuple[str, Path], ...], t
     many = {**asked, "out": tmp_path / "many", "atlases": (("candi", ""),) * 4}
     with pytest.raises(DataError, match="site 'candi': 4 atlases are wanted, and fewer training scans have labels"):
         simulate(Options(**many), Silent())
+
+
+def test_methods_of_other_papers_learn_at_the_tested_site(
+    sites: tuple[tuple[str, Path], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its figures at the atlas's site and at the other one, without a federation, and learns there once."""
+    two = tuple(pair for pair in sites if pair[0] in ("candi", "oasis"))
+    arms = tuple(name for name, arm in methods.ARMS.items() if arm.trained_as.learn and not arm.package)
+    own = {"unseen": (), "arms": arms, "changes": (*QUICK, "propagation.em_weight=0.7")}
+    asked = Options(**{**options(two, tmp_path / "out", "candi").__dict__, **own})
+    results = simulate(asked, Silent())
+    assert {(score.arm, score.target) for score in results.scores} == {
+        (arm, site) for arm in arms for site in ("candi", "oasis")
+    }
+    assert len(arms) >= 8 and not (tmp_path / "out" / "federations").exists()
+    first = {score.arm: score.mean for score in results.scores if score.target == "oasis"}
+    assert all(first[arm] != first[f"{arm} refined"] for arm in arms if f"{arm} refined" in arms)
+    shutil.rmtree(tmp_path / "out" / "tested")  # as if it had been stopped before the tests
+    monkeypatch.setattr("simulation.training.train", None)
+    monkeypatch.setattr("simulation.training.train_round", None)
+    again = simulate(asked, Silent())
+    assert [score.mean for score in again.scores] == [score.mean for score in results.scores]
 
 
 def test_a_site_without_labels_cannot_have_the_atlas(sites: tuple[tuple[str, Path], ...], tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ from sst_models.wire import weights
 
 PEOPLE = 6  # 1 atlas, 1 test, 1 val, 3 to train: too few for moments, so the prior is used too
 TINY = load("tiny")
-HERE = tuple(name for name, arm in ARMS.items() if not arm.package)
-"""Arms that need nothing beside the project, and one atlas."""
+HERE = tuple(name for name, arm in ARMS.items() if not arm.package and not arm.trained_as.learn)
+"""Arms that need nothing beside the project; what learns by another paper is in test_many_sites.py."""
 
 
 @pytest.fixture(scope="module")
