@@ -1,9 +1,10 @@
 """The tables of the report as plain text cells, ready for the template."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from simulation.arms.arm import ALL
 from simulation.measured import ArmScore, Crossing, Results, Traffic, arms_in_order
 from simulation.reference import PaperRow, rows_for
 
@@ -46,11 +47,12 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class CrossingTable:
-    """Each site's U-Net at each site, with one atlas."""
+    """Each site's U-Net at each site, with one atlas; of many sites, at its own."""
 
     source: str  # the site of the atlas
-    targets: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]  # whose U-Net, and a cell for each tested site
+    corner: str  # what a row is named by
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]  # whose U-Net, and a cell for each tested site; or the other way
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,35 @@ def crossing_tables(crossings: Sequence[Crossing]) -> tuple[CrossingTable, ...]:
     for source in dict.fromkeys(item.source for item in crossings):
         means = {(item.style, item.target): item.mean for item in crossings if item.source == source}
         styles, targets = (sorted({pair[part] for pair in means}) for part in (0, 1))
-        best = {target: _best(means.get((style, target), math.nan) for style in styles) for target in targets}
-        rows = [
-            (style, tuple(_cell(means.get((style, target), math.nan), best[target]) for target in targets))
-            for style in styles
-        ]
         if len(targets) > 1:
-            found.append(CrossingTable(source, tuple(targets), tuple(rows)))
+            apart = any(style not in (target, ALL) for style, target in means)
+            make = _all_models if apart else _own_models
+            found.append(make(source, styles, targets, means))
     return tuple(found)
+
+
+def _all_models(
+    source: str, styles: Sequence[str], targets: Sequence[str], means: Mapping[tuple[str, str], float]
+) -> CrossingTable:
+    """A row a style, a column a site."""
+    best = {target: _best(means.get((style, target), math.nan) for style in styles) for target in targets}
+    rows = [
+        (style, tuple(_cell(means.get((style, target), math.nan), best[target]) for target in targets))
+        for style in styles
+    ]
+    return CrossingTable(source, "Style of", tuple(targets), tuple(rows))
+
+
+def _own_models(
+    source: str, styles: Sequence[str], targets: Sequence[str], means: Mapping[tuple[str, str], float]
+) -> CrossingTable:
+    """A row a site: what its own model reaches there, and the common one where there is one; no other was tested."""
+    common = ALL in styles
+    rows = []
+    for target in targets:
+        cells = [means.get((style, target), math.nan) for style in ((target, ALL) if common else (target,))]
+        rows.append((target, tuple(_cell(value, _best(cells)) for value in cells)))
+    return CrossingTable(source, "Site", ("its own", ALL) if common else ("its own",), tuple(rows))
 
 
 def agreement_tables(scores: Sequence[ArmScore]) -> tuple[AgreementTable, ...]:

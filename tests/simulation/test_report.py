@@ -14,6 +14,7 @@ from configs.structures import GROUPS
 from parsed_page import Page
 from simulation.arms import ARMS
 from simulation.gains import gains
+from simulation.measured import Crossing
 from simulation.overview import brief
 from simulation.report import headline, report_html, write_report
 from simulation.report_pictures import paint_mistakes, strips
@@ -250,9 +251,25 @@ def test_three_sites_are_told_one_by_one() -> None:
 def test_each_model_has_its_cell_at_each_site(page: str) -> None:
     """The cross-site table: a row whose style, a column where it was tested, the best of a column marked."""
     table = next(table for table in crossing_tables(run_results().crossings) if table.source == "oasis")
-    assert table.targets == ("ixi", "oasis") and [style for style, _ in table.rows] == ["ixi", "oasis"]
+    assert (
+        table.columns == ("ixi", "oasis")
+        and table.corner == "Style of"
+        and [style for style, _ in table.rows] == ["ixi", "oasis"]
+    )
     assert [sum(cells[column].best for _, cells in table.rows) for column in (0, 1)] == [1, 1]
     assert "Each site's model at each site" in page or "Each site&#39;s model" in page
+
+
+def test_of_many_sites_each_has_a_row_with_its_own_model() -> None:
+    """Where no site tested another's, a square of empty cells would say nothing."""
+    names = [f"site-{number}" for number in range(30)]
+    own = [Crossing("site-0", style, site, 50.0 + len(style), 4) for site in names for style in (site, "all sites")]
+    (table,) = crossing_tables(own)
+    assert table.columns == ("its own", "all sites") and table.corner == "Site"
+    assert [site for site, _ in table.rows] == sorted(names)
+    assert [[cell.text for cell in cells] for _, cells in table.rows][0] == ["56.0", "59.0"]
+    (alone,) = crossing_tables([item for item in own if item.style != "all sites"])
+    assert alone.columns == ("its own",) and len(alone.rows) == 30
 
 
 def test_agreement_is_never_called_accuracy(page: str) -> None:
