@@ -5,7 +5,7 @@ people with any colour vision tell apart. Matplotlib is imported when a chart is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from simulation.gains import WITH, WITHOUT
@@ -106,10 +106,18 @@ def pairs_chart(points: Sequence[PairsPoint]) -> str:
     return svg(draw, (min(9.4, 1.2 + 4.1 * len(directions)), 3.4), "Mean Dice against the number of generated pairs")
 
 
+NAMED = 12
+"""Sites up to which a chart of losses says which line is whose."""
+
+
 def losses_chart(curves: Sequence[Curve]) -> str:
-    """The loss curves of one phase: one small plot for each loss, one line for each site and way of training."""
+    """The loss curves of one phase: one small plot for each loss, one line for each site and way of training.
+
+    Of more than `NAMED` sites all have one colour, and no name.
+    """
     names = list(dict.fromkeys(name for c in curves for name in c.losses))
     sites = sorted({c.site for c in curves})
+    colors = {site: _SITE_COLORS[n % 6] if len(sites) <= NAMED else SOFT for n, site in enumerate(sites)}
     schemes = sorted({c.scheme for c in curves})
     columns = min(4, len(names))
     rows = math.ceil(len(names) / max(1, columns))
@@ -118,13 +126,14 @@ def losses_chart(curves: Sequence[Curve]) -> str:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, name in zip(axes, names, strict=False):
             for curve in curves:
-                _line(ax, curve, name, _SITE_COLORS[sites.index(curve.site) % 6], schemes.index(curve.scheme))
+                _line(ax, curve, name, colors[curve.site], schemes.index(curve.scheme))
             ax.set_title(name, fontsize=9.5)
             ax.locator_params(nbins=4)
             ax.tick_params(axis="y", labelcolor=SOFT, labelsize=8.5)
         for ax in axes[len(names) :]:
             ax.set_visible(False)
-        _curve_legend(figure, sites, schemes)
+        shown = colors if len(sites) <= NAMED else {f"{len(sites)} sites": SOFT}
+        _curve_legend(figure, shown, schemes)
 
     return svg(draw, (9.4, 1.55 * rows + 0.55), f"Losses of the phase {curves[0].phase} against training steps")
 
@@ -230,10 +239,10 @@ def _legend(figure: "Figure", arms: Sequence[str]) -> None:
     figure.legend(handles=marks, loc="outside upper left", ncols=min(5, len(marks)), columnspacing=1.6)
 
 
-def _curve_legend(figure: "Figure", sites: Sequence[str], schemes: Sequence[str]) -> None:
+def _curve_legend(figure: "Figure", colors: Mapping[str, str], schemes: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    marks = [Line2D([], [], color=_SITE_COLORS[n % 6], lw=2, label=site) for n, site in enumerate(sites)]
+    marks = [Line2D([], [], color=color, lw=2, label=site) for site, color in colors.items()]
     if len(schemes) > 1:
         styles = ("-", "--", ":", "-.")
         marks += [Line2D([], [], color=SOFT, ls=styles[n % 4], lw=1.5, label=s) for n, s in enumerate(schemes)]

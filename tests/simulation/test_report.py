@@ -1,6 +1,7 @@
 """The report and the table of the terminal: complete, self-contained, honest about what is missing or worse."""
 
 import re
+import warnings
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -13,8 +14,9 @@ from client.pictures import paint, png_uri
 from configs.structures import GROUPS
 from parsed_page import Page
 from simulation.arms import ARMS
+from simulation.figures import losses_chart
 from simulation.gains import gains
-from simulation.measured import Crossing
+from simulation.measured import Crossing, Curve
 from simulation.overview import brief
 from simulation.report import headline, report_html, write_report
 from simulation.report_pictures import paint_mistakes, strips
@@ -270,6 +272,18 @@ def test_of_many_sites_each_has_a_row_with_its_own_model() -> None:
     assert [[cell.text for cell in cells] for _, cells in table.rows][0] == ["56.0", "59.0"]
     (alone,) = crossing_tables([item for item in own if item.style != "all sites"])
     assert alone.columns == ("its own",) and len(alone.rows) == 30
+
+
+def test_a_chart_of_many_sites_losses_has_room_for_its_lines() -> None:
+    """A hundred names leave none; matplotlib's warning would say so, and fail."""
+    curves = [
+        Curve("register", f"site-{n:03d}", "federated", (1, 2), {"total": (1.0, 0.5 + n / 100)}) for n in range(100)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chart = losses_chart(curves)
+    assert "100 sites" in chart and "site-001" not in chart
+    assert "site-001" in losses_chart(curves[:12])
 
 
 def test_agreement_is_never_called_accuracy(page: str) -> None:
