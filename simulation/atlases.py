@@ -1,8 +1,9 @@
 """Which scans of a site are atlases: named ones, the split table's, or the one closest to the site's mean."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -112,9 +113,10 @@ def choose(
         if scans[case].labels is None:
             raise DataError(f"{where}: '{case}' has no label map, so it cannot be the atlas; name a labelled scan")
     chosen: list[str] = []
+    volume = cache(lambda case: _volume(scans[case], grid))  # read once for all atlases
     for case in named:
-        left = {other: scans[other] for other in sorted(scans) if other not in (*chosen, *named)}
-        found = case or _usual(left, splits, grid)
+        left = [other for other in sorted(scans) if other not in (*chosen, *named)]
+        found = case or _usual(left, splits, volume)
         if found is None and len(named) == 1:
             return None
         if found is None:
@@ -123,22 +125,25 @@ def choose(
     return Chosen(tuple(scans[case] for case in chosen), {**splits, **dict.fromkeys(chosen, "atlas")})
 
 
-def _usual(scans: Mapping[str, Scan], splits: Mapping[str, str], grid: GridSettings) -> str | None:
-    """Give the scan of a site that is its atlas where none is named."""
-    listed = next((case for case, split in splits.items() if split == "atlas" and case in scans), None)
-    return listed or _closest({case: scan for case, scan in scans.items() if splits.get(case) == "train"}, grid)
-
-
-def _closest(scans: Mapping[str, Scan], grid: GridSettings) -> str | None:
-    loaded = {}
-    for case, scan in scans.items():
-        if scan.labels is not None:
-            try:
-                loaded[case] = load_atlas(scan.image, scan.labels, grid.shape, grid.spacing).image[0].numpy()
-            except DataError:
-                continue  # the preparation sets it aside and says why
+def _usual(cases: Sequence[str], splits: Mapping[str, str], volume: Callable[[str], np.ndarray | None]) -> str | None:
+    """Give the scan of a site that is its next atlas where none is named."""
+    listed = next((case for case, split in splits.items() if split == "atlas" and case in cases), None)
+    if listed:
+        return listed
+    training = [case for case in cases if splits.get(case) == "train"]
+    loaded = {case: found for case in training if (found := volume(case)) is not None}
     # The atlas is the scan closest to the anatomical average (paper, Sec. 4).
     return list(loaded)[closest_to_mean(list(loaded.values()))] if loaded else None
+
+
+def _volume(scan: Scan, grid: GridSettings) -> np.ndarray | None:
+    """Read a labelled scan on the grid, (D, H, W); None where it has no labels, or cannot be read."""
+    if scan.labels is None:
+        return None
+    try:
+        return np.asarray(load_atlas(scan.image, scan.labels, grid.shape, grid.spacing).image[0].numpy())
+    except DataError:
+        return None  # the preparation sets it aside and says why
 
 
 def bring(volume: np.ndarray, affine: np.ndarray, atlas: Atlas, where: str) -> np.ndarray:

@@ -66,6 +66,18 @@ class Lesson:
         """Give how many steps have a share of the time, when one costs as much as `cost` steps of a U-Net."""
         return max(1, round(share * self.steps / cost))
 
+    def counted(self, cost: float, before: float = 0.0) -> "Watch | None":
+        """Give what is told of the steps of one training, each of which costs `cost` steps of a U-Net.
+
+        Args:
+            cost: as of `steps_of`.
+            before: steps of a U-Net that earlier trainings took.
+        """
+        watch = self.watch
+        if watch is None:
+            return None
+        return lambda step, loss: watch(min(self.steps, round(before + step * cost)), loss)
+
 
 class Bench(Protocol):
     """What arms are made of: `simulation.bench`, as they see it."""

@@ -1,10 +1,9 @@
 """Arms of LT-Net (Wang et al. 2020), whose flow is learnt together with the one back: `simulation.baselines.ltnet`."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from simulation.arms.arm import SOURCE, TARGET, Arm, Bench, Lesson, Predict, Predicted
-from simulation.arms.registration import propagated
+from simulation.arms.arm import SOURCE, TARGET, Arm, Bench, Lesson
+from simulation.arms.registration import Flows, by_flows, by_flows_refined
 from simulation.arms.segmenters import em_is_on
 
 if TYPE_CHECKING:
@@ -20,46 +19,25 @@ def _learn(bench: Bench, site: str, lesson: Lesson) -> "Arrays":
     return learn(bench, site, lesson)
 
 
-def _flow(bench: Bench, arm: Arm, site: str) -> Predict:
-    """Predict the atlas's labels as the forward flow propagates them."""
+def _flows(bench: Bench, arm: Arm, site: str) -> Flows:
+    """Find the forward flow, to the first atlas."""
     import torch
 
     from simulation.baselines.ltnet import network
 
-    net = network(bench, bench.learnt(arm, site))
-    atlas, labels = bench.atlas
+    net, atlas = network(bench, bench.learnt(arm, site)), bench.atlas[0]
 
-    def predict(image: "Tensor") -> Predicted:
-        with torch.no_grad():
-            return propagated(labels, net(atlas[None], image[None]))
+    @torch.no_grad()
+    def flows(image: "Tensor") -> "list[Tensor]":
+        return [net(atlas[None], image[None])]
 
-    return predict
-
-
-def _flow_refined(bench: Bench, arm: Arm, site: str) -> Predict:
-    """Predict the same labels, refined by the scan's own intensities."""
-    import torch
-
-    from simulation.baselines.ltnet import network
-    from sst_models.propagation.em import propagate_labels
-
-    net = network(bench, bench.learnt(arm, site))
-    atlas, labels = bench.atlas
-    weight, spacing = bench.experiment.propagation.em_weight, bench.experiment.grid.spacing
-
-    def predict(image: "Tensor") -> Predicted:
-        with torch.no_grad():
-            flow = net(atlas[None], image[None])
-            refined = propagate_labels(image[None], labels, flow, weight, spacing)
-            return replace(propagated(labels, flow), labels=refined)
-
-    return predict
+    return flows
 
 
 LT_NET = Arm(
     "LT-Net",
     "The atlas bent onto the scan by a network that learns to bend it back, too (Wang et al. 2020).",
-    _flow,
+    by_flows(_flows),
     tested=(SOURCE, TARGET),
     learn=_learn,
     scans=TARGET,
@@ -71,7 +49,7 @@ ARMS = (
     Arm(
         "LT-Net refined",
         "The same, its labels refined by the scan's own intensities (EM).",
-        _flow_refined,
+        by_flows_refined(_flows),
         tested=(SOURCE, TARGET),
         base=LT_NET,
         applies=em_is_on,

@@ -1,6 +1,6 @@
 """Arms that propagate the atlas's labels onto a scan: an affine, T, and F with and without style."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from simulation.arms.arm import EVERYWHERE, FEDERATED, PLAIN, Arm, Bench, Need, Predict, Predicted
@@ -22,24 +22,20 @@ def _affine(bench: Bench, arm: Arm, site: str) -> Predict:
     return lambda image: Predicted(labels)
 
 
-def _t(bench: Bench, arm: Arm, site: str) -> Predict:
-    """Predict the atlas's labels as T propagates them, whose flow ends as F's does."""
+def _t(bench: Bench, arm: Arm, site: str) -> "Flows":
+    """Find the flows of T, which end as F's do."""
     import torch
 
     from sst_models.propagation.demons import finish
 
-    net = bench.net(FEDERATED, "T", site)
-    settings = bench.experiment.propagation
+    net, settings = bench.net(FEDERATED, "T", site), bench.experiment.propagation
 
-    def predict(image: "Tensor") -> Predicted:
-        flows = []
-        for atlas, _ in bench.atlases:
-            with torch.no_grad():
-                flow = net(atlas[None], image[None])
-            flows.append(finish(atlas[None], image[None], flow, settings))
-        return propagated_by(fused([labels for _, labels in bench.atlases], flows), flows)
+    def flow(atlas: "Tensor", image: "Tensor") -> "Tensor":
+        with torch.no_grad():
+            found = net(atlas[None], image[None])
+        return finish(atlas[None], image[None], found, settings)
 
-    return predict
+    return lambda image: [flow(atlas, image) for atlas, _ in bench.atlases]
 
 
 def _f(bench: Bench, arm: Arm, site: str) -> Predict:
@@ -73,16 +69,54 @@ def fused(each: "Sequence[AtlasLabels]", flows: "Sequence[Tensor]") -> "Tensor":
     return torch.stack(said).sum(0).argmax(dim=0)
 
 
+Flows = Callable[["Tensor"], "Sequence[Tensor]"]
+"""From a scan (1, D, H, W) to a flow (1, 3, D, H, W) in voxels to each atlas that an arm uses, the first ones first."""
+
+
+def by_flows(find: "Callable[[Bench, Arm, str], Flows]") -> Callable[[Bench, Arm, str], Predict]:
+    """Make what predicts the labels that flows propagate, by the mean of several atlases."""
+
+    def how(bench: Bench, arm: Arm, site: str) -> Predict:
+        flows = find(bench, arm, site)
+        each = [labels for _, labels in bench.atlases]
+
+        def predict(image: "Tensor") -> Predicted:
+            found = flows(image)
+            return propagated_by(fused(each[: len(found)], found), found)
+
+        return predict
+
+    return how
+
+
+def by_flows_refined(find: "Callable[[Bench, Arm, str], Flows]") -> Callable[[Bench, Arm, str], Predict]:
+    """Make what predicts the same labels, refined by the scan's own intensities."""
+
+    def how(bench: Bench, arm: Arm, site: str) -> Predict:
+        import torch
+
+        from sst_models.propagation.em import expectation_maximisation
+
+        flows = find(bench, arm, site)
+        each = [labels for _, labels in bench.atlases]
+        weight, spacing = bench.experiment.propagation.em_weight, bench.experiment.grid.spacing
+
+        def predict(image: "Tensor") -> Predicted:
+            found = flows(image)
+            said = [labels.probabilities(flow) for labels, flow in zip(each, found, strict=False)]
+            refined = expectation_maximisation(image[None], torch.stack(said).mean(0), weight, spacing)
+            return propagated_by(refined.argmax(0), found)
+
+        return predict
+
+    return how
+
+
 def propagated_by(labels: "Tensor", flows: "Sequence[Tensor]") -> Predicted:
     """Give labels (D, H, W) that flows (1, 3, D, H, W) in voxels propagated, and how much of these folds."""
     import torch
 
     return _predicted(labels, torch.cat(list(flows)))
-
-
-def propagated(labels: "AtlasLabels", flow: "Tensor") -> Predicted:
-    """Give the labels that a flow (1, 3, D, H, W) in voxels propagates, and how much of it folds."""
-    return _predicted(labels.propagate(flow), flow)
 
 
 def _predicted(labels: "Tensor", flow: "Tensor") -> Predicted:
@@ -115,7 +149,7 @@ ARMS = (
     Arm(
         "T",
         "The atlas bent onto the scan by the registration network that is trained first.",
-        _t,
+        by_flows(_t),
         (Need(FEDERATED),),
         EVERYWHERE,
         flows=True,

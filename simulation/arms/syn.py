@@ -7,7 +7,7 @@ fused by joint label fusion (Wang et al. 2013, IEEE TPAMI 35), which stands in f
 from typing import TYPE_CHECKING
 
 from simulation.arms.arm import EVERYWHERE, Arm, Bench, Predict, Predicted
-from simulation.arms.registration import fused, propagated_by
+from simulation.arms.registration import Flows, by_flows, by_flows_refined
 from simulation.arms.segmenters import em_is_on
 
 if TYPE_CHECKING:
@@ -67,31 +67,9 @@ def _places(shape: "torch.Size", around: int) -> "Tensor":
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def _syn(bench: Bench, arm: Arm, site: str) -> Predict:
-    """Predict the atlas's labels as SyN propagates them, after an affine registration of its own."""
-
-    def predict(image: "Tensor") -> Predicted:
-        flows = [_flow(bench, atlas, image) for atlas, _ in bench.atlases]
-        return propagated_by(fused([labels for _, labels in bench.atlases], flows), flows)
-
-    return predict
-
-
-def _syn_refined(bench: Bench, arm: Arm, site: str) -> Predict:
-    """Predict the same labels, refined by the scan's own intensities."""
-    import torch
-
-    from sst_models.propagation.em import expectation_maximisation
-
-    weight, spacing = bench.experiment.propagation.em_weight, bench.experiment.grid.spacing
-
-    def predict(image: "Tensor") -> Predicted:
-        flows = [_flow(bench, atlas, image) for atlas, _ in bench.atlases]
-        said = [labels.probabilities(flow) for (_, labels), flow in zip(bench.atlases, flows, strict=True)]
-        found = expectation_maximisation(image[None], torch.stack(said).mean(0), weight, spacing)
-        return propagated_by(found.argmax(0), flows)
-
-    return predict
+def _flows(bench: Bench, arm: Arm, site: str) -> Flows:
+    """Find flows by SyN, after an affine registration of its own."""
+    return lambda image: [_flow(bench, atlas, image) for atlas, _ in bench.atlases]
 
 
 def _joint_fusion(bench: Bench, arm: Arm, site: str) -> Predict:
@@ -119,7 +97,7 @@ def _joint_fusion(bench: Bench, arm: Arm, site: str) -> Predict:
 SYN = Arm(
     "SyN",
     "The atlas bent onto the scan by ANTs (symmetric normalisation): nothing is learnt for it.",
-    _syn,
+    by_flows(_flows),
     tested=EVERYWHERE,
     flows=True,
     package="antspyx",
@@ -130,7 +108,7 @@ ARMS = (
     Arm(
         "SyN refined",
         "The same, its labels refined by the scan's own intensities (EM).",
-        _syn_refined,
+        by_flows_refined(_flows),
         tested=EVERYWHERE,
         base=SYN,
         applies=em_is_on,

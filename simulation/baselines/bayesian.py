@@ -29,10 +29,11 @@ from configs.structures import GROUP_OF
 from simulation.arms.arm import Bench, Lesson
 from simulation.training import fit
 from sst_models.networks.blocks import activate, check_sides, conv, double, fold
+from sst_models.networks.build import seeded
 from sst_models.propagation.em import EDGE, SPREAD
 from sst_models.training.device import place
 from sst_models.training.learner import Losses, Scans, adam
-from sst_models.training.seeds import below, generator
+from sst_models.training.seeds import below
 from sst_models.volume.groups import COUNT, group_probabilities
 from sst_models.volume.intensity import brain_mask
 from sst_models.volume.labels import AtlasLabels
@@ -238,17 +239,13 @@ def learn(bench: Bench, site: str, lesson: Lesson) -> Arrays:
     prior = group_probabilities(label_prior(*bench.atlas, bench.experiment.grid.spacing))
     net = place(_build(seed, first_gaussians(scans, prior)), bench.device)
     learner = BayesianLearner(net, scans, prior)
-    watch = lesson.watch
-    told = None if watch is None else lambda step, loss: watch(round(step * COST), loss)
-    fit(learner, "bayesian", seed, lesson.steps_of(COST), lesson.folder, told)
+    fit(learner, "bayesian", seed, lesson.steps_of(COST), lesson.folder, lesson.counted(COST))
     return weights.parameters(net)
 
 
 def _build(seed: int, gaussians: Gaussians | None = None) -> BayesianNetwork:
     """Make the network with first weights that depend on the seed, and on the Gaussians, alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "weights", "bayesian").initial_seed())
-        return BayesianNetwork(gaussians)
+    return seeded(lambda: BayesianNetwork(gaussians), seed, "bayesian")
 
 
 class BayesianSegmenter:

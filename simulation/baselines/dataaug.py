@@ -21,13 +21,15 @@ from torch.nn import functional as F
 
 from simulation.arms.arm import Bench, Lesson
 from simulation.training import fit, train_alone
+from sst_models.losses.flow import gradient_l2
 from sst_models.losses.structural import lncc
 from sst_models.networks.blocks import activate, conv, double, fold, unfold
+from sst_models.networks.build import seeded
 from sst_models.networks.registration import RegistrationUNet
 from sst_models.phases.register import LNCC_WINDOW
 from sst_models.phases.segment import Pairs
 from sst_models.training.device import place
-from sst_models.training.learner import Losses, Scans, Watch, adam, freeze
+from sst_models.training.learner import Losses, Scans, adam, freeze
 from sst_models.training.seeds import below, generator
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import warp
@@ -124,11 +126,6 @@ def change_roughness(change: Tensor, borders: Tensor) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def flow_roughness(flow: Tensor) -> Tensor:
-    """Give VoxelMorph's smoothness of a flow (N, 3, D, H, W): the mean square of its forward differences."""
-    return torch.stack([flow.diff(dim=axis).square().mean() for axis in AXES]).mean()
-
-
 class SpatialLearner:
     """Train the registration, without labels: the atlas onto a scan and the scan onto the atlas.
 
@@ -148,7 +145,7 @@ class SpatialLearner:
         scan = self.scans.image(below(len(self.scans), draws)).to(self.atlas)
         moving, fixed = torch.stack([self.atlas, scan]), torch.stack([scan, self.atlas])
         flow = self.nets["spatial"](moving, fixed)
-        unlike, roughness = 1 - lncc(fixed, warp(moving, flow), LNCC_WINDOW), flow_roughness(flow)
+        unlike, roughness = 1 - lncc(fixed, warp(moving, flow), LNCC_WINDOW), gradient_l2(flow)
         total = unlike + SMOOTHNESS * roughness
         _learn_from(total, self.optimisers["spatial"])
         return {"total": total, "unlike": unlike, "roughness": roughness}
@@ -267,7 +264,7 @@ def learn(bench: Bench, site: str, lesson: Lesson) -> Arrays:
     appearance = _first(AppearanceUNet, "appearance", bench)
 
     steps = lesson.steps_of(SPATIAL_COST, SPATIAL_SHARE)
-    watch = _counted(lesson.watch, 0, SPATIAL_COST)
+    watch = lesson.counted(SPATIAL_COST)
     registering = SpatialLearner({"spatial": spatial}, atlas, scans)
     fit(registering, "DataAug spatial", seed, steps, lesson.folder / "spatial", watch)
     spent = steps * SPATIAL_COST
@@ -275,26 +272,16 @@ def learn(bench: Bench, site: str, lesson: Lesson) -> Arrays:
     registered = Registered(spatial, atlas, scans, seed)
     changing = AppearanceLearner({"appearance": appearance}, labels.on_grid, registered)
     steps = lesson.steps_of(APPEARANCE_COST, APPEARANCE_SHARE)
-    watch = _counted(lesson.watch, spent, APPEARANCE_COST)
+    watch = lesson.counted(APPEARANCE_COST, spent)
     fit(changing, "DataAug appearance", seed, steps, lesson.folder / "appearance", watch)
     spent += steps * APPEARANCE_COST + len(registered) * PREPARED_COST
 
     rounds = bench.experiment.phases.segment.rounds
     segment = replace(bench.experiment.phases.segment, steps=max(1, round((lesson.steps - spent) / rounds)))
     how = replace(bench.experiment, phases=replace(bench.experiment.phases, segment=segment))
-    pairs, watch = augmented_pairs(appearance, labels, registered), _counted(lesson.watch, spent, 1.0)
+    pairs, watch = augmented_pairs(appearance, labels, registered), lesson.counted(1.0, spent)
     return train_alone(how, pairs, "DataAug", lesson.folder / "segmenter", bench.device, watch)
 
 
 def _first(make: Callable[[], nn.Module], part: str, bench: Bench) -> nn.Module:
-    """Make a network with first weights that depend on the preset's seed and its own name alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(bench.experiment.seed, "weights", "DataAug", part).initial_seed())
-        return place(make(), bench.device)
-
-
-def _counted(watch: Watch | None, before: float, cost: float) -> Watch | None:
-    """Tell `watch` of a stage's steps as steps of a U-Net, after those `before` it."""
-    if watch is None:
-        return None
-    return lambda step, loss: watch(round(before + step * cost), loss)
+    return place(seeded(make, bench.experiment.seed, "DataAug", part), bench.device)

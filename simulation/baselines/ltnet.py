@@ -26,15 +26,18 @@ from torch.nn import functional as F
 from simulation.arms.arm import Bench, Lesson
 from simulation.training import fit
 from sst_models.losses.adversarial import encoder_loss
+from sst_models.losses.flow import gradient_l2
+from sst_models.losses.overlap import SMOOTH, soft_dice
 from sst_models.losses.structural import lncc
 from sst_models.networks.blocks import SLOPE, conv
+from sst_models.networks.build import seeded
 from sst_models.networks.registration import RegistrationUNet
 from sst_models.phases.register import LNCC_WINDOW
 from sst_models.phases.style import critic_step
 from sst_models.propagation.demons import local_normalise
 from sst_models.training.device import place
 from sst_models.training.learner import Losses, Scans, adam
-from sst_models.training.seeds import below, generator
+from sst_models.training.seeds import below
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import compose, warp
 from sst_models.wire import weights
@@ -70,15 +73,11 @@ three to five times as much labels had hardly moved after 60 steps: a flow of ze
 EXPONENT, EPSILON = 0.45, 1e-3
 """Of the generalised Charbonnier penalty, (x^2 + epsilon^2)^exponent (Sun et al. 2010, Sec. 4)."""
 
-SMOOTH = 1e-5
-"""Added to both sides of the Dice quotient; MONAI's."""
-
 
 def build(part: str, seed: int) -> nn.Module:
     """Make the "correspondence" network or the "critic" with first weights that depend on the seed and its name."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "weights", "ltnet", part).initial_seed())
-        return RegistrationUNet(WIDTHS, FOLD) if part == "correspondence" else _critic()
+    make = _critic if part == "critic" else lambda: RegistrationUNet(WIDTHS, FOLD)
+    return seeded(make, seed, "ltnet", part)
 
 
 def _critic() -> nn.Module:
@@ -143,18 +142,6 @@ def at_half_resolution(flow: Tensor) -> Tensor:
     return F.avg_pool3d(flow, FOLD) / FOLD
 
 
-def soft_dice(restored: Tensor, shares: Tensor) -> Tensor:
-    """Give the mean Dice over structures of two (N, C, D, H, W), with squares below: 1 where shares are the same."""
-    both = (restored * shares).sum((2, 3, 4))
-    sizes = restored.square().sum((2, 3, 4)) + shares.square().sum((2, 3, 4))
-    return ((2 * both + SMOOTH) / (sizes + SMOOTH)).mean()
-
-
-def smoothness(flow: Tensor) -> Tensor:
-    """Give the mean squared forward difference of a flow (N, 3, D, H, W), the mean of its axes (VoxelMorph's)."""
-    return torch.stack([flow.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).mean()
-
-
 class LTNetLearner:
     """Train the correspondence network, and the critic beside it.
 
@@ -187,7 +174,7 @@ class LTNetLearner:
         view = critic_view(done.warped)
         parts = consistency(done, self.atlas, self.shares)
         parts["similarity"] = 1 - lncc(scan, done.warped, LNCC_WINDOW)
-        parts["smoothness"] = (smoothness(done.forward) + smoothness(done.backward)) / 2
+        parts["smoothness"] = (gradient_l2(done.forward) + gradient_l2(done.backward)) / 2
         parts["adversarial"] = encoder_loss(self.nets["critic"](view))
         total = torch.stack([WEIGHTS[name] * value for name, value in parts.items()]).sum()
         optimiser = self.optimisers["correspondence"]
@@ -202,16 +189,12 @@ class LTNetLearner:
 
 def learn(bench: Bench, site: str, lesson: Lesson) -> Arrays:
     """Train the correspondence network on the scans of a site; give its weights."""
-    seed, watch = bench.experiment.seed, lesson.watch
+    seed = bench.experiment.seed
     nets = {part: place(build(part, seed), bench.device) for part in ("correspondence", "critic")}
     steps = lesson.steps_of(STEP_COST)
     learner = LTNetLearner(nets, *bench.atlas, bench.scans(site), steps)
-
-    def as_u_net(done: int, loss: float) -> None:
-        if watch is not None:
-            watch(min(lesson.steps, round(done * STEP_COST)), loss)
-
-    fit(learner, f"ltnet/{site}", seed, steps, lesson.folder / "correspondence", as_u_net)
+    watch = lesson.counted(STEP_COST)
+    fit(learner, f"ltnet/{site}", seed, steps, lesson.folder / "correspondence", watch)
     return weights.parameters(nets["correspondence"])
 
 

@@ -37,16 +37,17 @@ from configs.structures import CLASSES
 from server.segmenters import segmenter_of
 from simulation.training import fit, train_alone
 from sst_models.losses.flow import gradient_l1
-from sst_models.losses.overlap import SMOOTH
+from sst_models.losses.overlap import soft_dice
 from sst_models.losses.structural import lncc
 from sst_models.networks.blocks import fold
+from sst_models.networks.build import seeded
 from sst_models.networks.registration import RegistrationUNet
 from sst_models.phases.register import LNCC_WINDOW
 from sst_models.phases.segment import Pairs
 from sst_models.propagation.predict import Prediction, segment
 from sst_models.training.device import place
 from sst_models.training.learner import Losses, Scans, Watch, adam
-from sst_models.training.seeds import below, chance, generator
+from sst_models.training.seeds import below, chance
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.mirror import SIDE, mirror_image
 from sst_models.volume.warp import warp
@@ -107,12 +108,6 @@ def find_flow(net: nn.Module, moving: Tensor, fixed: Tensor, mirrored: bool = Fa
         return found
     flow = net(mirror_image(moving), mirror_image(fixed)).flip(SIDE)
     return torch.cat([-flow[:, :1], flow[:, 1:]], dim=1)
-
-
-def soft_dice(found: Tensor, truth: Tensor) -> Tensor:
-    """Give the mean Dice of maps (N, C, D, H, W) in [0, 1], squares below the line (V-Net, Milletari et al. 2016)."""
-    below_line = (found.square() + truth.square()).sum((2, 3, 4)) + SMOOTH
-    return ((2 * (found * truth).sum((2, 3, 4)) + SMOOTH) / below_line).mean()
 
 
 def shares_of(labels: Tensor) -> Tensor:
@@ -255,20 +250,18 @@ def learn(bench: "Bench", site: str, lesson: "Lesson") -> Arrays:
 
     first, second = lesson.folder / "segmenter-1", lesson.folder / "segmenter-2"
     count = lesson.steps_of(REGISTER_COST, SHARES[0])
-    pairs = register(1, count, _counted(lesson.watch, 0, alone / count), None)
-    found = teach(1, first, _counted(lesson.watch, alone, SEGMENT_COST), pairs)
+    pairs = register(1, count, lesson.counted(alone / count), None)
+    found = teach(1, first, lesson.counted(SEGMENT_COST, alone), pairs)
     given = pseudo_labels(segmenter_of(found, experiment, bench.device), experiment, atlas[0], scans)
     count = _supervised_steps(supervised, len(scans))
-    pairs = register(2, count, _counted(lesson.watch, alone + taught / ROUNDS, supervised / count), given)
+    pairs = register(2, count, lesson.counted(supervised / count, alone + taught / ROUNDS), given)
     _begin_with(first, second)
-    return teach(ROUNDS, second, _counted(lesson.watch, alone + supervised, SEGMENT_COST), pairs)
+    return teach(ROUNDS, second, lesson.counted(SEGMENT_COST, alone + supervised), pairs)
 
 
 def _registration(seed: int, device: torch.device) -> nn.Module:
     """Make the registration network with its first weights, which depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "weights", "styleseg").initial_seed())
-        return place(RegistrationUNet(WIDTHS, 2), device)
+    return place(seeded(lambda: RegistrationUNet(WIDTHS, 2), seed, "styleseg"), device)
 
 
 def _supervised_steps(time: float, scans: int) -> int:
@@ -282,8 +275,3 @@ def _begin_with(first: Path, second: Path) -> None:
     if not any(second.glob("round-*.safetensors")):
         for name in ("memory-1.safetensors", "round-1.safetensors"):  # the round last, as it says that all is there
             weights.save(weights.load(first / name), second / name)
-
-
-def _counted(watch: Watch | None, before: float, cost: float) -> Watch | None:
-    """Count the steps of a stage as steps of a U-Net, after those of the stages before."""
-    return watch and (lambda step, loss: watch(round(before + step * cost), loss))

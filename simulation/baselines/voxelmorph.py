@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from simulation.arms.arm import Lesson
 from simulation.training import fit
-from sst_models.training.learner import Losses, Scans, Watch, adam
-from sst_models.training.seeds import below, generator
+from sst_models.networks.build import seeded
+from sst_models.training.learner import Losses, Scans, adam
+from sst_models.training.seeds import below
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
 
@@ -45,11 +46,8 @@ medians were 3.0 and 4.0 s of a processor's time."""
 
 def make(seed: int, device: torch.device) -> nn.Module:
     """Make the network with its first weights, which depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "weights", "voxelmorph").initial_seed())
-        net: nn.Module = voxelmorph.nn.models.VxmPairwise(
-            ndim=3, source_channels=1, target_channels=1, nb_features=FEATURES, integration_steps=0
-        )
+    kind, how = voxelmorph.nn.models.VxmPairwise, {"nb_features": FEATURES, "integration_steps": 0}
+    net: nn.Module = seeded(lambda: kind(ndim=3, source_channels=1, target_channels=1, **how), seed, "voxelmorph")
     return net.to(device)
 
 
@@ -87,15 +85,8 @@ def learn(atlas: Tensor, scans: Scans, seed: int, lesson: Lesson) -> Arrays:
     """Train the network with an atlas (1, D, H, W) and a site's scans, as long as a lesson lasts; give its weights."""
     net = make(seed, atlas.device)
     steps = lesson.steps_of(COST)
-    fit(VoxelMorphLearner(net, atlas, scans), "voxelmorph", seed, steps, lesson.folder / "flow", _watch(lesson.watch))
+    fit(VoxelMorphLearner(net, atlas, scans), "voxelmorph", seed, steps, lesson.folder / "flow", lesson.counted(COST))
     return weights.parameters(net)
-
-
-def _watch(watch: Watch | None) -> Watch | None:
-    """Count steps of a U-Net."""
-    if watch is None:
-        return None
-    return lambda step, loss: watch(round(step * COST), loss)
 
 
 def load(arrays: Arrays, seed: int, device: torch.device) -> nn.Module:

@@ -17,6 +17,18 @@ def gradient_l1(flow: Tensor) -> Tensor:
     return torch.stack(differences).mean()
 
 
+def gradient_l2(flow: Tensor) -> Tensor:
+    """Penalise a flow likewise by its mean squared forward difference, as VoxelMorph does (Balakrishnan et al. 2019).
+
+    Args:
+        flow: as of `gradient_l1`.
+
+    Returns:
+        A scalar: the mean of the three axes' means.
+    """
+    return torch.stack([flow.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).mean()
+
+
 @torch.no_grad()
 def folded_fraction(flow: Tensor) -> Tensor:
     """Share of voxels at which x + flow(x) turns space inside out: a negative Jacobian determinant.

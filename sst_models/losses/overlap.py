@@ -37,6 +37,12 @@ def dice_ce(logits: Tensor, labels: Tensor, counts: Sequence[int], voxels: int |
     return loss
 
 
+def soft_dice(found: Tensor, truth: Tensor) -> Tensor:
+    """Give the mean Dice of maps (N, C, D, H, W) in [0, 1], squares below the line (V-Net, Milletari et al. 2016)."""
+    below_line = (found.square() + truth.square()).sum((2, 3, 4)) + SMOOTH
+    return ((2 * (found * truth).sum((2, 3, 4)) + SMOOTH) / below_line).mean()
+
+
 class _DiceCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, counts: tuple[int, ...], voxels: int) -> Tensor:

@@ -1,6 +1,7 @@
 """From a preset to networks: the one place that knows both."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -51,9 +52,17 @@ PARTS = tuple(_BUILDERS)
 
 def build(part: str, experiment: Experiment) -> nn.Module:
     """Make one network with its first weights, which depend on the preset's seed and the part's name alone."""
+    return seeded(lambda: _BUILDERS[part](experiment), experiment.seed, part)
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def seeded(make: Callable[[], Net], seed: int, *names: str) -> Net:
+    """Make a network whose first weights depend on a seed and names alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(experiment.seed, "weights", part).initial_seed())
-        return _BUILDERS[part](experiment)
+        torch.manual_seed(generator(seed, "weights", *names).initial_seed())
+        return make()
 
 
 def first(part: str, experiment: Experiment) -> nn.Module:

@@ -56,6 +56,7 @@ def _bench(shape: tuple[int, int, int], count: int) -> Any:
     learnt: dict[tuple[str, str], Arrays] = {}
     return SimpleNamespace(
         atlas=atlas,
+        atlases=[atlas],
         experiment=experiment,
         device=torch.device("cpu"),
         scans=lambda site: scans,

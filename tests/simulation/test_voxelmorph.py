@@ -60,6 +60,7 @@ def test_it_learns_to_propagate_labels_and_is_refined(monkeypatch: pytest.Monkey
     scan, truth = _noisy(0.9 * warp(image[None], bent)[0] ** 1.5, 0.02, 1), labels.propagate(bent)
     bench = SimpleNamespace(
         atlas=(image, labels),
+        atlases=[(image, labels)],
         scans=lambda site: _Scans(scan),
         experiment=SimpleNamespace(
             seed=1, grid=SimpleNamespace(spacing=2.4), propagation=SimpleNamespace(em_weight=0.7)
