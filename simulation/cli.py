@@ -56,7 +56,10 @@ def simulate_command(
     out: Out,
     engine: Engine = "inprocess",
     arms: Annotated[
-        str, typer.Option(metavar="core|baselines|all|ARM,ARM", help=f"What to compare. Arms: {', '.join(ARMS)}.")
+        str,
+        typer.Option(
+            metavar="ARM,ARM", help=f"What to compare: core, baselines, all, or some of these: {', '.join(ARMS)}."
+        ),
     ] = "core",
     atlas: Annotated[
         list[str] | None,
