@@ -39,7 +39,7 @@ def main() -> None:
     source, grid, of_run = hub.parent.name, experiment.grid, read_atlas(hub)
     named = [of_run.source.removesuffix("_T1w.nii.gz"), *[""] * (asked.most - 1)]
     table = Path(kept["splits"]) if kept["splits"] else None
-    chosen = choose(source, Path(sites[source]), grid, experiment.seed, table, named)
+    chosen = choose(source, Path(sites[source]), experiment, table, named)
     assert chosen is not None
     print(f"atlases of {source}: {chosen.cases}", flush=True)
     atlas = load_atlases(chosen.files, grid.shape, grid.spacing, grid.label_oversampling, bring)

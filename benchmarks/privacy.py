@@ -93,7 +93,7 @@ def main() -> None:
     keep_freed_on(experiment.grid.shape)
     data = {word.partition("=")[0]: Path(word.partition("=")[2]) for word in asked.site}
     source, site = list(data)[:2]
-    chosen = {name: choose_atlas(name, data[name], experiment.grid, 1, (None, asked.splits)) for name in data}
+    chosen = {name: choose_atlas(name, data[name], experiment, (None, asked.splits)) for name in data}
     where = f"{source}-to-{site}"
     stage = Stage(
         asked.out, Roles(source, (site,)), experiment, chosen[source].atlas, data, "inprocess", choose("auto")

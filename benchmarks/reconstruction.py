@@ -68,7 +68,7 @@ def prepared(name: str, data: Path, atlas: Atlas, work: Path, split: str) -> lis
     """Prepare a site's scans, and give those of one split."""
     site = Site(name, (data,), work / name, Policy())
     scans.keep_atlas(published(atlas), atlas.digest, site.folder("run"))
-    scans.prepare_scans(site, "run", 1)
+    scans.prepare_scans(site, "run", load("real-cpu"))
     names = (split,) if split else ("train", "val", "test")
     return [
         cases.image(i) for one in names for cases in [scans.cases(site.folder("run"), one)] for i in range(len(cases))

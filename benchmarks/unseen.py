@@ -48,7 +48,7 @@ def main() -> None:
     third = asked.unseen.partition("=")[0]
     data = {word.partition("=")[0]: Path(word.partition("=")[2]) for word in (*asked.site, asked.unseen)}
     source = next(iter(data))
-    found = {name: choose_atlas(name, data[name], experiment.grid, asked.seed, (None, asked.splits)) for name in data}
+    found = {name: choose_atlas(name, data[name], experiment, (None, asked.splits)) for name in data}
     device, shared = choose("auto"), dict.fromkeys(data, STATISTICS) | {third: NOTHING}
     roles = Roles(source, tuple(list(data)[1:]))
     stage = Stage(asked.out, roles, experiment, found[source].atlas, data, "inprocess", device, levels=shared)

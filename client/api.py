@@ -24,12 +24,13 @@ that meaning is meant (`mask_pattern`). Nothing is printed, and what is given is
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.preparation import Preparation, Stripping
 from configs.errors import ConfigError, DataError, RunError, disk_error
+from configs.structures import PAPER, LabelTable, read_table, table_of
 
 if TYPE_CHECKING:  # torch and all that: imported only when work begins
     from client.check import Row
@@ -92,7 +93,7 @@ class Evaluation:
 
     @property
     def mean_dice(self) -> float:
-        """Mean over the scans of the mean Dice of the paper's 16 groups, 0 to 1; nan where a scan has no figure."""
+        """Mean over the scans of the mean Dice of the groups of structures, 0 to 1; nan where a scan has no figure."""
         return sum(scan.mean_dice for scan in self.scans) / len(self.scans)
 
 
@@ -119,6 +120,7 @@ def prepare(
     skull_stripping: str = "",
     bias_correction: bool = True,
     jobs: int = 1,
+    label_table: StrPath | None = None,
     progress: Watch | None = None,
 ) -> PreparedScans:
     """Bring scans to an atlas as a federation does, to check them before it does; one that is unfit is set aside.
@@ -139,13 +141,15 @@ def prepare(
         bias_correction: take the scanner's bias field out (N4).
         jobs: scans at a time, each in a process; 0: one a core. With more than one, a script needs the usual
             `if __name__ == "__main__":` around its calls.
+        label_table: ids, names and groups of labels (a dseg.tsv), where the atlas comes with none; without it
+            FreeSurfer's 28 of the paper.
         progress: called with (scans done, scans in all).
 
     Returns:
         Where the prepared scans are, what was set aside and why, and the report.
 
     Raises:
-        ConfigError: an argument is out of range, or there is no such preset.
+        ConfigError: an argument is out of range, there is no such preset, or the label table is none.
         DataError: a path is missing, the atlas cannot be used, or no scan can.
         RunError: `out` cannot be written.
     """
@@ -154,12 +158,13 @@ def prepare(
     if not place.exists():
         raise DataError(f"--atlas: there is no {place}")
     how = Preparation(bias_correction, mask_pattern, Stripping(skull_stripping), jobs or os.cpu_count() or 1)
+    given = _table(label_table)
 
     from client.check import write_check
-    from client.frames import frame_of
+    from client.frames import frame_of, table_at
     from client.prepare import prepare_site, store_of
 
-    frame = frame_of(place, preset)
+    frame, how = frame_of(place, preset), replace(how, table=given or table_at(place))
     _writable(folder)
     store, page = store_of(folder, frame), folder / "check.html"
     done = prepare_site(sources, frame, store, progress, how)
@@ -175,7 +180,7 @@ def open_model(folder: StrPath) -> "Model":
 
     Returns:
         The model: `card` (what it was made of and for, its figures), `digest`, `frame` (the atlas's image and grid),
-        `segmenter(device)`, the 3D U-Net, from volumes (N, 1, D, H, W) in [0, 1] to logits (N, 29, D, H, W).
+        `segmenter(device)`, the 3D U-Net, from volumes (N, 1, D, H, W) in [0, 1] to logits (N, classes, D, H, W).
 
     Raises:
         DataError: it is no model, of another format, a file is missing, or one was changed.
@@ -203,8 +208,8 @@ def segment(
     Args:
         scans: T1-weighted scans, skull-stripped or with a mask.
         model: an opened model, or its folder.
-        out: folder to write to, a BIDS derivative: for each scan *_dseg.nii.gz (FreeSurfer ids, uint8, with the scan's
-            shape, affine and header), *_volumes.tsv, *_overlay.png and *_dseg.json.
+        out: folder to write to, a BIDS derivative: for each scan *_dseg.nii.gz (ids of the model's label table,
+            with the scan's shape, affine and header), *_volumes.tsv, *_overlay.png and *_dseg.json.
         mask_pattern: as in `prepare`.
         skull_stripping: as in `prepare`.
         bias_correction: as in `prepare`, and as in the model's training.
@@ -312,22 +317,31 @@ def regenerate(recipe: StrPath, model: "Model | StrPath", out: StrPath, *, devic
 
 
 @_disk_errors()
-def evaluate(found: StrPath, reference: StrPath, out: StrPath, *, progress: Watch | None = None) -> Evaluation:
+def evaluate(
+    found: StrPath,
+    reference: StrPath,
+    out: StrPath,
+    *,
+    label_table: StrPath | None = None,
+    progress: Watch | None = None,
+) -> Evaluation:
     """Compare label maps with a reference: Dice, surface distances (mm) and volumes, by structure and by group.
 
     Files are paired by the names of their scans. A structure that neither map holds has no figures and counts in no
     mean; one that only one map holds has a Dice of 0, no distance, and its whole volume as error.
 
     Args:
-        found: a label map, or a folder of them: FreeSurfer ids.
+        found: a label map, or a folder of them.
         reference: what they should be, likewise, on the same voxels.
         out: folder to write evaluation.csv, evaluation.json and dice.png to.
+        label_table: ids, names and groups of labels (a dseg.tsv); without it FreeSurfer's 28 of the paper.
         progress: called with (pairs done, pairs in all).
 
     Returns:
         The figures of each scan, and what was not compared and why.
 
     Raises:
+        ConfigError: the label table is none.
         DataError: a path is missing, or nothing can be compared.
         RunError: `out` cannot be written.
     """
@@ -336,12 +350,18 @@ def evaluate(found: StrPath, reference: StrPath, out: StrPath, *, progress: Watc
         if not path.exists():
             raise DataError(f"there is no {path}; give a label map or a folder of them")
 
+    table = _table(label_table) or PAPER
+
     from client.evaluate import evaluate_folder
 
     _writable(folder)
-    scans, left_out = evaluate_folder(ours, theirs, folder, progress)
+    scans, left_out = evaluate_folder(ours, theirs, folder, progress, table)
     written = (folder / name for name in ("evaluation.csv", "evaluation.json", "dice.png"))
     return Evaluation(folder, tuple(scans), tuple(left_out), *written)
+
+
+def _table(path: StrPath | None) -> LabelTable | None:
+    return None if path is None else table_of(read_table(Path(path)))
 
 
 def _sources(scans: Paths) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client import api
+from configs.structures import LABEL_TABLE
 from sst_models.training.memory import keep_freed
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def prepare_command(
     strip: Strip = "",
     bias: Bias = True,
     jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Scans at a time; 0: one a core.")] = 0,
+    label_table: Annotated[Path | None, typer.Option(metavar="FILE", help=LABEL_TABLE)] = None,
 ) -> None:
     """Bring scans to the atlas, as a federation would, and check them by eye before it does."""
     with _progress("prepare") as watch:
@@ -63,6 +65,7 @@ def prepare_command(
             skull_stripping=strip,
             bias_correction=bias,
             jobs=jobs,
+            label_table=label_table,
             progress=watch,
         )
     _show_set_aside(done.set_aside)
@@ -132,10 +135,11 @@ def evaluate_command(
     found: Annotated[Path, typer.Argument(metavar="FOUND", help="A label map, or a folder of them.")],
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="What they should be.")],
     out: Out,
+    label_table: Annotated[Path | None, typer.Option(metavar="FILE", help=LABEL_TABLE)] = None,
 ) -> None:
     """Compare label maps with a reference: Dice, surface distances and volumes, by structure and by group."""
     with _progress("evaluate") as watch:
-        done = api.evaluate(found, reference, out, progress=watch)
+        done = api.evaluate(found, reference, out, label_table=label_table, progress=watch)
     for line in done.left_out:
         typer.echo(f"left out: {line}", err=True)
     typer.echo(f"mean Dice over {len(done.scans)} scans: {100 * done.mean_dice:.1f} %: {done.table}")

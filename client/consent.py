@@ -142,6 +142,8 @@ def _run(home: Home, run: Approval, policy: Policy) -> Iterator[str]:
     yield f"run {run.run}, and no other, as below and in {run.experiment_digest[:12]} (SHA-256 of its preset):"
     about = f"preset {preset.name}, seed {preset.seed}, {grid} voxels of {preset.grid.spacing} mm"
     yield f"  {about}; atlas {run.atlas[:12]}"
+    if preset.label_table:
+        yield f"  label table of the hub's, {len(preset.table.structures)} structures: {', '.join(preset.table.groups)}"
     if preset.phases.statistics.rounds and policy.answers("statistics"):
         yield f"  statistics  once, of all people who train; {_noise(home, policy)}"
     for phase in training():

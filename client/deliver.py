@@ -14,7 +14,6 @@ from client.site import Site
 from client.withheld import Withheld
 from configs.errors import TooFewError
 from configs.schema import from_json
-from configs.structures import GROUPS
 from sst_models.propagation.predict import Prediction, segment
 from sst_models.training.device import choose
 from sst_models.volume.metrics import dice_per_group
@@ -42,15 +41,16 @@ def evaluate(request: PhaseRequest, site: Site) -> SiteReply:
         raise TooFewError(f"{people} people to test on; the policy asks for {site.policy.min_test_people} or more")
     progress = Progress(site, request, len(held_out))
     rows: list[list[float]] = []
+    groups = experiment.table.groups
     for position in range(len(held_out)):
         truth = held_out.labels(position)
         if truth is not None:
             found = segment(net, held_out.image(position).to(device), Prediction.of(experiment))
-            dice = dice_per_group(found.cpu(), truth)
-            rows.append([dice[group] for group in GROUPS])
+            dice = dice_per_group(found.cpu(), truth, experiment.table)
+            rows.append([dice[group] for group in groups])
         progress.learnt(position + 1, 0.0)
     means = torch.tensor(rows).nanmean(dim=0).tolist() if rows else []
-    metrics = {group: round(value, DIGITS) for group, value in zip(GROUPS, means, strict=bool(means)) if value == value}
+    metrics = {group: round(value, DIGITS) for group, value in zip(groups, means, strict=bool(means)) if value == value}
     return SiteReply(site.name, request.phase, request.round, len(rows), metrics=metrics)
 
 

@@ -1,4 +1,4 @@
-"""`sst evaluate`: a folder of label maps against a reference, by structure and by the paper's groups.
+"""`sst evaluate`: a folder of label maps against a reference, by structure and by group.
 
 Rules for what is not there, the same in every table: a structure that neither map holds has no figures and counts in
 no mean; one that only one map holds has a Dice of 0, no distance, and its whole volume as error.
@@ -22,7 +22,7 @@ from torch import Tensor
 from client.layouts import stem_of
 from client.nifti import array_of, read_geometry, read_labels
 from configs.errors import DataError
-from configs.structures import CLASSES, GROUP_MEMBERS, STRUCTURES
+from configs.structures import PAPER, LabelTable
 from sst_models.volume.metrics import dice_per_class
 from sst_models.wire.files import replace_file, write_json
 
@@ -47,20 +47,23 @@ class Agreement:
     @property
     def mean_dice(self) -> float:
         """Mean Dice of the groups that have one, 0 to 1; nan if none has."""
-        return self.mean([GROUP + group for group in GROUP_MEMBERS], "dice")
+        return self.mean([name for name in self.figures if name.startswith(GROUP)], "dice")
 
 
 GROUP = "group:"
 """Comes before the name of a group in `Agreement.figures`: some groups are called as their only member."""
 
 
-def compare(found: Tensor, truth: Tensor, spacing: Sequence[float]) -> dict[str, dict[str, float]]:
+def compare(
+    found: Tensor, truth: Tensor, spacing: Sequence[float], table: LabelTable = PAPER
+) -> dict[str, dict[str, float]]:
     """Compare two label maps on the same voxels; Dice is ours, distances are MONAI's.
 
     Args:
         found: (i, j, k) class indices.
         truth: likewise.
         spacing: sides of a voxel, mm.
+        table: of labels.
 
     Returns:
         As `Agreement.figures`. HD95 is the larger of the two directed 95th percentiles, ASSD the mean over both
@@ -69,11 +72,11 @@ def compare(found: Tensor, truth: Tensor, spacing: Sequence[float]) -> dict[str,
     Raises:
         ValueError: the shapes differ, or a label is no class index.
     """
-    dice = dice_per_class(found, truth, CLASSES)
-    counts = [torch.bincount(labels.reshape(-1), minlength=CLASSES).double() for labels in (found, truth)]
+    dice = dice_per_class(found, truth, table.classes)
+    counts = [torch.bincount(labels.reshape(-1), minlength=table.classes).double() for labels in (found, truth)]
     ml = math.prod(spacing) / 1000
     figures = {}
-    for structure in STRUCTURES:
+    for structure in table.structures:
         ours, theirs = float(counts[0][structure.index]), float(counts[1][structure.index])
         own = dict.fromkeys(MEASURES, math.nan)
         if ours or theirs:
@@ -85,8 +88,8 @@ def compare(found: Tensor, truth: Tensor, spacing: Sequence[float]) -> dict[str,
             own["hd95_mm"], own["assd_mm"] = _distances(found == structure.index, truth == structure.index, spacing)
         figures[structure.name] = own
     whole = Agreement("", figures)
-    names = {structure.index: structure.name for structure in STRUCTURES}
-    for group, members in GROUP_MEMBERS.items():
+    names = {structure.index: structure.name for structure in table.structures}
+    for group, members in table.members.items():
         figures[GROUP + group] = {m: whole.mean([names[index] for index in members], m) for m in MEASURES}
     return figures
 
@@ -137,20 +140,24 @@ def case_of(path: Path) -> str:
     return _SUFFIX.sub("", _OWN.sub("", stem_of(path)))
 
 
-def evaluate_pair(case: str, found: Path, reference: Path) -> Agreement:
+def evaluate_pair(case: str, found: Path, reference: Path, table: LabelTable = PAPER) -> Agreement:
     """Compare two files.
 
     Raises:
         DataError: one cannot be read, or they do not lie on each other.
     """
     place = read_geometry(reference)
-    truth, ours = (array_of(read_labels(path, place)).astype(np.int64) for path in (reference, found))
-    figures = compare(torch.from_numpy(ours), torch.from_numpy(truth), place.GetSpacing())
+    truth, ours = (array_of(read_labels(path, place, table)).astype(np.int64) for path in (reference, found))
+    figures = compare(torch.from_numpy(ours), torch.from_numpy(truth), place.GetSpacing(), table)
     return Agreement(case, figures)
 
 
 def evaluate_folder(
-    found: Path, reference: Path, out: Path, watch: Callable[[int, int], None] | None = None
+    found: Path,
+    reference: Path,
+    out: Path,
+    watch: Callable[[int, int], None] | None = None,
+    table: LabelTable = PAPER,
 ) -> tuple[list[Agreement], list[str]]:
     """Compare all pairs, and write `evaluation.csv`, `evaluation.json` and `dice.png` into `out`.
 
@@ -165,7 +172,7 @@ def evaluate_folder(
     done = []
     for number, (case, ours, theirs) in enumerate(pairs, start=1):
         try:
-            done.append(evaluate_pair(case, ours, theirs))
+            done.append(evaluate_pair(case, ours, theirs, table))
         except DataError as error:
             left.append(str(error))
         if watch is not None:
@@ -205,7 +212,7 @@ def _plot(done: Sequence[Agreement]) -> bytes:
     """Draw Dice by group, a dot a scan."""
     from matplotlib.figure import Figure
 
-    groups = list(GROUP_MEMBERS)
+    groups = [name.removeprefix(GROUP) for name in done[0].figures if name.startswith(GROUP)]
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
     values = [[v for a in done if not math.isnan(v := 100 * a.figures[GROUP + g]["dice"])] for g in groups]

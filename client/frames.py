@@ -9,8 +9,9 @@ import numpy as np
 from client.model import CARD, open_model
 from client.nifti import affine_of, array_of, read_image
 from client.prepare import AtlasFrame
-from configs.errors import DataError
+from configs.errors import ConfigError, DataError
 from configs.schema import load
+from configs.structures import LabelTable, table_from
 from sst_models.volume.grid import centred, sample_image
 from sst_models.volume.intensity import robust_scale
 from sst_models.wire import weights
@@ -43,6 +44,22 @@ def frame_of(atlas: Path, preset: str | None) -> AtlasFrame:
     scaled = robust_scale(sample_image(voxels, affine, place)).numpy()
     digest = hashlib.sha256(json.dumps(place.affine).encode() + scaled.tobytes()).hexdigest()
     return AtlasFrame(scaled, grid.shape, grid.spacing, place.affine, digest)
+
+
+def table_at(atlas: Path) -> LabelTable:
+    """Give the label table that an atlas came with: a model's, or a hub's; the usual one where it says none.
+
+    Raises:
+        DataError: there is a model, and it cannot be used.
+    """
+    if (atlas / CARD).is_file():
+        return open_model(atlas).experiment.table
+    if not (atlas / FILES[1]).is_file():
+        return table_from([])
+    try:
+        return table_from(json.loads((atlas / FILES[1]).read_text(encoding="utf-8")).get("label_table", []))
+    except (OSError, ValueError, ConfigError) as error:
+        raise DataError(f"the atlas in {atlas} is damaged; copy the folder again") from error
 
 
 def _kept(folder: Path) -> AtlasFrame:

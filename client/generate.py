@@ -13,9 +13,9 @@ import torch
 
 from client.bids import describe
 from client.model import Model
-from client.native import IDS, save_nifti
+from client.native import ids_of, save_nifti
 from configs.errors import DataError
-from configs.structures import STRUCTURES
+from configs.structures import LabelTable
 from sst_models.phases.generate import GeneratedPair, PairGenerator, Recipe
 from sst_models.phases.segment import move
 from sst_models.training.seeds import generator
@@ -32,7 +32,7 @@ class PairFiles:
     """Where a generated pair is."""
 
     image: Path  # float32 in [0, 1], on the model's grid
-    labels: Path  # FreeSurfer ids on the same voxels; class indices in layout "nnunet"
+    labels: Path  # ids of the label table on the same voxels; class indices in layout "nnunet"
     recipe: Path  # JSON: with it and the model, the pair can be made again
 
 
@@ -94,7 +94,7 @@ def generate(
         describe(folder, "Generated T1-weighted brains", "raw", by)
         describe(folder / "derivatives" / "sst", "Labels of generated brains", "derivative", by)
     if layout == "nnunet":
-        _describe_nnunet(folder, count)
+        _describe_nnunet(folder, count, model.experiment.table)
     return pairs
 
 
@@ -137,7 +137,7 @@ def _files(folder: Path, layout: str, number: int) -> PairFiles:
 def _write(pair: GeneratedPair, model: Model, files: PairFiles, layout: str) -> None:
     affine = np.array(model.frame.affine)
     classes = pair.labels.cpu().numpy().astype(np.uint8)
-    labels = classes if layout == "nnunet" else IDS[classes]  # nnU-Net wants 0, 1, 2, ...
+    labels = classes if layout == "nnunet" else ids_of(classes, model.experiment.table)  # nnU-Net wants 0, 1, 2, ...
     save_nifti(nib.Nifti1Image(pair.image[0].cpu().numpy().astype(np.float32), affine), files.image)
     save_nifti(nib.Nifti1Image(labels, affine), files.labels)
 
@@ -165,8 +165,8 @@ def _claim(folder: Path, model: Model, layout: str) -> None:
         raise DataError(f"{folder} holds pairs of another model or layout; give another folder")
 
 
-def _describe_nnunet(folder: Path, count: int) -> None:
+def _describe_nnunet(folder: Path, count: int, table: LabelTable) -> None:
     """Write `dataset.json` as nnU-Net v2 wants it."""
-    labels = {"background": 0, **{structure.name: structure.index for structure in STRUCTURES}}
+    labels = {"background": 0, **{structure.name: structure.index for structure in table.structures}}
     about = {"channel_names": {"0": "T1"}, "labels": labels, "numTraining": count, "file_ending": ".nii.gz"}
     write_json(about, folder / DATASET / "dataset.json", 2)

@@ -21,7 +21,7 @@ def join(request: PhaseRequest, site: Site) -> SiteReply:
     digest = str(request.settings["atlas"])
     keep_atlas(request.arrays["atlas"], digest, site.folder(request.run))
     progress = Progress(site, request)
-    prepared, splits = prepare_scans(site, request.run, experiment.seed, progress.scans)
+    prepared, splits = prepare_scans(site, request.run, experiment, progress.scans)
     train = sum(split == "train" for split in splits.values())
     labelled = sum(case.labelled for case in prepared.cases)
     settings: dict[str, int | float | str | bool] = {

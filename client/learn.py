@@ -112,7 +112,7 @@ def _material(
     sent = request.arrays.get("atlas", {})
     if "labels" not in sent:
         return Material(held, scans.atlas_volumes(folder)[0].to(device), foreign)
-    (atlas, labels), *further = scans.atlases(folder, sent["labels"], experiment.grid.label_oversampling, device)
+    (atlas, labels), *further = scans.atlases(folder, sent["labels"], experiment, device)
     return Material(held, atlas, foreign, labels, tuple(further))
 
 

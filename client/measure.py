@@ -37,7 +37,7 @@ def measure(request: PhaseRequest, site: Site) -> SiteReply:
     if "labels" not in sent:
         raise DataError("the request holds no labels of the atlas; hub and site need the same version")
     device = choose(site.device)
-    atlases = scans.atlases(folder, sent["labels"], experiment.grid.label_oversampling, device)
+    atlases = scans.atlases(folder, sent["labels"], experiment, device)
     aligner = untrained_aligner(experiment, atlases, device)
     progress = Progress(site, request, len(own))
     again = experiment.phases.rounds("adapt") and site.policy.answers("adapt")

@@ -24,7 +24,6 @@ from client.prepare import AtlasFrame
 from client.quality import QUANTILES
 from configs.errors import DataError
 from configs.schema import Experiment, from_json
-from configs.structures import STRUCTURES
 from sst_models.networks.build import build, first
 from sst_models.phases.generate import Generator, PairGenerator, PriorStyles, of_atlases
 from sst_models.phases.moments import StyleMoments
@@ -45,7 +44,8 @@ SEGMENTER, ATLAS, GENERATOR = "segmenter.safetensors", "atlas.safetensors", "gen
 REGISTRATION = "registration.safetensors"
 
 USE = (
-    "Segmenting 28 structures in skull-stripped T1-weighted brain MRI of the site that it was adapted to, in research."
+    "Segmenting {structures} structures in skull-stripped T1-weighted brain MRI of the site that it was adapted to, "
+    "in research."
 )
 LIMITS = (
     "It is no medical device, and nothing that it computes may decide about a patient. It learnt from one labelled "
@@ -100,7 +100,10 @@ class Model:
         kept, finer = weights.load(self.folder / ATLAS), self.experiment.grid.label_oversampling
         images, labels = kept["image"].to(device), kept["labels"].to(device)
         parts = labels.reshape(len(images), *labels.shape[-3:])
-        return tuple((image[None], AtlasLabels(own, finer)) for image, own in zip(images, parts, strict=True))
+        return tuple(
+            (image[None], AtlasLabels(own, finer, self.experiment.table))
+            for image, own in zip(images, parts, strict=True)
+        )
 
     def generator(self, device: torch.device) -> PairGenerator:
         """Give the generator of labelled pairs in the site's style (eq. 12): of its statistics, or of networks.
@@ -180,7 +183,7 @@ def _fill(
     affine = torch.tensor(frame.affine, dtype=torch.float64)
     packed, finer = arrays["atlas"]["labels"], experiment.grid.label_oversampling
     images = [torch.from_numpy(frame.image)[None], *further]
-    labels = AtlasLabels.unpack(packed, frame.shape, finer, len(images))
+    labels = AtlasLabels.unpack(packed, frame.shape, finer, len(images), experiment.table)
     parts = torch.stack([own.parts for own in labels]) if len(images) > 1 else labels[0].parts
     weights.save({"image": torch.cat(images), "labels": parts, "affine": affine}, part / ATLAS)
     if {"A", "decoder"} <= set(arrays) or "statistics" in arrays:
@@ -192,9 +195,9 @@ def _fill(
         **about,
         "grid": {"shape": frame.shape, "spacing_mm": frame.spacing, "affine": frame.affine},
         "atlas": frame.digest,
-        "labels": {str(s.id): s.name for s in STRUCTURES},
+        "labels": {str(s.id): s.name for s in experiment.table.structures},
         "experiment": json.loads(experiment.to_json()),
-        "use": USE,
+        "use": USE.format(structures=len(experiment.table.structures)),
         "limits": LIMITS,
         "licence": LICENCE,
         "digests": {path.name: _digest(path) for path in sorted(part.iterdir())},

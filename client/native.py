@@ -14,14 +14,12 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from client.nifti import open_image
-from configs.structures import STRUCTURES
+from configs.structures import PAPER, LabelTable
 from sst_models.volume.grid import Affine
 
 SLAB = 8
 """Planes of the scan at a time: all classes of a slab of 1 mm are about 40 MB."""
 
-IDS = np.array([0, *(structure.id for structure in STRUCTURES)], dtype=np.uint8)
-"""FreeSurfer's id of each class index."""
 _LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 
 
@@ -61,6 +59,12 @@ def to_native(
     return labels, certainty
 
 
+def ids_of(classes: np.ndarray, table: LabelTable = PAPER) -> np.ndarray:
+    """Give the ids of class indices: uint8, or uint16 where the table has larger ones."""
+    ids: np.ndarray = np.array(table.ids, np.uint8 if max(table.ids) < 256 else np.uint16)[classes]
+    return ids
+
+
 def keep_largest(labels: np.ndarray) -> np.ndarray:
     """Keep each structure's largest piece; smaller pieces become what is nearest to them.
 
@@ -84,28 +88,30 @@ def keep_largest(labels: np.ndarray) -> np.ndarray:
     return np.asarray(labels[tuple(nearest)])
 
 
-def write_labels(labels: np.ndarray, like: Path, path: Path) -> None:
-    """Write class indices as FreeSurfer ids, with the header's geometry of the scan that they lie on; whole or not.
+def write_labels(labels: np.ndarray, like: Path, path: Path, table: LabelTable = PAPER) -> None:
+    """Write class indices as a label table's ids, with the header's geometry of their scan; whole or not at all.
 
     Args:
         labels: (i, j, k) class indices.
         like: the scan.
         path: `.nii` or `.nii.gz`.
+        table: of labels.
     """
     source: Any = open_image(like)
-    image = nib.Nifti1Image(IDS[labels], source.affine)
+    ids, what = ids_of(labels, table), "FreeSurfer ids" if table == PAPER else "ids of the label table"
+    image = nib.Nifti1Image(ids, source.affine)
     if isinstance(source, nib.Nifti1Pair):
         header = nib.Nifti1Header.from_header(source.header)
-        header.set_data_dtype(np.uint8)
+        header.set_data_dtype(ids.dtype)
         header["scl_slope"], header["scl_inter"] = 1, 0
         header["cal_min"] = header["cal_max"] = 0
-        header["descrip"] = b"sst: FreeSurfer ids"
-        image = nib.Nifti1Image(IDS[labels], None, header)
+        header["descrip"] = f"sst: {what}".encode()
+        image = nib.Nifti1Image(ids, None, header)
         sform, code = source.get_sform(coded=True)
         image.set_sform(sform, int(code))
         qform, code = source.get_qform(coded=True)
         image.set_qform(qform, int(code))
-    image.header.set_intent(_LABEL_INTENT, (), "FreeSurfer ids")
+    image.header.set_intent(_LABEL_INTENT, (), what[:15])
     save_nifti(image, path)
 
 

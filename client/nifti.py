@@ -18,6 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from configs.errors import DataError
+from configs.structures import PAPER, LabelTable
 from sst_models.volume.grid import check_geometry, check_same_place, check_voxels, to_classes
 
 SEG35_TO_ASEG: dict[int, int] = {
@@ -184,15 +185,15 @@ def read_mask(path: Path, image: sitk.Image) -> np.ndarray:
     return inside
 
 
-def read_labels(path: Path, image: sitk.Image) -> sitk.Image:
-    """Read the label map of `image` as class indices 0 to 28, uint8, in the geometry of `image`.
+def read_labels(path: Path, image: sitk.Image, table: LabelTable = PAPER) -> sitk.Image:
+    """Read the label map of `image` as class indices of a label table, uint8, in the geometry of `image`.
 
     Raises:
-        DataError: it cannot be read, does not lie on the image, or holds an id that no table knows.
+        DataError: it cannot be read, does not lie on the image, or holds an id that the table does not know.
     """
     ids, affine, _ = _read(path)  # some tools write ids as floats; to_classes refuses fractions
     check_same_place((image.GetSize(), affine_of(image)), (ids.shape, affine), str(path))
-    table = SEG35_TO_ASEG if "seg35" in path.name else None
-    classes = to_sitk(to_classes(ids, str(path), table), affine)
+    numbering = SEG35_TO_ASEG if "seg35" in path.name else None
+    classes = to_sitk(to_classes(ids, str(path), table, numbering), affine)
     classes.CopyInformation(image)
     return classes

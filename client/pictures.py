@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from configs.structures import CLASSES, STRUCTURES
+from configs.structures import PAPER, LabelTable
 from sst_models.wire.files import replace_file
 
 Image = npt.NDArray[np.float32]
@@ -61,10 +61,10 @@ def gray(image: Image) -> Pixels:
     return np.repeat(np.rint(levels).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def paint(image: Image, labels: Labels, opacity: float = 0.85) -> Pixels:
-    """The slice with each structure in its own colour (`configs.structures`), as (H, W, 3)."""
+def paint(image: Image, labels: Labels, opacity: float = 0.85, table: LabelTable = PAPER) -> Pixels:
+    """The slice with each structure in its own colour (of the label table), as (H, W, 3)."""
     palette = np.zeros((256, 3), np.float32)
-    palette[1:CLASSES] = [structure.color for structure in STRUCTURES]
+    palette[1 : table.classes] = [structure.color for structure in table.structures]
     base = gray(image).astype(np.float32)
     mixed = (1.0 - opacity) * base + opacity * palette[labels]
     return np.rint(np.where((labels > 0)[..., None], mixed, base)).astype(np.uint8)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.structures import PAPER, LabelTable
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Preparation:
     stripping: Stripping = Stripping()
     jobs: int = 1  # scans at a time, each in a process and on one thread
     brains: Path | None = None  # where brains are kept, uncompressed, for other atlases to be prepared for sooner
+
+    table: LabelTable = PAPER  # of labels; the run's
 
     @property
     def key(self) -> list[object]:

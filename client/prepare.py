@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from client.layouts import Scan, find_scans, with_masks
 from client.nifti import affine_of, array_of, read_image, read_labels, to_sitk
 from client.preparation import Preparation
 from configs.errors import DataError, RunError
+from configs.structures import PAPER
 from sst_models.volume.grid import Affine, Grid, sample_image, sample_labels
 from sst_models.volume.intensity import robust_scale
 from sst_models.wire import weights
@@ -102,6 +103,8 @@ class Prepared:
 def _key(scan: Scan, atlas: AtlasFrame, how: Preparation) -> str:
     """Digest of all that the prepared file depends on."""
     facts = [PREPARE_VERSION, atlas.digest, atlas.shape, atlas.affine, how.key]
+    if how.table != PAPER:
+        facts.append([astuple(row) for row in how.table.rows])
     return _digest(facts, (scan.image, scan.labels, scan.mask))
 
 
@@ -251,7 +254,7 @@ def _find_brain(image: sitk.Image, scan: Scan, how: Preparation) -> tuple[np.nda
 def _tensors(scan: Scan, atlas: AtlasFrame, how: Preparation) -> dict[str, Tensor]:
     """What `prepare` keeps of one scan."""
     image = read_image(scan.image)
-    labels = None if scan.labels is None else read_labels(scan.labels, image)
+    labels = None if scan.labels is None else read_labels(scan.labels, image, how.table)
     tensors, _ = bring(image, scan, atlas, how)
     if labels is not None:
         place = np.linalg.inv(tensors["atlas_to_scan"].numpy()) @ affine_of(image)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from client.prepare import AtlasFrame, Prepared, prepare_site, store_of
 from client.site import Site
 from client.split import find_table, split_for_good, split_people
 from configs.errors import DataError
+from configs.schema import Experiment
 from sst_models.volume.labels import AtlasLabels, LabelledVolume
 from sst_models.wire import weights
 from sst_models.wire.exchange import Arrays
@@ -47,14 +49,17 @@ def atlas_volumes(folder: Path) -> tuple[Tensor, ...]:
     return tuple(volume[None] for volume in weights.load(folder / ATLAS)["image"])
 
 
-def atlases(folder: Path, packed: np.ndarray, oversampling: int, device: torch.device) -> tuple[LabelledVolume, ...]:
+def atlases(
+    folder: Path, packed: np.ndarray, experiment: Experiment, device: torch.device
+) -> tuple[LabelledVolume, ...]:
     """Give a run's atlases on a device, with the labels that the hub sent (`AtlasLabels.packed`).
 
     Raises:
         DataError: the site has not joined the run, or the labels are not those of its atlases.
     """
     volumes = atlas_volumes(folder)
-    labels = AtlasLabels.unpack(packed, volumes[0].shape[1:], oversampling, len(volumes))
+    finer = experiment.grid.label_oversampling
+    labels = AtlasLabels.unpack(packed, volumes[0].shape[1:], finer, len(volumes), experiment.table)
     return tuple((volume.to(device), own.to(device)) for volume, own in zip(volumes, labels, strict=True))
 
 
@@ -70,7 +75,7 @@ def frame(folder: Path) -> AtlasFrame:
 
 
 def prepare_scans(
-    site: Site, run: str, seed: int, progress: Callable[[int, int], None] | None = None
+    site: Site, run: str, experiment: Experiment, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Prepared, dict[str, str]]:
     """Prepare and split a site's scans for a run whose atlas is stored; both are kept for the phases to come.
 
@@ -81,12 +86,12 @@ def prepare_scans(
         DataError: no scan can be used, or the split leaves none to train, choose or test on.
     """
     folder = site.folder(run)
-    atlas = frame(folder)
-    prepared = prepare_site(site.data, atlas, store_of(site.state / "prepared", atlas), progress, site.preparation)
+    atlas, how = frame(folder), replace(site.preparation, table=experiment.table)
+    prepared = prepare_site(site.data, atlas, store_of(site.state / "prepared", atlas), progress, how)
     table = site.splits or next(filter(None, map(find_table, site.data)), None)
     people = {case.case: case.person for case in prepared.cases}
     labelled = {case.person for case in prepared.cases if case.labelled}
-    splits: dict[str, str] = {**_split(site, people, seed, table, labelled)}
+    splits: dict[str, str] = {**_split(site, people, experiment.seed, table, labelled)}
     paths = {case.case: [splits.get(case.case, ""), str(case.path), case.person] for case in prepared.cases}
     write_json(paths, folder / SPLITS)
     write_json([[item.file, item.reason] for item in prepared.set_aside], folder / SET_ASIDE)

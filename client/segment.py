@@ -21,7 +21,7 @@ from client.preparation import Preparation
 from client.prepare import SetAside, bring
 from client.quality import Quality, assess
 from configs.errors import DataError
-from configs.structures import STRUCTURES
+from configs.structures import PAPER, LabelTable
 from sst_models.propagation.align import Aligner, Alignment
 from sst_models.propagation.fusion import fused_probabilities
 from sst_models.propagation.predict import Prediction, probabilities
@@ -58,8 +58,8 @@ class Segmented:
     """One scan that was segmented, and what was written of it."""
 
     scan: Scan
-    path: Path  # the label map: FreeSurfer ids on the scan's own voxels
-    structures: tuple[Structure, ...]  # all 28, also those without a voxel
+    path: Path  # the label map: ids of the model's label table on the scan's own voxels
+    structures: tuple[Structure, ...]  # all of the table, also those without a voxel
     concerns: tuple[str, ...]  # why a person should look at it; empty where all is well
 
     @property
@@ -96,7 +96,7 @@ def scans_at(sources: Sequence[Path], mask: str = "") -> list[Scan]:
 
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
-"""From a prepared scan (1, D, H, W) to the probabilities of each class, (29, D, H, W)."""
+"""From a prepared scan (1, D, H, W) to the probabilities of each class, (classes, D, H, W)."""
 
 
 def predictor(model: Model, device: torch.device) -> Predict:
@@ -125,7 +125,7 @@ def segment_scan(
     Raises:
         DataError: the scan cannot be used.
     """
-    image = read_image(scan.image)
+    image, table = read_image(scan.image), model.experiment.table
     tensors, inside = bring(image, scan, model.frame, how)
     found = predict(tensors["image"][None])
     place = tensors["atlas_to_scan"].numpy()
@@ -134,8 +134,8 @@ def segment_scan(
         labels = keep_largest(labels)
     quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually)
     ml = float(np.prod(image.GetSpacing())) / 1000
-    picture = overlay(array_of(image) * inside, labels, affine_of(image))
-    return Segmentation(labels, _structures(labels, certainty, ml), quality, picture)
+    picture = overlay(array_of(image) * inside, labels, affine_of(image), table)
+    return Segmentation(labels, _structures(labels, certainty, ml, table), quality, picture)
 
 
 def segment_all(
@@ -169,7 +169,7 @@ def segment_all(
             done.append(_keep(scan, found, model, folder))
         if watch is not None:
             watch(number, len(scans))
-    header = ["scan", *(s.name for s in STRUCTURES)]
+    header = ["scan", *(s.name for s in model.experiment.table.structures)]
     rows = [[one.scan.case, *(f"{s.ml:.4f}" for s in one.structures)] for one in done]
     replace_file(folder / "volumes.tsv", _table(header, rows))
     replace_file(folder / "set_aside.tsv", _table(["file", "reason"], [[item.file, item.reason] for item in aside]))
@@ -188,7 +188,7 @@ def home_of(case: str, folder: Path) -> Path:
 def _keep(scan: Scan, found: Segmentation, model: Model, folder: Path) -> Segmented:
     start = home_of(scan.case, folder) / f"{scan.case}_desc-sst"
     path = start.with_name(f"{start.name}_dseg.nii.gz")
-    write_labels(found.labels, scan.image, path)
+    write_labels(found.labels, scan.image, path, model.experiment.table)
     rows = [[s.id, s.name, s.voxels, f"{s.ml:.4f}", _number(s.confidence)] for s in found.structures]
     header = ["index", "name", "voxels", "volume_ml", "confidence"]
     replace_file(start.with_name(f"{start.name}_volumes.tsv"), _table(header, rows))
@@ -209,19 +209,21 @@ def _keep(scan: Scan, found: Segmentation, model: Model, folder: Path) -> Segmen
 def _describe(folder: Path, model: Model) -> None:
     by = f"model {model.digest}, run {model.card.get('run')}, site {model.card.get('site')}"
     describe(folder, "Segmentations by federated one-shot segmentation", "derivative", by)
-    colors = [[s.id, s.name, "#{:02x}{:02x}{:02x}".format(*s.color)] for s in STRUCTURES]
+    structures = model.experiment.table.structures
+    colors = [[s.id, s.name, "#{:02x}{:02x}{:02x}".format(*s.color)] for s in structures]
     replace_file(folder / "desc-sst_dseg.tsv", _table(["index", "name", "color"], colors))
-    lines = ["0 Unknown 0 0 0 0", *(f"{s.id} {s.name} {s.color[0]} {s.color[1]} {s.color[2]} 0" for s in STRUCTURES)]
+    lines = ["0 Unknown 0 0 0 0", *(f"{s.id} {s.name} {s.color[0]} {s.color[1]} {s.color[2]} 0" for s in structures)]
     replace_file(folder / "FreeSurferColorLUT.txt", "\n".join(lines) + "\n")
 
 
-def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> Pixels:
+def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray, table: LabelTable = PAPER) -> Pixels:
     """Draw three slices through the middle of the labels: the scan above, the scan with its structures below.
 
     Args:
         voxels: (i, j, k), the scan's brain, any unit.
         labels: (i, j, k) class indices.
         affine: voxels to RAS mm.
+        table: of labels.
     """
     scan, sides = to_ras(robust_scale(torch.from_numpy(voxels)).numpy(), affine)
     classes, _ = to_ras(labels, affine)
@@ -233,19 +235,19 @@ def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> Pixel
         across, up = [side for other, side in enumerate(sides) if other != axis]
         seen, colored = (square(plane(volume, axis), up, across, PIXEL) for volume in (scan, classes))
         plain.append(gray(seen))
-        painted.append(paint(seen, colored, 0.6))
+        painted.append(paint(seen, colored, 0.6, table))
     rows = [in_a_row(plain), in_a_row(painted)]
     return np.concatenate(rows, axis=0)
 
 
-def _structures(labels: np.ndarray, certainty: np.ndarray, ml: float) -> tuple[Structure, ...]:
-    size = len(STRUCTURES) + 1
+def _structures(labels: np.ndarray, certainty: np.ndarray, ml: float, table: LabelTable) -> tuple[Structure, ...]:
+    size = table.classes
     counts = np.bincount(labels.ravel(), minlength=size)
     sums = np.bincount(labels.ravel(), weights=certainty.ravel(), minlength=size)
     means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
     return tuple(
         Structure(s.id, s.name, int(counts[s.index]), float(counts[s.index] * ml), float(means[s.index]))
-        for s in STRUCTURES
+        for s in table.structures
     )
 
 

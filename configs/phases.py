@@ -11,7 +11,6 @@ learner. `[phases.NAME]` of a preset then sets its rounds, steps, batch and rate
 from dataclasses import dataclass
 
 from configs import levels
-from configs.structures import GROUPS
 
 PARTS: dict[str, str] = {
     "T": "the registration network T",
@@ -69,7 +68,7 @@ class Phase:
     count: str = ""  # what the count of a reply is
     values: tuple[str, ...] = ()  # of `VALUES`
     losses: tuple[str, ...] = ()  # names of the loss curves, each a mean over steps
-    figures: tuple[str, ...] = ()  # names of other figures, each a mean over scans
+    figures: bool = False  # mean Dice of each group of the run's label table, each a mean over scans
     optional: bool = False  # a site may refuse it, and the run goes on without that site's reply
     cost: float = 0.0  # time of one scan of one step beside registration's: at 64 x 80 x 80 on 2 cores, for displays
 
@@ -102,8 +101,7 @@ class Phase:
         if self.losses:
             found.append(Item(levels.NETWORKS, f"training curves ({', '.join(self.losses)})", "training curves"))
         if self.figures:
-            text = f"mean Dice of each of {len(self.figures)} structure groups (if dice = true)"
-            found.append(Item(levels.STATISTICS, text))
+            found.append(Item(levels.STATISTICS, "mean Dice of each group of structures (if dice = true)"))
         found += [Item(self.level, text) for text in (*(VALUES[value] for value in self.values), self.count) if text]
         return tuple(found)
 
@@ -288,7 +286,7 @@ PHASES: tuple[Phase, ...] = (
         "the cross-site table",
         level=levels.STATISTICS,
         message="evaluate.evaluate",
-        figures=GROUPS,
+        figures=True,
         count=TESTING,
         optional=True,
     ),

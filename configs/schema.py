@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from configs.errors import ConfigError
 from configs.phases import PHASES, averaging, learning
+from configs.structures import LabelTable, Row, read_table, table_of
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -227,6 +228,12 @@ class Experiment:
     segmenter: Segmenter = Segmenter()
     phases: Phases = Phases()
     generation: Generation = Generation()
+    label_table: tuple[Row, ...] = ()  # in a preset the path of its file; none: the paper's 28 structures
+
+    @property
+    def table(self) -> LabelTable:
+        """The label table."""
+        return table_of(self.label_table)
 
     @property
     def latent(self) -> tuple[int, ...]:
@@ -301,6 +308,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not valid TOML: {error}") from error
+    _read_label_table(values, path.parent)
     base = values.pop("extends", None)
     if base is None:
         return values
@@ -331,6 +339,14 @@ def _change(values: dict[str, Any], change: str) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"'{change}': '{table}' is no table of a preset")
     values[last] = value
+    if key.strip() == "label_table":
+        _read_label_table(values, Path())
+
+
+def _read_label_table(values: dict[str, Any], beside: Path) -> None:
+    """Put the rows of a label table in the place of its file's path, which is relative to a folder."""
+    if isinstance(path := values.get("label_table"), str):
+        values["label_table"] = [asdict(row) for row in read_table(beside / path)]
 
 
 def from_json(text: str) -> Experiment:
@@ -354,6 +370,10 @@ def from_dict(values: dict[str, Any], source: str) -> Experiment:
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(error)}") from error
     _check_grid(experiment, source)
+    try:
+        table_of(experiment.label_table)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: label_table: {error}") from error
     own = experiment.federation
     if own.aggregation == "secure" and (own.foreign_negatives or own.style != "weights"):
         raise ConfigError(
@@ -484,5 +504,5 @@ def _explain(error: ValidationError) -> str:
 def _keys_at(place: list[str]) -> list[str]:
     here: Any = Experiment
     for part in place:
-        here = get_type_hints(here)[part]
+        here = get_type_hints(here).get(part) if is_dataclass(here) else None
     return [item.name for item in fields(here)] if is_dataclass(here) else []

@@ -12,10 +12,12 @@ from types import ModuleType, NoneType, UnionType
 from typing import Any
 
 from configs import schema
+from configs.structures import Row
 
 PRESETS = Path(schema.__file__).parent
 
-KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+KINDS: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+KINDS[tuple[Row, ...]] = "path of a label table"
 BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
 
 INTRODUCTION = """\
@@ -110,6 +112,8 @@ def _comment(lines: list[str], item: ast.AnnAssign) -> str:
 
 def in_english(hint: Any) -> str:
     """Say which values a field may have, from its type and the bounds in it."""
+    if hint in KINDS:
+        return KINDS[hint]
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         marks = [mark for extra in inner[1:] for mark in getattr(extra, "metadata", [extra])]
@@ -124,7 +128,7 @@ def in_english(hint: Any) -> str:
     if origin is tuple:
         many = "list" if inner[-1] is Ellipsis else f"list of {len(inner)}"
         return f"{many}, each a {in_english(inner[0])}"
-    return KINDS.get(hint, str(getattr(hint, "__name__", hint)))
+    return str(getattr(hint, "__name__", hint))
 
 
 def _bounded(words: str, marks: Iterable[Any]) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from configs.errors import DataError
+from configs.errors import ConfigError, DataError
+from configs.structures import PAPER, LabelTable, table_from
 from sst_models.volume.grid import (
     CPU,
     Affine,
@@ -84,6 +85,8 @@ def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _digest(image: Tensor, labels: AtlasLabels, affine: Affine, further: Sequence[LabelledVolume] = ()) -> str:
     digest = hashlib.sha256(json.dumps([affine, list(image.shape)]).encode())
+    if labels.table != PAPER:
+        digest.update(json.dumps([asdict(row) for row in labels.table.rows]).encode())
     for volume, own in ((image, labels), *further):
         digest.update(volume.contiguous().numpy().tobytes())
         digest.update(own.parts.contiguous().numpy().tobytes())
@@ -91,25 +94,32 @@ def _digest(image: Tensor, labels: AtlasLabels, affine: Affine, further: Sequenc
 
 
 def load_atlas(
-    image: Path, labels: Path, shape: Sequence[int], spacing: float, finer: int = 1, device: torch.device = CPU
+    image: Path,
+    labels: Path,
+    shape: Sequence[int],
+    spacing: float,
+    finer: int = 1,
+    device: torch.device = CPU,
+    table: LabelTable = PAPER,
 ) -> Atlas:
     """Read the hub's labelled scan and put it on the run's grid, its brain in the middle.
 
     Args:
         image: skull-stripped T1-weighted volume, background 0.
-        labels: label map on the same voxels, FreeSurfer ids.
+        labels: label map on the same voxels, with the ids of the table.
         shape: (D, H, W) of the run's grid.
         spacing: voxel side of the grid, mm.
         finer: parts along a side of a voxel that labels are kept of.
         device: to work on; half a minute of a CPU at 128 x 160 x 160 with parts. The atlas is on the CPU.
+        table: of labels.
 
     Raises:
-        DataError: either cannot be read or used, they do not lie on each other, an id is unknown, none of the 28
+        DataError: either cannot be read or used, they do not lie on each other, an id is unknown, none of the table's
             structures is there, or the brain is larger than the grid.
     """
-    volume, classes, affine = _labelled(image, labels)
+    volume, classes, affine = _labelled(image, labels, table)
     grid = centred(volume, affine, shape, spacing, str(image))
-    scaled, kept = _on_grid((volume, classes, affine), grid, finer, labels, device)
+    scaled, kept = _on_grid((volume, classes, affine), grid, finer, labels, device, table)
     return Atlas(scaled[None], kept, grid.affine, float(spacing), _digest(scaled, kept, grid.affine), image.name)
 
 
@@ -128,6 +138,7 @@ def load_atlases(
     finer: int,
     bring: Bring,
     device: torch.device = CPU,
+    table: LabelTable = PAPER,
 ) -> Atlas:
     """Read several labelled scans: the first as `load_atlas` does, each other one brought to it by an affine.
 
@@ -138,13 +149,14 @@ def load_atlases(
         finer: likewise.
         bring: finds where a further atlas lies.
         device: as of `load_atlas`.
+        table: likewise.
 
     Raises:
         DataError: as `load_atlas`; or there are too many, one is there twice, or cannot be brought to the first.
     """
     if len(files) > MOST_ATLASES:
         raise DataError(f"{len(files)} atlases: give {MOST_ATLASES} at the most")
-    first = load_atlas(*files[0], shape, spacing, finer, device)
+    first = load_atlas(*files[0], shape, spacing, finer, device, table)
     further = tuple(_brought(pair, first, finer, bring, device) for pair in files[1:])
     each = [first.image, *(image for image, _ in further)]
     for number, (image, _) in enumerate(further, start=1):
@@ -155,17 +167,22 @@ def load_atlases(
     return replace(first, further=further, digest=_digest(first.image[0], first.labels, first.affine, further))
 
 
-def _labelled(image: Path, labels: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _labelled(image: Path, labels: Path, table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read a labelled scan: voxels (i, j, k) float32, classes of the same shape, and its affine to RAS mm."""
     volume, affine = read_volume(image)
     check_voxels(volume, f"atlas {image}")
     ids, ids_affine = read_volume(labels)
     check_same_place((volume.shape, affine), (ids.shape, ids_affine), f"atlas labels {labels}")
-    return volume, to_classes(ids, f"atlas labels {labels}"), affine
+    return volume, to_classes(ids, f"atlas labels {labels}", table), affine
 
 
 def _on_grid(
-    scan: tuple[np.ndarray, np.ndarray, np.ndarray], grid: Grid, finer: int, labels: Path, device: torch.device
+    scan: tuple[np.ndarray, np.ndarray, np.ndarray],
+    grid: Grid,
+    finer: int,
+    labels: Path,
+    device: torch.device,
+    table: LabelTable,
 ) -> tuple[Tensor, AtlasLabels]:
     """Give what `_labelled` read on a grid, (D, H, W) in [0, 1], and its labels; `labels` names their file."""
     volume, classes, affine = scan
@@ -173,17 +190,18 @@ def _on_grid(
     on = (classes, affine, grid)
     parts = (sample_labels(*on, device) if finer == 1 else sample_parts(*on, finer, device)).cpu()
     if not bool(parts.any()):
-        raise DataError(f"empty: atlas labels {labels} hold none of the 28 structures; give its segmentation")
-    return scaled, AtlasLabels(parts, finer)
+        raise DataError(f"empty: atlas labels {labels} hold no structure of the label table; give its segmentation")
+    return scaled, AtlasLabels(parts, finer, table)
 
 
 def _brought(files: tuple[Path, Path], first: Atlas, finer: int, bring: Bring, device: torch.device) -> LabelledVolume:
     """Read a further atlas and bring it to the grid of the first, as sites bring their scans."""
-    volume, classes, affine = _labelled(*files)
+    volume, classes, affine = _labelled(*files, first.labels.table)
     place = (first.affine[0][3], first.affine[1][3], first.affine[2][3])
     grid = Grid(first.shape, first.spacing, place)
     found = bring(volume, affine, first, f"atlas {files[0]}")
-    image, labels = _on_grid((volume, classes, np.linalg.inv(found) @ affine), grid, finer, files[1], device)
+    scan = (volume, classes, np.linalg.inv(found) @ affine)
+    image, labels = _on_grid(scan, grid, finer, files[1], device, first.labels.table)
     return image[None], labels
 
 
@@ -204,6 +222,8 @@ def save_atlas(atlas: Atlas, folder: Path) -> None:
     images = torch.cat([image for image, _ in atlas.each])
     save_file({"image": images, "labels": parts if atlas.further else parts[0].clone()}, folder / "atlas.safetensors")
     facts = {"affine": atlas.affine, "spacing": atlas.spacing, "digest": atlas.digest, "source": atlas.source}
+    if atlas.labels.table != PAPER:
+        facts["label_table"] = [asdict(row) for row in atlas.labels.table.rows]
     (folder / "atlas.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -218,11 +238,11 @@ def read_atlas(folder: Path) -> Atlas:
         facts = json.loads((folder / "atlas.json").read_text())
         images, parts = tensors["image"], tensors["labels"]
         each = parts[None] if len(images) == 1 else parts
-        finer = each.shape[1] // images.shape[1]
-        (image, labels), *more = ((images[n : n + 1], AtlasLabels(each[n], finer)) for n in range(len(images)))
+        finer, table = each.shape[1] // images.shape[1], table_from(facts.get("label_table", []))
+        (image, labels), *more = ((images[n : n + 1], AtlasLabels(each[n], finer, table)) for n in range(len(images)))
         affine: Affine = tuple((row[0], row[1], row[2], row[3]) for row in facts["affine"])
         atlas = Atlas(image, labels, affine, facts["spacing"], facts["digest"], facts["source"], tuple(more))
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, ConfigError) as error:
         raise DataError(f"unreadable: no whole atlas in {folder}; delete the folder and start again") from error
     if _digest(image[0], labels, affine, more) != atlas.digest:
         raise DataError(f"changed: the atlas in {folder} is not the one that was saved; delete it and start again")

@@ -8,6 +8,7 @@ import typer
 
 from configs.processes import PRIVATE
 from configs.shown import LINE, shown
+from configs.structures import LABEL_TABLE
 
 if TYPE_CHECKING:
     from server.office import Office
@@ -31,7 +32,7 @@ def init(
     hub: Folder,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="By which sites will reach the hub.")],
     image: Annotated[Path, typer.Option(metavar="FILE", help="The labelled scan, skull-stripped: the atlas.")],
-    labels: Annotated[Path, typer.Option(metavar="FILE", help="Its label map, FreeSurfer ids.")],
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="Its label map.")],
     preset: Annotated[str, typer.Option(metavar="NAME", help="A preset's name or path.")] = "real-cpu",
     name: Annotated[
         str, typer.Option(metavar="NAME", help="Of the federation; sites keep its state under it.")
@@ -44,6 +45,7 @@ def init(
             metavar="PORT", help="Of the SuperLink's health service, on loopback; 0: none. The next free one."
         ),
     ] = None,
+    label_table: Annotated[Path | None, typer.Option(metavar="FILE", help=LABEL_TABLE)] = None,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Take labels even if they do not look as if they were the scan's.")
     ] = False,
@@ -56,7 +58,7 @@ def init(
     host, port = check_address(address)
     free = next(one for one in (inner + 1, inner + 2) if one != port)
     settings = Settings(name, host, port, inner, sites, health=free if health is None else health)
-    office = make_hub(hub, settings, preset, image, labels, checked=not unchecked)
+    office = make_hub(hub, settings, preset, image, labels, table=label_table, checked=not unchecked)
     made = {
         "authority": digest(office.tls / "ca.crt"),
         "app": digest(office.bundle),

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import DataError
+from configs.structures import PAPER, LabelTable
 from server.atlas import read_volume
 from sst_models.volume.grid import to_classes
 
@@ -36,18 +37,19 @@ Image = NDArray[np.float32]  # (i, j, k)
 Classes = NDArray[np.integer]  # (i, j, k), 0 is no structure
 
 
-def check_pair(image: Path, labels: Path) -> None:
+def check_pair(image: Path, labels: Path, table: LabelTable = PAPER) -> None:
     """See that a label map belongs to its scan.
 
     Args:
         image: skull-stripped, background 0.
-        labels: on the same voxels, FreeSurfer ids.
+        labels: on the same voxels, with the ids of the table.
+        table: of labels.
 
     Raises:
         DataError: it does not look so.
     """
     volume, affine = read_volume(image)
-    classes = np.asarray(to_classes(read_volume(labels)[0], f"atlas labels {labels}"))
+    classes = np.asarray(to_classes(read_volume(labels)[0], f"atlas labels {labels}", table))
     voxel = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     inside, covered = overlap(volume, classes)
     told = f"atlas labels {labels} do not belong to {image}"

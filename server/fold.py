@@ -63,7 +63,7 @@ class Fold:
     def add(self, reply: SiteReply) -> str:
         """Take one reply in; give an error code where it must be left out."""
         request = self.requests[reply.site]
-        if code := vet.fault(reply, request, self.phase, self.experiment.style.code):
+        if code := vet.fault(reply, request, self.phase, self.experiment):
             return code
         return self.take(reply)
 

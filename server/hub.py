@@ -109,7 +109,7 @@ class Hub:
     def fault(self, reply: SiteReply) -> str:
         """Give an error code for what is wrong with a reply that brings no weights; "" where nothing is."""
         asked = PhaseRequest(self.plan.run, reply.phase, reply.round, reply.site, "")
-        return vet.fault(reply, asked, phase_of(reply.phase), self.experiment.style.code)
+        return vet.fault(reply, asked, phase_of(reply.phase), self.experiment)
 
     def tell(self, event: str, **values: object) -> None:
         """Append one event to `events.jsonl`, for displays and reports; what a round brought becomes curves, too."""

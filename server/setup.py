@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.errors import ConfigError, RunError
 from configs.schema import load
+from configs.structures import change_of
 from server.atlas import load_atlas, save_atlas
 from server.authority import issue_server, make_authority, make_secret
 from server.fit import check_pair
@@ -22,7 +23,14 @@ BUILDS = 600.0
 
 
 def make_hub(
-    folder: Path, settings: Settings, preset: str, image: Path, labels: Path, *, checked: bool = True
+    folder: Path,
+    settings: Settings,
+    preset: str,
+    image: Path,
+    labels: Path,
+    *,
+    table: Path | None = None,
+    checked: bool = True,
 ) -> Office:
     """Make a hub's folder; it is whole when `hub.toml` is there, which is written last.
 
@@ -32,6 +40,7 @@ def make_hub(
         preset: of the run; its name or path.
         image: the labelled scan, skull-stripped.
         labels: its label map.
+        table: the label table's file, instead of the preset's.
         checked: refuse labels that do not look as if they were the scan's.
 
     Raises:
@@ -43,11 +52,11 @@ def make_hub(
     office = Office(folder)
     if (folder / SETTINGS).exists():
         raise RunError(f"{folder} is a hub's folder already; give another one, or change its {SETTINGS}")
-    experiment = load(preset)
+    experiment = load(preset, change_of(table))
     grid = experiment.grid
-    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling)
+    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling, table=experiment.table)
     if checked:
-        check_pair(image, labels)
+        check_pair(image, labels, experiment.table)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # it may have been there
     save_atlas(atlas, folder)

@@ -81,7 +81,7 @@ class MaskedFold:
     def add(self, reply: SiteReply) -> str:
         """Take one reply in; give an error code where it must be left out."""
         request, own = self.fold.requests[reply.site], self.fold
-        if code := vet.fault(reply, request, own.phase, own.experiment.style.code, masked=self.masked.total.size):
+        if code := vet.fault(reply, request, own.phase, own.experiment, masked=self.masked.total.size):
             return code
         if self.settled and reply.site not in self.settled:
             return CODE

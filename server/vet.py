@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from configs.phases import Phase
-from configs.statistics import CLIP, NUMBERS, SHAPES
+from configs.schema import Experiment
+from configs.statistics import lengths, shapes
 from sst_models.secure_sum.fixed_point import VALUE_BYTES
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -53,20 +54,20 @@ class Strikes:
         return self._counts[site] == MOST
 
 
-def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: int, masked: int = 0) -> str:
+def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, experiment: Experiment, masked: int = 0) -> str:
     """Give an error code for what is wrong with a reply; "" where nothing is.
 
     Args:
         reply: what a site answered, without an error.
         request: what it was asked; a part comes back with the names and shapes that it was sent with.
         phase: what it may hold.
-        code_length: of a style code.
+        experiment: the run's preset.
         masked: how many values are masked, in a run of secure sums; 0 in any other.
 
     Returns:
         A code of `sst_models.wire.grammar`, or "count", "missing", "names", "shape", "type", "not-finite" or "range".
     """
-    if found := grammar.fault(reply, phase):
+    if found := grammar.fault(reply, phase, experiment.table.groups):
         return found.code
     if phase.has_rounds and reply.count < 1:
         return "count"
@@ -83,9 +84,9 @@ def fault(reply: SiteReply, request: PhaseRequest, phase: Phase, code_length: in
         if masked and part not in phase.kept:
             return "undeclared"  # in the clear
         if part == "statistics":
-            asked = SHAPES
+            asked = shapes(experiment.table)
         elif part == "moments":
-            asked = _moments(code_length)
+            asked = _moments(experiment.style.code)
         else:
             asked = {name: array.shape for name, array in request.arrays[part].items()}
         if code := _fault(arrays, asked) or (_odd(arrays) if part == "statistics" else ""):
@@ -119,7 +120,9 @@ def _odd(statistics: Arrays) -> str:
     if not 0 <= noise <= MOST_NOISE:
         return "range"
     length = float(np.linalg.norm(statistics["mean"].astype(np.float64)))
-    return "" if length <= CLIP * (1 + 1e-6) + SURE * noise * math.sqrt(NUMBERS) else "range"
+    numbers = statistics["mean"].size
+    most = sum(lengths(numbers))  # of the rough mean, and of what is added to it (`client.gate.noise`)
+    return "" if length <= most * (1 + 1e-6) + SURE * noise * math.sqrt(numbers) else "range"
 
 
 def _moments(code_length: int) -> dict[str, tuple[int, ...]]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.structures import STRUCTURES
+from configs.structures import PAPER
 from simulation.shapes import Ellipsoid, Shape, Tube
 
-INDEX = {s.name: s.index for s in STRUCTURES}
-SIDE = {s.index: s.name.startswith("Right-") - s.name.startswith("Left-") for s in STRUCTURES}
+INDEX = {s.name: s.index for s in PAPER.structures}
+SIDE = {s.index: s.name.startswith("Right-") - s.name.startswith("Left-") for s in PAPER.structures}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from client.layouts import Scan, find_scans
 from client.nifti import to_sitk
 from client.split import find_table, split_people
 from configs.errors import DataError
-from configs.schema import Grid as GridSettings
+from configs.schema import Experiment
 from server.atlas import Atlas, load_atlas, load_atlases
 from sst_models.volume.grid import Grid
 from sst_models.volume.intensity import closest_to_mean
@@ -56,26 +56,24 @@ def _split(scans: Mapping[str, Scan], site: str, folder: Path, seed: int, table:
     return split_people(people, seed, table or find_table(folder), site)
 
 
-def choose_atlas(
-    site: str, folder: Path, grid: GridSettings, seed: int, given: tuple[str | None, Path | None]
-) -> SiteAtlas:
+def choose_atlas(site: str, folder: Path, experiment: Experiment, given: tuple[str | None, Path | None]) -> SiteAtlas:
     """Choose and load a site's atlas.
 
     Args:
         site: the site's name.
         folder: its scans.
-        grid: of the run.
-        seed: of the random split, where no table is given.
+        experiment: the preset; its seed is that of the random split, where no table is given.
         given: the named case, and the table of splits; each may be None.
 
     Raises:
         DataError: the named case is not there, or the site has no labelled scan that can be read.
     """
     named, table = given
-    found = choose(site, folder, grid, seed, table, (named or "",))
+    found = choose(site, folder, experiment, table, (named or "",))
     if found is None:
         raise no_atlas(f"site '{site}'")
-    atlas = load_atlases(found.files, grid.shape, grid.spacing, grid.label_oversampling, bring)
+    grid = experiment.grid
+    atlas = load_atlases(found.files, grid.shape, grid.spacing, grid.label_oversampling, bring, table=experiment.table)
     return SiteAtlas(found.cases, atlas, found.splits)
 
 
@@ -85,15 +83,14 @@ def no_atlas(where: str) -> DataError:
 
 
 def choose(
-    site: str, folder: Path, grid: GridSettings, seed: int, table: Path | None, named: Sequence[str] = ("",)
+    site: str, folder: Path, experiment: Experiment, table: Path | None, named: Sequence[str] = ("",)
 ) -> Chosen | None:
     """Choose which scans of a site are its atlases, if it has any.
 
     Args:
         site: the site's name.
         folder: its scans.
-        grid: of the run.
-        seed: of the random split, where no table is given.
+        experiment: the preset; its seed is that of the random split, where no table is given.
         table: of splits, or None.
         named: a case for each atlas, or "" for the usual one: that of the table, then whichever training scan is
             closest to the mean of those that are left.
@@ -105,7 +102,7 @@ def choose(
         DataError: a named case is not there or has no label map, or there are fewer labelled scans than are wanted.
     """
     scans = {scan.case: scan for scan in find_scans([folder])}
-    splits = dict(_split(scans, site, folder, seed, table))
+    splits = dict(_split(scans, site, folder, experiment.seed, table))
     where = f"site '{site}'"
     for case in filter(None, named):
         if case not in scans:
@@ -113,7 +110,7 @@ def choose(
         if scans[case].labels is None:
             raise DataError(f"{where}: '{case}' has no label map, so it cannot be the atlas; name a labelled scan")
     chosen: list[str] = []
-    volume = cache(lambda case: _volume(scans[case], grid))  # read once for all atlases
+    volume = cache(lambda case: _volume(scans[case], experiment))  # read once for all atlases
     for case in named:
         left = [other for other in sorted(scans) if other not in (*chosen, *named)]
         found = case or _usual(left, splits, volume)
@@ -136,12 +133,14 @@ def _usual(cases: Sequence[str], splits: Mapping[str, str], volume: Callable[[st
     return list(loaded)[closest_to_mean(list(loaded.values()))] if loaded else None
 
 
-def _volume(scan: Scan, grid: GridSettings) -> np.ndarray | None:
+def _volume(scan: Scan, experiment: Experiment) -> np.ndarray | None:
     """Read a labelled scan on the grid, (D, H, W); None where it has no labels, or cannot be read."""
     if scan.labels is None:
         return None
+    grid = experiment.grid
     try:
-        return np.asarray(load_atlas(scan.image, scan.labels, grid.shape, grid.spacing).image[0].numpy())
+        atlas = load_atlas(scan.image, scan.labels, grid.shape, grid.spacing, table=experiment.table)
+        return np.asarray(atlas.image[0].numpy())
     except DataError:
         return None  # the preparation sets it aside and says why
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from client.cases import Cases
 from configs import levels
 from configs.schema import Experiment
+from configs.structures import LabelTable
 from server import generators, segmenters
 from server.state import COMMON, SEGMENTER, RunState
 from simulation.arms.arm import ALL, FEDERATED, POOLED, SOURCE, TARGET, Arm, Lesson, Predict
@@ -233,7 +234,7 @@ class Bench:
             net = segmenters.segmenter_of(arrays, experiment, self.stage.device)
             scans = labelled(self.stage.cases(site, "test"))
             means = tuple(
-                mean_of(_dice(segment(net, image.to(self.stage.device), how).cpu(), truth).values())
+                mean_of(_dice(segment(net, image.to(self.stage.device), how).cpu(), truth, experiment.table).values())
                 for _, image, truth in scans
             )
             yield PairsPoint(arm.name, self.source, site, seen, mean_of(means), std_of(means), means)
@@ -241,13 +242,13 @@ class Bench:
 
 def score(stage: Stage, arm: str, target: str, predict: Predict, scans: Scans) -> Tested:
     """Test a prediction on the held-out scans of one site."""
-    rows, shown = [], None
+    rows, shown, table = [], None, stage.experiment.table
     for case, image, truth in scans:
         predicted = predict(image.to(stage.device))
         found = predicted.labels.cpu()
         shown = found if shown is None else shown
         distance = mean_hd95(found, truth, stage.experiment.grid.spacing)
-        rows.append(ScanScore.of(case, _dice(found, truth), distance, predicted.folded))
+        rows.append(ScanScore.of(case, _dice(found, truth, table), distance, predicted.folded))
     assert shown is not None
     against = "" if scans.labels is None else AGREEMENT
     return Tested(ArmScore(arm, stage.roles.source, target, tuple(rows), against), shown)
@@ -257,7 +258,7 @@ def dice_alone(net: nn.Module, how: Prediction, cases: Cases, device: torch.devi
     """Test a segmenter alone, without refinement: mean Dice over groups, in percent, of each scan with labels."""
     alone = replace(how, em_weight=0.0)
     return [
-        100 * mean_of(dice_per_group(segment(net, image.to(device), alone).cpu(), truth).values())
+        100 * mean_of(dice_per_group(segment(net, image.to(device), alone).cpu(), truth, how.table).values())
         for _, image, truth in labelled(cases)
     ]
 
@@ -280,8 +281,8 @@ def without_federation(experiment: Experiment, arm: Arm) -> Experiment:
     return replace(experiment, phases=replace(experiment.phases, segment=segment), segmenter=own)
 
 
-def _dice(found: Tensor, truth: Tensor) -> dict[str, float]:
-    return {group: 100 * value for group, value in dice_per_group(found, truth).items()}
+def _dice(found: Tensor, truth: Tensor, table: LabelTable) -> dict[str, float]:
+    return {group: 100 * value for group, value in dice_per_group(found, truth, table).items()}
 
 
 def _score(row: Mapping[str, object]) -> ArmScore:

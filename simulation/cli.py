@@ -14,6 +14,7 @@ import typer
 
 from configs.errors import ConfigError, DataError, RunError
 from configs.levels import LEVELS, MODELS
+from configs.structures import LABEL_TABLE, change_of
 from simulation.arms import ARMS, BASELINES, Arm
 from simulation.engines import ENGINES, check_engine
 from simulation.measured import Results
@@ -78,6 +79,7 @@ def simulate_command(
     seed: Seed = None,
     device: Device = "auto",
     style: Style = None,
+    label_table: Annotated[Path | None, typer.Option(metavar="FILE", help=LABEL_TABLE)] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting instead of the preset's: style.code=8."),
@@ -108,7 +110,8 @@ def simulate_command(
     if not epsilon > 0:
         raise ConfigError(f"--epsilon: {epsilon:g} is not above 0; give 4, for one, or inf for no noise")
     check_files(out, splits)
-    check_preset(preset, set_ or ())
+    changes = (*(set_ or ()), *change_of(label_table))
+    check_preset(preset, changes)
 
     from simulation.progress import RichProgress
     from simulation.simulate import Options, simulate
@@ -123,7 +126,7 @@ def simulate_command(
         seed=seed,
         device=device,
         style=style,
-        changes=tuple(set_ or ()),
+        changes=changes,
         bias=bias,
         levels=shared,
         epsilon=epsilon,

@@ -5,6 +5,7 @@ people with any colour vision tell apart. Matplotlib is imported when a chart is
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -138,12 +139,15 @@ def losses_chart(curves: Sequence[Curve]) -> str:
     return svg(draw, (9.4, 1.55 * rows + 0.55), f"Losses of the phase {curves[0].phase} against training steps")
 
 
+_ABBREVIATIONS = {"WM": "white matter", "CX": "cortex", "Vent": "ventricle", "DC": "diencephalon", "Proper": ""}
+"""What parts of FreeSurfer's names stand for."""
+
+
 def plain_group(group: str) -> str:
-    """A structure group in words: `Cerebral-WM` is `cerebral white matter`."""
-    group = group.replace("Cerebellum-", "Cerebellar-")
-    words = group.replace("-WM", " white matter").replace("-CX", " cortex").replace("-Vent", " ventricle")
-    words = words.replace("-Proper", "").replace("VentralDC", "ventral diencephalon").replace("-", " ")
-    return words if group == "CSF" else words.lower()
+    """A structure group in words: `Cerebral-WM` is `cerebral white matter`; a word in capitals stays so."""
+    parts = re.sub("(?<=[a-z])(?=DC$)", "-", group.replace("Cerebellum-", "Cerebellar-")).replace("_", "-").split("-")
+    words = [_ABBREVIATIONS.get(part, part if part.isupper() else part.lower()) for part in parts]
+    return " ".join(filter(None, words))
 
 
 def _title(source: str, target: str) -> str:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from configs.structures import GROUPS
+from configs.structures import PAPER, LabelTable, Row, table_of
 from simulation.arms import ARMS
 
 
@@ -75,9 +75,9 @@ class ArmScore:
 
     @property
     def groups(self) -> dict[str, float]:
-        """Mean Dice of each group over the scans that have it, in the order of the paper's Table 1."""
-        named = {group for scan in self.scans for group in scan.dice}
-        order = [g for g in GROUPS if g in named] + sorted(named - set(GROUPS))
+        """Mean Dice of each group over the scans that have it, in the order of the paper's Table 1, if it is there."""
+        named = dict.fromkeys(group for scan in self.scans for group in scan.dice)
+        order = [*(g for g in PAPER.groups if g in named), *(g for g in named if g not in PAPER.groups)]
         return {group: mean_of(scan.dice.get(group, math.nan) for scan in self.scans) for group in order}
 
 
@@ -160,7 +160,7 @@ class Results:
     """
 
     run: Mapping[str, str]
-    groups: tuple[str, ...] = GROUPS
+    label_table: tuple[Row, ...] = ()  # of the preset; none: the paper's
     scores: tuple[ArmScore, ...] = ()
     agreements: tuple[ArmScore, ...] = ()  # at sites whose test scans have no labels
     crossings: tuple[Crossing, ...] = ()
@@ -170,6 +170,16 @@ class Results:
     set_aside: tuple[SetAside, ...] = ()
     resemblance: tuple[Resemblance, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def table(self) -> LabelTable:
+        """The label table."""
+        return table_of(self.label_table)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of structures."""
+        return self.table.groups
 
     @property
     def directions(self) -> tuple[tuple[str, str], ...]:

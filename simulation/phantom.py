@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.structures import STRUCTURES
+from configs.structures import PAPER
 from simulation.anatomy import INDEX, SIDE, Traits, deep_shapes
 from simulation.folding import hull, pial_depth
 from simulation.shapes import Floats, Shape, rotation, sample, smooth_noise
@@ -40,8 +40,8 @@ class Anatomy:
 
     def volumes(self) -> dict[str, float]:
         """Volume of each structure in ml, by its FreeSurfer name."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(STRUCTURES) + 1)
-        return {s.name: float(counts[s.index]) * self.spacing**3 / 1000 for s in STRUCTURES}
+        counts = np.bincount(self.labels.ravel(), minlength=PAPER.classes)
+        return {s.name: float(counts[s.index]) * self.spacing**3 / 1000 for s in PAPER.structures}
 
 
 def draw_anatomy(seed: int, age: float, spacing: float = NOMINAL_SPACING) -> Anatomy:

@@ -75,7 +75,7 @@ def resemblance(stage: Stage, generator: PairGenerator, target: str) -> Resembla
         return None
     made = [generator.pair(Recipe(stage.experiment.seed, number, number, target)) for number in range(DRAWS)]
     draws = [(pair.image.cpu(), pair.labels.cpu()) for pair in made]
-    return compare(draws, scans, stage.roles.source, target)
+    return compare(draws, scans, stage.roles.source, target, stage.experiment.table)
 
 
 def _image(volume: Tensor) -> np.ndarray:

@@ -8,7 +8,7 @@ the mean of the printed groups differs from the printed mean by 0.3 and 0.6.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from configs.structures import GROUPS
+from configs.structures import PAPER
 
 CANDI_TO_OASIS = ("CANDI", "OASIS")
 OASIS_TO_CANDI = ("OASIS", "CANDI")
@@ -29,7 +29,7 @@ class PaperRow:
     groups: Mapping[str, float]  # empty where the paper prints only the mean
 
 
-# Source, target | method | Dice in the order of GROUPS | mean, std.
+# Source, target | method | Dice in the order of its groups | mean, std.
 _TABLE_1 = """
 CANDI CANDI| MABMIS         | 86.3 90.5 86.1 75.9 90.2 84.2 79.2 79.5 67.6 66.7 79.8 90.8 73.4 64.8 60.4 77.0| 78.3 2.9
 CANDI CANDI| VoxelMorph     | 81.1 87.3 83.7 69.9 82.4 85.9 82.6 81.0 74.7 64.3 73.4 89.2 66.2 66.7 59.4 81.1| 76.9 3.2
@@ -74,7 +74,7 @@ _TABLE_2 = (
 def _row(line: str) -> PaperRow:
     where, method, dice, summary = (part.split() for part in line.split("|"))
     name, arm = _OWN_ROWS.get(" ".join(method), (" ".join(method), ""))
-    groups = dict(zip(GROUPS, map(float, dice), strict=True))
+    groups = dict(zip(PAPER.groups, map(float, dice), strict=True))
     return PaperRow(where[0], where[1], name, arm, float(summary[0]), float(summary[1]), groups)
 
 

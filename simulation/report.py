@@ -132,7 +132,7 @@ def _pictures(results: Results, panels: Sequence[Panel]) -> dict[str, Any]:
     return {
         "segmentations": strips(results, panels, SEGMENTATION),
         "registrations": strips(results, panels, REGISTRATION),
-        "legend": structures_shown([p for p in panels if p.figure in (SEGMENTATION, REGISTRATION)]),
+        "legend": structures_shown([p for p in panels if p.figure in (SEGMENTATION, REGISTRATION)], results.table),
         "grids": grids(results, panels),
     }
 

@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 
 from client.pictures import Image, Labels, Pixels, gray, paint, png_uri
-from configs.structures import STRUCTURES
+from configs.structures import LabelTable
 from simulation.measured import Resemblance, Results, arms_in_order
 from simulation.panels import GENERATED, REAL, SCAN, TRUTH, Panel, direction_name
 
@@ -77,10 +77,10 @@ def _resemblance(found: Resemblance) -> str:
     )
 
 
-def structures_shown(panels: Sequence[Panel]) -> tuple[tuple[str, str], ...]:
+def structures_shown(panels: Sequence[Panel], table: LabelTable) -> tuple[tuple[str, str], ...]:
     """(group, CSS colour) of every structure group that appears in the labels of the panels."""
     present = set().union(*(np.unique(p.labels).tolist() for p in panels if p.labels is not None))
-    groups = {s.group: f"rgb{s.color}" for s in reversed(STRUCTURES) if s.index in present}
+    groups = {s.group: f"rgb{s.color}" for s in reversed(table.structures) if s.index in present}
     return tuple(sorted(groups.items()))
 
 
@@ -106,7 +106,7 @@ def _card(results: Results, panel: Panel, truth: Labels | None, box: tuple[slice
     if panel.labels is None or panel.column == SCAN:
         return Card("Scan", "", f"The scan {where}", png_uri(gray(image)))
     labels = panel.labels[box]
-    picture = png_uri(paint(image, labels))
+    picture = png_uri(paint(image, labels, table=results.table))
     if panel.column == TRUTH:
         return Card("Reference", "outlined beforehand", f"Reference segmentation of {where}", picture, painted=True)
     note = _note(results, panel)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.structures import GROUP_MEMBERS, GROUPS
+from configs.structures import PAPER, LabelTable
 from simulation.measured import Resemblance
 from sst_models.losses.structural import ms_ssim
 from sst_models.statistics.shape import volumes
@@ -32,7 +32,13 @@ SCALES = (0.7, 1.5, 3.0)
 """Voxels, sigmas of the Gaussians between which the detail of an image is measured."""
 
 
-def compare(draws: Sequence[Volume], scans: Sequence[Volume], source: str = "", target: str = "") -> Resemblance:
+def compare(
+    draws: Sequence[Volume],
+    scans: Sequence[Volume],
+    source: str = "",
+    target: str = "",
+    table: LabelTable = PAPER,
+) -> Resemblance:
     """Compare generated pairs with scans of the site whose style they have.
 
     Args:
@@ -40,19 +46,21 @@ def compare(draws: Sequence[Volume], scans: Sequence[Volume], source: str = "", 
         scans: five or more, with labels of whatever origin.
         source: the site of the atlas.
         target: the site whose style the pairs have.
+        table: of labels.
     """
-    drawn, real = (torch.stack([_volumes(labels) for _, labels in items]) for items in (draws, scans))
+    groups = table.groups
+    drawn, real = (torch.stack([_volumes(labels, table) for _, labels in items]) for items in (draws, scans))
     varied = (_variation(drawn) / _variation(real).clamp(min=1e-6)).tolist()
     sized = (drawn.mean(0) / real.mean(0).clamp(min=1e-6)).tolist()
-    bright = [torch.stack([_brightness(*item) for item in items]).nanmean(0) for items in (draws, scans)]
-    pairs = [(a, b) for a, b in combinations(range(len(GROUPS)), 2) if all((m[a] - m[b]).isfinite() for m in bright)]
+    bright = [torch.stack([_brightness(*item, table) for item in items]).nanmean(0) for items in (draws, scans)]
+    pairs = [(a, b) for a, b in combinations(range(len(groups)), 2) if all((m[a] - m[b]).isfinite() for m in bright)]
     same = [bool((bright[0][a] > bright[0][b]) == (bright[1][a] > bright[1][b])) for a, b in pairs]
     images, others = ([image for image, _ in items] for items in (draws, scans))
     return Resemblance(
         source,
         target,
-        dict(zip(GROUPS, varied, strict=True)),
-        dict(zip(GROUPS, sized, strict=True)),
+        dict(zip(groups, varied, strict=True)),
+        dict(zip(groups, sized, strict=True)),
         separability(images, others),
         max(alike(one, other) for one in images for other in others),
         max(alike(one, other) for one, other in combinations(others, 2)),
@@ -104,19 +112,20 @@ def _features(image: Tensor) -> Tensor:
     return torch.cat([*quantiles, torch.stack(detail)])
 
 
-def _volumes(labels: Tensor) -> Tensor:
-    """Give the voxels of each of the 16 groups."""
-    sizes = volumes(labels)
-    return torch.stack([sizes[[index - 1 for index in GROUP_MEMBERS[group]]].sum() for group in GROUPS])
+def _volumes(labels: Tensor, table: LabelTable) -> Tensor:
+    """Give the voxels of each group."""
+    sizes = volumes(labels, table)
+    return torch.stack([sizes[[index - 1 for index in members]].sum() for members in table.members.values()])
 
 
 def _variation(volumes: Tensor) -> Tensor:
     return volumes.std(0) / volumes.mean(0).clamp(min=1e-6)
 
 
-def _brightness(image: Tensor, labels: Tensor) -> Tensor:
+def _brightness(image: Tensor, labels: Tensor, table: LabelTable) -> Tensor:
     """Give the mean intensity of each group, nan where there is none."""
-    means = [image[0][torch.isin(labels, torch.tensor(GROUP_MEMBERS[group]).to(labels))].mean() for group in GROUPS]
+    each = table.members.values()
+    means = [image[0][torch.isin(labels, torch.tensor(members).to(labels))].mean() for members in each]
     return torch.stack(means)
 
 

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs.errors import RunError
+from configs.errors import ConfigError, RunError
+from configs.structures import table_from
 from simulation.measured import (
     ArmScore,
     Crossing,
@@ -96,7 +97,7 @@ def from_json(text: str) -> Results:
         if document["format"] != FORMAT:
             raise RunError(f"results.json has format {document['format']}, this version reads {FORMAT}: run again")
         return _results(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise RunError("results.json is damaged: remove it and give the same command again") from error
 
 
@@ -144,7 +145,7 @@ def _resemblance(item: Mapping[str, Any]) -> Resemblance:
 def _results(document: Mapping[str, Any]) -> Results:
     return Results(
         run=document["run"],
-        groups=tuple(document["groups"]),
+        label_table=table_from(rows).rows if (rows := document.get("label_table")) else (),
         scores=tuple(_arm(item) for item in document["scores"]),
         # Version 0.3 had neither of these.
         agreements=tuple(_arm(item) for item in document.get("agreements", ())),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.structures import CLASSES, GROUP_MEMBERS
+from configs.structures import PAPER
 from simulation.phantom import NOMINAL_SPACING, Anatomy, Labels
 from simulation.resampling import Matrix, averaging, resample, resampled_labels, stored
 from simulation.shapes import Floats, length, smooth_noise
@@ -36,10 +36,10 @@ class Scanner:
     variation: float = 0.02  # of contrast, bias and gamma from one person to the next, relative
 
     def intensities(self) -> Floats:
-        """Intensity of each class (29,), that of background being 0."""
-        table = np.zeros(CLASSES, np.float32)
+        """Intensity of each class (classes,), that of background being 0."""
+        table = np.zeros(PAPER.classes, np.float32)
         for group, value in self.tissue:
-            table[list(GROUP_MEMBERS[group])] = value
+            table[list(PAPER.members[group])] = value
         return table
 
 
@@ -108,7 +108,7 @@ def scan(anatomy: Anatomy, scanner: Scanner, seed: int) -> tuple[Floats, Labels,
 
 
 def _of_the_day(scanner: Scanner, rng: np.random.Generator) -> tuple[Scanner, Floats]:
-    """The scanner as it is for one person, and its contrast (29,): both sides of a structure vary together."""
+    """The scanner as it is for one person, and its contrast (classes,): both sides of a structure vary together."""
     draw = 1.0 + scanner.variation * rng.standard_normal(len(scanner.tissue))
     tissue = tuple((group, value * float(d)) for (group, value), d in zip(scanner.tissue, draw, strict=True))
     factor = np.exp(scanner.variation * np.array([2.0, 5.0, 5.0, 4.0]) * rng.standard_normal(4))

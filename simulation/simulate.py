@@ -94,6 +94,7 @@ def simulate(options: Options, progress: Progress) -> Results:
         set_aside=set_aside(stages),
         resemblance=tuple(item for one in found for item in one.resemblance),
         timings={"total": spent},
+        label_table=experiment.label_table,
     )
     panels = [panel for one in found for panel in one.panels]
     write(results, options.out)
@@ -143,7 +144,8 @@ def claim(options: Options, experiment: Experiment) -> None:
         kept = usual | json.loads(path.read_text(encoding="utf-8"))
         if "unseen" not in kept:
             raise RunError(f"{options.out} holds a run of an older version; choose another --out")
-        from_dict(kept["experiment"], str(path))  # a run of an older version names the key that is called otherwise now
+        # A run of an older version names the key that is called otherwise now.
+        kept["experiment"] = json.loads(from_dict(kept["experiment"], str(path)).to_json())
         odd = [key for key in asked if kept.get(key) != asked[key]]
         if odd:
             raise RunError(f"{options.out} holds another run (its {odd[0]} differs); choose another --out")
@@ -173,7 +175,7 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
     splits: dict[str, Mapping[str, str]] = {}
     for name, folder in data.items():
         named = [case for site, case in options.atlases if site == name] or [""]
-        found = choose(name, folder, grid, experiment.seed, options.splits, named)
+        found = choose(name, folder, experiment, options.splits, named)
         if found is None:
             splits[name] = splits_of(name, folder, experiment.seed, options.splits)
             continue
@@ -191,7 +193,7 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
     for source in wanted[:1] or chosen:
         roles = Roles(source, tuple(name for name in members if name != source), options.unseen)
         files = [pair for name in wanted or [source] for pair in chosen[name].files]
-        atlas = load_atlases(files, grid.shape, grid.spacing, grid.label_oversampling, bring)
+        atlas = load_atlases(files, grid.shape, grid.spacing, grid.label_oversampling, bring, table=experiment.table)
         how = (options.engine, device, options.bias, options.levels, options.epsilon)
         stage = Stage(options.out, roles, experiment, atlas, data, *how)
         stage.split(splits)

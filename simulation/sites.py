@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from configs.errors import ConfigError, DataError
-from configs.structures import CLASSES, INDEX_TO_ID, STRUCTURES
+from configs.structures import PAPER
 from simulation.phantom import NOMINAL_SPACING, draw_anatomy
 from simulation.scanner import Scanner, scan
 
@@ -116,7 +116,7 @@ def _claim(folder: Path, description: str, people: list[Person]) -> None:
 
 
 def _write_tables(folder: Path, people: list[Person]) -> None:
-    names = "".join(f"{s.id}\t{s.name}\t{s.group}\n" for s in STRUCTURES)
+    names = "".join(f"{s.id}\t{s.name}\t{s.group}\n" for s in PAPER.structures)
     rows = "".join(f"{p.id}\t{p.age}\t{p.sex}\n" for p in people)
     reference = {"Name": "Simulated truth", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
     made: dict[str, object] = {**reference, "GeneratedBy": [{"Name": "phantom"}]}
@@ -131,7 +131,7 @@ def _write_person(folder: Path, person: Person, scanner: Scanner, spacing: float
     if image_path.is_file() and label_path.is_file():
         return
     image, labels, affine = scan(draw_anatomy(person.seeds[0], person.age, spacing), scanner, person.seeds[1])
-    ids = np.array([INDEX_TO_ID[index] for index in range(CLASSES)], np.uint8)
+    ids = np.array(PAPER.ids, np.uint8)
     _write_nifti(label_path, ids[labels], affine)  # first, so that no scan is ever seen without its truth
     _write_nifti(image_path, image.astype(np.int16), affine)
 

@@ -108,7 +108,7 @@ def prepare(stage: Stage, name: str, *, keep: bool = False) -> None:
     run = f"{stage.roles.name}-prepared"
     affine = torch.tensor(stage.atlas.affine, dtype=torch.float64).numpy()
     scans.keep_atlas({"image": stage.atlas.image.numpy(), "affine": affine}, stage.atlas.digest, site.folder(run))
-    scans.prepare_scans(site, run, stage.experiment.seed)
+    scans.prepare_scans(site, run, stage.experiment)
 
 
 def forget_brains(stage: Stage, name: str) -> None:

@@ -23,7 +23,8 @@ from client.audit.statistics import Attacked
 from client.gate import audit, ledger
 from client.gate.policy import Policy
 from configs import phases, schema
-from configs.statistics import NUMBERS
+from configs.statistics import count
+from configs.structures import PAPER
 from scripts import commands_page, pages, settings_page
 from simulation.audit.audit import Audit, Part, SiteAudit
 from simulation.audit.copies import Copies
@@ -32,6 +33,8 @@ from simulation.measured import Results
 from sst_models.phases.material import Material
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
+
+NUMBERS = count(PAPER)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

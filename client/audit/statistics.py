@@ -12,7 +12,7 @@ import numpy as np
 from client.audit.membership import Flags, Floats, Membership, Shadows, measure
 from client.gate.budget import multiplier_of
 from client.gate.noise import noisy_mean, repeatable
-from configs.statistics import CLIP, FIRST, NEAR
+from configs.statistics import FIRST, lengths
 
 SHADOWS, TRIALS = 400, 400
 """Shadow sites from which the attacker learns, and releases that are attacked, if there are not too many people."""
@@ -121,8 +121,9 @@ def bounds(rows: np.ndarray, multiplier: float) -> Floats:
     """
     if not multiplier:
         return np.ones(len(rows))
-    lengths = (np.linalg.norm(rows, axis=1) / CLIP, np.linalg.norm(rows - rows.mean(0), axis=1) / NEAR)
-    rough, rest = (np.square(np.minimum(own, 1.0)) for own in lengths)
+    longest, usual = lengths(rows.shape[1])
+    found = (np.linalg.norm(rows, axis=1) / longest, np.linalg.norm(rows - rows.mean(0), axis=1) / usual)
+    rough, rest = (np.square(np.minimum(own, 1.0)) for own in found)
     apart = np.sqrt(FIRST * rough + (1 - FIRST) * rest) / multiplier
     return np.array([(1 + math.erf(one / 2)) / 2 for one in apart])
 

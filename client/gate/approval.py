@@ -20,7 +20,7 @@ from configs import levels
 from configs.errors import RefusalError
 from configs.phases import Phase, phase_of
 from configs.schema import Experiment, from_json
-from configs.statistics import SHAPES
+from configs.statistics import shapes
 from sst_models.wire.exchange import Arrays, PhaseRequest
 from sst_models.wire.payload import digest
 
@@ -147,7 +147,7 @@ def check_parts(request: PhaseRequest, approval: Approval) -> None:
             raise RefusalError(f"'{part[:40]}' is no mean and standard deviation of style codes")
     measured = request.arrays.get("statistics", {})
     if measured and {name: (array.shape, array.dtype) for name, array in measured.items()} != {
-        name: (shape, np.dtype(np.float32)) for name, shape in SHAPES.items()
+        name: (shape, np.dtype(np.float32)) for name, shape in shapes(approval.preset.table).items()
     }:
         raise RefusalError("'statistics' are none: they have other names, sizes or types than such arrays have")
 

@@ -16,6 +16,7 @@ from client.gate.record import Record, check_announced, spend
 from client.site import Site
 from configs.errors import ReleaseError
 from configs.phases import phase_of
+from configs.statistics import count
 from sst_models.wire import payload
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
@@ -101,7 +102,8 @@ def _asked(request: PhaseRequest, site: Site, approval: Approval, answer: Answer
     if odd := release.GATES_OWN & set(reply.arrays):
         raise ReleaseError(f"the app's answer holds the part '{min(odd)}', which the gate alone makes")
     if phase.statistics and not reply.error:
-        reply = noise.protect(reply, budget.multiplier_of(own.epsilon, own.delta), _draw(request, site))
+        multiplier, numbers = budget.multiplier_of(own.epsilon, own.delta), count(approval.preset.table)
+        reply = noise.protect(reply, multiplier, _draw(request, site), numbers)
     release.check(reply, request, own)
     if phase.statistics and not reply.error:  # those of too few people were not let through, and are not looked at
         audit.check(answered.arrays["statistics"]["people"], request.run, site.gate, own)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import ReleaseError
-from configs.statistics import APART, CLIP, FIRST, NEAR, NUMBERS, TOGETHER
+from configs.statistics import APART, FIRST, TOGETHER, lengths
 from sst_models.wire.exchange import Arrays, SiteReply
 
 STEP = 2.0**-20
@@ -36,26 +36,27 @@ Draw = Callable[[int, float], NDArray[np.int64]]
 """Draws so many whole numbers of noise with a standard deviation."""
 
 
-def protect(reply: SiteReply, multiplier: float, draw: Draw) -> SiteReply:
+def protect(reply: SiteReply, multiplier: float, draw: Draw, numbers: int) -> SiteReply:
     """Give a reply with the noisy mean of the people's numbers that the app put into it, and nothing else of them.
 
     Args:
-        reply: of the app; its part "statistics" is {"people": (people, NUMBERS)}.
+        reply: of the app; its part "statistics" is {"people": (people, numbers)}.
         multiplier: as for `noisy_mean`.
         draw: where the noise is from.
+        numbers: of a person, as the run has them (`configs.statistics.count`).
 
     Raises:
         ReleaseError: the app's answer holds no such numbers.
     """
     people = reply.arrays.get("statistics", {}).get("people", np.zeros(0))
-    if people.ndim != 2 or people.shape[1] != NUMBERS or people.dtype.kind != "f":
-        raise ReleaseError(f"the app's statistics are no rows of {NUMBERS} numbers; gate and app need the same version")
+    if people.ndim != 2 or people.shape[1] != numbers or people.dtype.kind != "f":
+        raise ReleaseError(f"the app's statistics are no rows of {numbers} numbers; gate and app need the same version")
     try:
         found = noisy_mean(people, multiplier, draw)
     except ValueError as error:
         raise ReleaseError(f"the app's statistics cannot be used: {error}") from error
-    numbers = {"mean": found.mean, "noise": [found.noise], "multiplier": [multiplier]}
-    released = {name: np.array(values, np.float32) for name, values in numbers.items()}
+    arrays = {"mean": found.mean, "noise": [found.noise], "multiplier": [multiplier]}
+    released = {name: np.array(values, np.float32) for name, values in arrays.items()}
     return replace(reply, count=len(people), arrays={**reply.arrays, "statistics": released})
 
 
@@ -87,9 +88,10 @@ def noisy_mean(rows: np.ndarray, multiplier: float, draw: Draw) -> NoisyMean:
     if rows.ndim != 2 or not 1 <= len(rows) <= MOST or not np.isfinite(rows).all():
         raise ValueError(f"rows are finite and (people, numbers), with 1 to {MOST} people, not {rows.shape}")
     given = np.clip(np.asarray(rows, np.float64), -1e100, 1e100)  # what is squared stays within a float
-    rough = _one_step(given, CLIP, multiplier / math.sqrt(FIRST), draw)
+    longest, usual = lengths(rows.shape[1])
+    rough = _one_step(given, longest, multiplier / math.sqrt(FIRST), draw)
     centre, unsure = _likely(rough)
-    near = min(CLIP, math.hypot(NEAR, unsure))
+    near = min(longest, math.hypot(usual, unsure))
     rest = _one_step(given - centre, near, multiplier / math.sqrt(1 - FIRST), draw)
     return NoisyMean(centre + rest.mean, rest.noise)
 

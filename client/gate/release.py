@@ -13,9 +13,10 @@ import numpy as np
 from client.gate.budget import multiplier_of
 from client.gate.noise import multiplier_in
 from client.gate.policy import Policy
-from configs.errors import DeclinedError, ReleaseError, TooFewError
+from configs.errors import ConfigError, DeclinedError, ReleaseError, TooFewError
 from configs.phases import PHASES, Phase
-from configs.statistics import SHAPES
+from configs.statistics import shapes
+from configs.structures import LabelTable, table_from
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 
@@ -60,7 +61,8 @@ def check(reply: SiteReply, request: PhaseRequest, policy: Policy) -> None:
     if reply.bytes > policy.most_bytes:
         raise ReleaseError(f"reply to {request.phase} has {reply.bytes} bytes; the policy allows {policy.most_bytes}")
     phase = _declared(reply.phase)
-    if found := grammar.fault(reply, phase):
+    groups = _table(request).groups if phase.figures else ()
+    if found := grammar.fault(reply, phase, groups):
         raise ReleaseError(found.text)
     if (reply.series or (reply.metrics and phase.losses)) and not policy.releases_curves:
         raise ReleaseError("the policy keeps training curves at the site")
@@ -88,7 +90,7 @@ def _check_part(part: str, arrays: Arrays, reply: SiteReply, request: PhaseReque
     if part == "moments":
         _check_moments(arrays, code, reply.count, policy)
     elif part == "statistics":
-        _check_statistics(arrays, reply.count, policy)
+        _check_statistics(arrays, reply.count, policy, _table(request))
     elif part in GATES_OWN:
         return
     else:
@@ -109,6 +111,14 @@ def _geometry(request: PhaseRequest) -> tuple[tuple[int, ...], int]:
         ) from error
 
 
+def _table(request: PhaseRequest) -> LabelTable:
+    """Read the label table from the request's experiment."""
+    try:
+        return table_from(json.loads(request.experiment).get("label_table", []))
+    except (ValueError, AttributeError, ConfigError) as error:
+        raise ReleaseError("the request's experiment has no readable label table: cannot check the reply") from error
+
+
 def _check_moments(arrays: Arrays, code: int, count: int, policy: Policy) -> None:
     if not policy.releases_moments:
         raise ReleaseError("the policy keeps the moments of the style codes at the site")
@@ -117,10 +127,11 @@ def _check_moments(arrays: Arrays, code: int, count: int, policy: Policy) -> Non
         raise ReleaseError(f"moments must be exactly mean ({code},) and std ({code},)")
 
 
-def _check_statistics(arrays: Arrays, count: int, policy: Policy) -> None:
+def _check_statistics(arrays: Arrays, count: int, policy: Policy, table: LabelTable) -> None:
     _check_cases("statistics", count, policy)
-    if {name: array.shape for name, array in arrays.items()} != SHAPES:
-        raise ReleaseError(f"statistics must be exactly {', '.join(SHAPES)}, in their sizes")
+    asked = shapes(table)
+    if {name: array.shape for name, array in arrays.items()} != asked:
+        raise ReleaseError(f"statistics must be exactly {', '.join(asked)}, in their sizes")
     if multiplier_in(arrays) < multiplier_of(policy.epsilon, policy.delta):
         raise ReleaseError(f"statistics have less noise than epsilon {policy.epsilon:g} of the policy asks for")
 

@@ -100,11 +100,12 @@ def by_flows_refined(find: "Callable[[Bench, Arm, str], Flows]") -> Callable[[Be
         flows = find(bench, arm, site)
         each = [labels for _, labels in bench.atlases]
         weight, spacing = bench.experiment.propagation.em_weight, bench.experiment.grid.spacing
+        table = bench.experiment.table
 
         def predict(image: "Tensor") -> Predicted:
             found = flows(image)
             said = [labels.probabilities(flow) for labels, flow in zip(each, found, strict=False)]
-            refined = expectation_maximisation(image[None], torch.stack(said).mean(0), weight, spacing)
+            refined = expectation_maximisation(image[None], torch.stack(said).mean(0), weight, spacing, table=table)
             return propagated_by(refined.argmax(0), found)
 
         return predict

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from client.cases import Cases
 from configs.errors import RunError
-from configs.schema import from_dict
-from configs.statistics import SHAPES
+from configs.schema import Experiment, from_dict
+from configs.statistics import shapes
 from server.atlas import read_atlas
 from server.state import STATISTICS, RunState, Store
 from simulation.arms.arm import FEDERATED
@@ -125,12 +125,14 @@ def _opened(run: Path, asked: dict[str, Any], device: torch.device) -> Iterator[
         if (hub / "finished.json").exists():
             state = Store(hub / "state", experiment).resume()
             assert state is not None, hub
-            _check(state, run)
+            _check(state, run, experiment)
             yield Federation(Stage(run, roles, experiment, read_atlas(hub), data, *how), scheme, state)
 
 
-def _check(state: RunState, run: Path) -> None:
+def _check(state: RunState, run: Path, experiment: Experiment) -> None:
     """See that statistics have the form that attacks and generation read."""
     start = f"{STATISTICS}."
-    if any(set(arrays) != set(SHAPES) for part, arrays in state.parts.items() if part.startswith(start)):
+    if any(
+        set(arrays) != set(shapes(experiment.table)) for part, arrays in state.parts.items() if part.startswith(start)
+    ):
         raise RunError(f"{run} holds statistics of an older version, without noise; give sst simulate again, elsewhere")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.structures import GROUP_OF
+from configs.structures import LabelTable
 from simulation.arms.arm import Bench, Lesson
 from simulation.training import fit
 from sst_models.networks.blocks import activate, check_sides, conv, double, fold
@@ -34,7 +34,7 @@ from sst_models.propagation.em import EDGE, SPREAD
 from sst_models.training.device import place
 from sst_models.training.learner import Losses, Scans, adam
 from sst_models.training.seeds import below
-from sst_models.volume.groups import COUNT, group_probabilities
+from sst_models.volume.groups import count, group_probabilities
 from sst_models.volume.intensity import brain_mask
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.separable import blur
@@ -78,22 +78,21 @@ FIRST_SCANS = 8
 FIRST_PASSES = 10
 """Iterations of EM for them."""
 
-AIR = COUNT
-"""Place of air among the Gaussians, after those of unnamed tissue and of the groups."""
 
-KINDS = (*GROUP_OF, AIR)
-"""The Gaussian of each class, and of air."""
+def kinds(table: LabelTable) -> list[int]:
+    """Give the Gaussian of each class, and of air, which comes after those of unnamed tissue and of the groups."""
+    return [*table.group_of, count(table)]
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """How bright each kind of voxel is in a scan: tissue without a name, the 16 groups, air."""
+    """How bright each kind of voxel is in a scan: tissue without a name, the K groups, air."""
 
-    mean: Tensor  # (18,), in intensities of [0, 1]
-    variance: Tensor  # (18,)
+    mean: Tensor  # (K + 2,), in intensities of [0, 1]
+    variance: Tensor  # (K + 2,)
 
     def log_density(self, intensities: Tensor) -> Tensor:
-        """Give the log-density of intensities (...) in each kind, (18, ...)."""
+        """Give the log-density of intensities (...) in each kind, (K + 2, ...)."""
         mean, variance = (of.view(-1, *[1] * intensities.ndim) for of in (self.mean, self.variance))
         return -0.5 * ((intensities - mean).square() / variance + (2 * math.pi * variance).log())
 
@@ -107,7 +106,7 @@ def label_prior(atlas: Tensor, labels: AtlasLabels, spacing: float) -> Tensor:
         spacing: of the grid, mm.
 
     Returns:
-        (29, D, H, W): tissue without a name, and the 28 structures. What they lack to 1 is air (`with_air`).
+        (classes, D, H, W): tissue without a name, and the structures. What they lack to 1 is air (`with_air`).
     """
     shares = labels.probabilities(atlas.new_zeros(1, 3, *atlas.shape[1:]))
     shares[0] *= brain_mask(atlas[None])[0, 0]
@@ -120,7 +119,7 @@ def with_air(prior: Tensor) -> Tensor:
 
 
 def negative_log_likelihood(intensities: Tensor, prior: Tensor, gaussians: Gaussians) -> Tensor:
-    """Give minus the mean log-likelihood of intensities (...) under the mixture that a prior (18, ...) weighs."""
+    """Give minus the mean log-likelihood of intensities (...) under the mixture that a prior (K + 2, ...) weighs."""
     mixture = (prior * gaussians.log_density(intensities).exp()).sum(0)
     return -(mixture + OUTLIERS).log().mean()
 
@@ -134,27 +133,30 @@ class BayesianNetwork(nn.Module):
     """See a scan and the prior, and give a velocity at half resolution and the scan's Gaussians.
 
     Args:
+        groups: K + 1, tissue without a name among them.
         gaussians: with which it begins; air's stay as they are.
         widths: channels from half resolution down; each level halves the sides.
     """
 
-    def __init__(self, gaussians: Gaussians | None = None, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, groups: int, gaussians: Gaussians | None = None, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
-        self.enter = conv(8 + AIR, widths[0])
+        self.enter = conv(8 + groups, widths[0])
         self.down = nn.ModuleList(conv(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
         self.up = nn.ModuleList(conv(a + b, b) for a, b in zip(widths[::-1], widths[-2::-1], strict=False))
         self.refine = conv(widths[0], widths[0])
         self.velocity = conv(widths[0], 3)
         nn.init.normal_(self.velocity.weight, std=1e-5)  # VoxelMorph's: learning starts at the identity
         nn.init.zeros_(self.velocity.bias)  # type: ignore[arg-type]
-        self.moments = nn.Linear(widths[0], 2 * AIR)
+        self.moments = nn.Linear(widths[0], 2 * groups)
         nn.init.zeros_(self.moments.weight)
         if gaussians is not None:
-            shares = torch.cat([gaussians.mean[:AIR], (gaussians.variance[:AIR] - LEAST_VARIANCE) / MOST_VARIANCE])
+            shares = torch.cat(
+                [gaussians.mean[:groups], (gaussians.variance[:groups] - LEAST_VARIANCE) / MOST_VARIANCE]
+            )
             self.moments.bias.data.copy_(shares.clamp(1e-3, 1 - 1e-3).logit())
 
     def forward(self, scan: Tensor, prior: Tensor) -> tuple[Tensor, Gaussians]:
-        """Map a scan (1, 1, D, H, W) and a prior (1, 17, D/2, H/2, W/2) to (1, 3, D/2, H/2, W/2) and Gaussians."""
+        """Map a scan (1, 1, D, H, W) and a prior (1, K + 1, D/2, H/2, W/2) to (1, 3, D/2, H/2, W/2) and Gaussians."""
         check_sides(scan)
         x = activate(self.enter(torch.cat([fold(scan, 2), prior], dim=1)))
         levels = [x]
@@ -176,7 +178,7 @@ class BayesianLearner:
     Args:
         net: as it begins.
         scans: of the site.
-        prior: (17, D, H, W), of unnamed tissue and the groups.
+        prior: (K + 1, D, H, W), of unnamed tissue and the groups.
     """
 
     def __init__(self, net: nn.Module, scans: Scans, prior: Tensor) -> None:
@@ -214,7 +216,7 @@ def _on_eighth(flow: Tensor, corner: list[int]) -> Tensor:
 
 
 def first_gaussians(scans: Scans, prior: Tensor) -> Gaussians:
-    """Give the Gaussians of the brains of a few scans under a prior (17, D, H, W) as it lies, by EM."""
+    """Give the Gaussians of the brains of a few scans under a prior (K + 1, D, H, W) as it lies, by EM."""
     few = [scans.image(index)[0].to(prior) for index in range(min(len(scans), FIRST_SCANS))]
     whole, found = with_air(prior), None
     for _ in range(FIRST_PASSES):
@@ -226,7 +228,7 @@ def first_gaussians(scans: Scans, prior: Tensor) -> Gaussians:
 
 
 def _moments(values: Tensor, prior: Tensor, gaussians: Gaussians | None) -> Tensor:
-    """Give count, sum and sum of squares (3, 18) of values (V,) by a prior (18, V), and by Gaussians if there are."""
+    """Give count, sum and sum of squares (3, K + 2) of values (V,) by a prior (K + 2, V), and by Gaussians."""
     if gaussians is not None:
         prior = prior * gaussians.log_density(values).exp()
         prior = prior / (prior.sum(0) + OUTLIERS)
@@ -236,37 +238,39 @@ def _moments(values: Tensor, prior: Tensor, gaussians: Gaussians | None) -> Tens
 def learn(bench: Bench, site: str, lesson: Lesson) -> Arrays:
     """Train the network on a site's scans; give its weights."""
     scans, seed = bench.scans(site), bench.experiment.seed
-    prior = group_probabilities(label_prior(*bench.atlas, bench.experiment.grid.spacing))
-    net = place(_build(seed, first_gaussians(scans, prior)), bench.device)
+    prior = group_probabilities(label_prior(*bench.atlas, bench.experiment.grid.spacing), bench.experiment.table)
+    net = place(_build(bench, first_gaussians(scans, prior)), bench.device)
     learner = BayesianLearner(net, scans, prior)
     fit(learner, "bayesian", seed, lesson.steps_of(COST), lesson.folder, lesson.counted(COST))
     return weights.parameters(net)
 
 
-def _build(seed: int, gaussians: Gaussians | None = None) -> BayesianNetwork:
+def _build(bench: Bench, gaussians: Gaussians | None = None) -> BayesianNetwork:
     """Make the network with first weights that depend on the seed, and on the Gaussians, alone."""
-    return seeded(lambda: BayesianNetwork(gaussians), seed, "bayesian")
+    groups = count(bench.experiment.table)
+    return seeded(lambda: BayesianNetwork(groups, gaussians), bench.experiment.seed, "bayesian")
 
 
 class BayesianSegmenter:
     """Segment scans by what `learn` gave."""
 
     def __init__(self, arrays: Arrays, bench: Bench) -> None:
-        net = _build(bench.experiment.seed)
+        net = _build(bench)
         weights.load_parameters(net, arrays, "bayesian")
         self.net = place(net, bench.device).eval()
         self.prior = label_prior(*bench.atlas, bench.experiment.grid.spacing)
-        self.seen = F.avg_pool3d(group_probabilities(self.prior)[None], 2)
+        self.kinds = kinds(bench.experiment.table)
+        self.seen = F.avg_pool3d(group_probabilities(self.prior, bench.experiment.table)[None], 2)
 
     @torch.no_grad()
     def posterior(self, scan: Tensor) -> tuple[Tensor, Tensor]:
         """Segment a scan (1, D, H, W) by Bayes' rule.
 
         Returns:
-            The probability of each class, (29, D, H, W), and the flow (1, 3, D, H, W) in voxels, scan -> atlas.
+            The probability of each class, (classes, D, H, W), and the flow (1, 3, D, H, W) in voxels, scan -> atlas.
         """
         velocity, gaussians = self.net(scan[None], self.seen)
         flow = resize_flow(integrate(velocity, SQUARINGS), scan.shape[1:])
         prior = with_air(warp(self.prior[None], flow)[0])
-        found = torch.softmax(prior.log() + gaussians.log_density(scan[0])[list(KINDS)], dim=0)
+        found = torch.softmax(prior.log() + gaussians.log_density(scan[0])[self.kinds], dim=0)
         return torch.cat([found[:1] + found[-1:], found[1:-1]]), flow

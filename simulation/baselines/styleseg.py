@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.schema import Experiment
-from configs.structures import CLASSES
+from configs.structures import PAPER, LabelTable
 from server.segmenters import segmenter_of
 from simulation.training import fit, train_alone
 from sst_models.losses.flow import gradient_l1
@@ -110,10 +110,10 @@ def find_flow(net: nn.Module, moving: Tensor, fixed: Tensor, mirrored: bool = Fa
     return torch.cat([-flow[:, :1], flow[:, 1:]], dim=1)
 
 
-def shares_of(labels: Tensor) -> Tensor:
-    """Give the share of each structure in cubes of 2^3 voxels, (28, d, h, w) float32, of class indices (D, H, W)."""
+def shares_of(labels: Tensor, table: LabelTable = PAPER) -> Tensor:
+    """Give the share of each structure in cubes of 2^3 voxels, (structures, d, h, w), of class indices (D, H, W)."""
     cubes = fold(labels[None, None].float(), 2)[0].long()
-    counts = torch.zeros(CLASSES, *cubes.shape[1:], device=labels.device)
+    counts = torch.zeros(table.classes, *cubes.shape[1:], device=labels.device)
     return counts.scatter_add_(0, cubes, torch.ones_like(cubes, dtype=counts.dtype))[1:] / len(cubes)
 
 
@@ -145,6 +145,7 @@ class Registering:
         image, labels = atlas
         self.moving = image[None].expand(BATCH, -1, -1, -1, -1)
         still = image.new_zeros(1, 3, *image.shape[1:])
+        self.table = labels.table
         self.shares = F.avg_pool3d(labels.probabilities(still)[1:], 2)[None]  # as `shares_of` gives a scan's
 
     def step(self, draws: torch.Generator) -> Losses:
@@ -154,7 +155,7 @@ class Registering:
         flow = find_flow(self.nets["registration"], self.moving, fixed, chance(0.5, draws))
         total = 1 - lncc(fixed, warp(self.moving, flow), LNCC_WINDOW) + self.smoothness * gradient_l1(flow)
         if self.given:
-            truth = torch.stack([shares_of(self.given(index)) for index in drawn])
+            truth = torch.stack([shares_of(self.given(index), self.table) for index in drawn])
             total = total + SUPERVISION * (1 - soft_dice(warp(self.shares, F.avg_pool3d(flow, 2) / 2), truth))
         self.optimisers["registration"].zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

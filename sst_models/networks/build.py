@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from configs.schema import FLOW_REDUCTION, Experiment
-from configs.structures import CLASSES
 from sst_models.networks.appearance import AppearanceModel
 from sst_models.networks.flow_codes import FlowCritic, FlowDecoder, FlowEncoder
 from sst_models.networks.registration import RegistrationPyramid, RegistrationUNet
@@ -31,7 +30,7 @@ def _flow_codes(kind: type[FlowEncoder] | type[FlowDecoder], experiment: Experim
 def _segmenter(experiment: Experiment) -> nn.Module:
     own = experiment.segmenter
     sides = tuple(side // COARSE for side in experiment.grid.shape) if own.location_prior else None
-    return Segmenter(own.widths, CLASSES, experiment.space_to_depth, sides)
+    return Segmenter(own.widths, experiment.table.classes, experiment.space_to_depth, sides)
 
 
 _BUILDERS: dict[str, Callable[[Experiment], nn.Module]] = {

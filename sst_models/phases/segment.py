@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from configs.schema import Experiment, Segment
 from configs.schema import Segmenter as SegmenterSettings
+from configs.structures import LabelTable
 from sst_models.losses.overlap import dice_ce
 from sst_models.networks.segmenter import Segmenter, labels_inside
 from sst_models.propagation.predict import normalise
@@ -50,11 +51,12 @@ class SegmentSettings:
     segmenter: SegmenterSettings
     spacing: float  # of the grid, mm
     bf16_cpu: bool
+    table: LabelTable
 
     @classmethod
     def of(cls, experiment: Experiment, phase: Segment) -> "SegmentSettings":
         """Take them from a preset, for `phases.segment` or `phases.adapt`."""
-        return cls(phase, experiment.segmenter, experiment.grid.spacing, experiment.bf16_cpu)
+        return cls(phase, experiment.segmenter, experiment.grid.spacing, experiment.bf16_cpu, experiment.table)
 
 
 class SegmentLearner:
@@ -69,7 +71,7 @@ class SegmentLearner:
     def __init__(self, nets: dict[str, nn.Module], pairs: Pairs, settings: SegmentSettings) -> None:
         self.nets, self.pairs = nets, pairs
         self.settings, self.phase = settings.segmenter, settings.phase
-        self.spacing, self.bf16_cpu = settings.spacing, settings.bf16_cpu
+        self.spacing, self.bf16_cpu, self.table = settings.spacing, settings.bf16_cpu, settings.table
         phase = settings.phase
         net = nets["segmenter"]
         optimiser = Muon(net.parameters(), phase.rate) if phase.optimiser == "muon" else adam(net, phase.rate)
@@ -85,7 +87,7 @@ class SegmentLearner:
         pairs = [self.pairs(generator(seed, "segment", "start", number)) for number in range(START_PAIRS)]
         labels = torch.stack([labels for _, labels in pairs])
         if self.settings.mirror:
-            labels = torch.cat([labels, mirror_labels(labels)])
+            labels = torch.cat([labels, mirror_labels(labels, self.table)])
         for net in (self.nets["segmenter"], self.mean):
             if isinstance(net, Segmenter):
                 net.start(labels, self.settings.location_prior / self.spacing)
@@ -111,7 +113,7 @@ class SegmentLearner:
     def _pair(self, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         image, labels = self.pairs(draws)
         if self.settings.mirror and chance(0.5, draws):
-            image, labels = mirror_pair(image, labels)
+            image, labels = mirror_pair(image, labels, self.table)
         if self.settings.affine_probability and chance(self.settings.affine_probability, draws):
             image, labels = move(image, labels, draws)
         return image, labels

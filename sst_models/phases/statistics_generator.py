@@ -38,7 +38,7 @@ class StatisticsGenerator:
     def __init__(self, atlas: Tensor, labels: AtlasLabels, spacing: float, looks: Moments) -> None:
         self.drawing = Drawing(Rendering(atlas, labels, spacing))
         self.basis = ShapeBasis(labels, (atlas > 0).to(atlas), spacing)
-        self.looks, self.shapes = looks.to(atlas.device), shapes().to(atlas.device)
+        self.looks, self.shapes = looks.to(atlas.device), shapes(labels.table).to(atlas.device)
 
     @torch.no_grad()
     def pair(self, recipe: Recipe) -> GeneratedPair:

@@ -126,8 +126,8 @@ class Aligner:
         """
         if self.labels is None or not self.how.matches_tissues:
             return self.by_appearance(scan)
-        sigma = self.how.settings.tissue_matching / self.how.spacing
-        return match_tissues(self.atlas[None], self.labels.on_grid, scan, self.labels.propagate(flow), sigma)
+        sigma, own = self.how.settings.tissue_matching / self.how.spacing, self.labels
+        return match_tissues(self.atlas[None], own.on_grid, scan, own.propagate(flow), sigma, own.table)
 
     @torch.no_grad()
     def by_appearance(self, scan: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Aligner:
 
     @torch.no_grad()
     def probabilities(self, flow: Tensor, mirrored: Tensor | None = None) -> Tensor:
-        """Give each voxel's probability of each class, (29, D, H, W), by what the atlases' labels are there.
+        """Give each voxel's probability of each class, (classes, D, H, W), by what the atlases' labels are there.
 
         Args:
             flow: to each atlas, as `flows` gives it.
@@ -167,8 +167,9 @@ class Aligner:
         weight = self.how.settings.em_weight
         if not weight and mirrored is None:
             return self.propagate(flow)
+        assert self.labels is not None
         prior = self.probabilities(flow, mirrored)
-        return expectation_maximisation(scan, prior, weight, self.how.spacing).argmax(0)
+        return expectation_maximisation(scan, prior, weight, self.how.spacing, table=self.labels.table).argmax(0)
 
     @torch.no_grad()
     def propagate(self, flow: Tensor) -> Tensor:
@@ -181,7 +182,8 @@ class Aligner:
         begun = [start(scan) for start in starts]
         best = 0
         if self.labels is not None and len(starts) > 1:
-            fits = [mean_log_likelihood(scan, self.labels.propagate(flow), self.how.spacing) for _, flow in begun]
+            own, spacing = self.labels, self.how.spacing
+            fits = [mean_log_likelihood(scan, own.propagate(flow), spacing, own.table) for _, flow in begun]
             best = fits.index(max(fits))
         moving, flow = begun[best]
         if self.labels is not None and self.how.matches_tissues:

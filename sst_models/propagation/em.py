@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sst_models.volume.groups import COUNT, group_probabilities, groups, one_hot
+from configs.structures import PAPER, LabelTable
+from sst_models.volume.groups import count, group_probabilities, groups, one_hot
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.mirror import mean_with_mirror, mirror_probabilities
 from sst_models.volume.separable import blur
@@ -78,33 +79,35 @@ def refine_labels(
         Class indices (D, H, W) int64. A structure that the flow puts nowhere stays nowhere.
     """
     prior = propagated_probabilities(labels, flow, mirrored)
-    return expectation_maximisation(scan, prior, weight, spacing).argmax(0)
+    return expectation_maximisation(scan, prior, weight, spacing, table=labels.table).argmax(0)
 
 
 @torch.no_grad()
 def propagated_probabilities(labels: AtlasLabels, flow: Tensor, mirrored: Tensor | None = None) -> Tensor:
-    """Give each voxel's probability of each class, (29, D, H, W), by the labels that one flow propagates, or two.
+    """Give each voxel's probability of each class, (classes, D, H, W), by the labels that one flow propagates, or two.
 
     Args: as of `refine_labels`.
     """
     propagated = labels.probabilities(flow)
     if mirrored is None:
         return propagated
-    return mean_with_mirror(propagated, mirror_probabilities(labels.probabilities(mirrored)))
+    theirs = mirror_probabilities(labels.probabilities(mirrored), labels.table)
+    return mean_with_mirror(propagated, theirs, labels.table)
 
 
 @torch.no_grad()
 def expectation_maximisation(
-    scan: Tensor, probabilities: Tensor, weight: float, spacing: float, edge: float = EDGE
+    scan: Tensor, probabilities: Tensor, weight: float, spacing: float, edge: float = EDGE, table: LabelTable = PAPER
 ) -> Tensor:
     """Give each voxel's posterior probability of each class by its prior and the scan's own intensities.
 
     Args:
         scan: (1, 1, D, H, W) in [0, 1], background 0.
-        probabilities: the prior of each voxel, (29, D, H, W), summing to 1 over classes.
+        probabilities: the prior of each voxel, (classes, D, H, W), summing to 1 over classes.
         weight: as of `refine_labels`.
         spacing: of the grid, mm.
         edge: sigma of the Gaussian by which the prior is softened, mm.
+        table: of labels.
 
     Returns:
         Probabilities of the same shape.
@@ -112,30 +115,31 @@ def expectation_maximisation(
     prior = blur(probabilities, edge / spacing)
     prior = prior / prior.sum(0, keepdim=True).clamp(min=1e-6)
     prior = (prior + FLOOR * (prior > REACHED)).clamp(min=1e-9).log()
-    group = groups(scan.device)  # left and right share their intensities
+    group = groups(scan.device, table)  # left and right share their intensities
     posterior = probabilities
     for _ in range(PASSES):
-        likelihood = _likelihood(group_probabilities(posterior), scan[0, 0], NEAR / spacing, one_width=True)
+        likelihood = _likelihood(group_probabilities(posterior, table), scan[0, 0], NEAR / spacing, one_width=True)
         posterior = torch.softmax(prior + weight * likelihood[group], dim=0)
     return posterior
 
 
 @torch.no_grad()
-def mean_log_likelihood(scan: Tensor, labels: Tensor, spacing: float) -> float:
+def mean_log_likelihood(scan: Tensor, labels: Tensor, spacing: float, table: LabelTable = PAPER) -> float:
     """Measure how well labels explain a scan: the mean log-density of the brain's intensities in their structures.
 
     Args:
         scan: (1, 1, D, H, W) in [0, 1], background 0.
         labels: class indices, (D, H, W).
         spacing: of the grid, mm.
+        table: of labels.
     """
-    group = groups(scan.device)[labels.long()]
-    density = _likelihood(one_hot(group, COUNT, scan.dtype), scan[0, 0], REACH / spacing).gather(0, group[None])[0]
-    return float(density[scan[0, 0] > 0].mean())
+    group = groups(scan.device, table)[labels.long()]
+    density = _likelihood(one_hot(group, count(table), scan.dtype), scan[0, 0], REACH / spacing)
+    return float(density.gather(0, group[None])[0][scan[0, 0] > 0].mean())
 
 
 def _likelihood(share: Tensor, scan: Tensor, reach: float, one_width: bool = False) -> Tensor:
-    """Give the log-density of each voxel's intensity in each group, (17, D, H, W), by the Gaussian near it.
+    """Give the log-density of each voxel's intensity in each group, (groups, D, H, W), by the Gaussian near it.
 
     `one_width` gives structures the width of all of them near the place, as linear discriminants have; background,
     which is air and tissue without a name, keeps its own.

@@ -10,6 +10,7 @@ their edges, it is mostly a flow that stopped short, of large ventricles for exa
 import torch
 from torch import Tensor, nn
 
+from configs.structures import PAPER, LabelTable
 from sst_models.propagation.align import Aligner
 from sst_models.propagation.em import REACH
 from sst_models.propagation.predict import Prediction, network_probabilities, refined
@@ -28,7 +29,7 @@ APART, ALIKE = 0.85, 0.95
 
 @torch.no_grad()
 def fused_probabilities(segmenter: nn.Module, volume: Tensor, aligner: Aligner, how: Prediction) -> Tensor:
-    """Give each voxel's probability of each class, (29, D, H, W), by a segmenter and by what F propagates.
+    """Give each voxel's probability of each class, (classes, D, H, W), by a segmenter and by what F propagates.
 
     Args:
         segmenter: the U-Net.
@@ -38,21 +39,24 @@ def fused_probabilities(segmenter: nn.Module, volume: Tensor, aligner: Aligner, 
     """
     propagated = aligner.probabilities(*aligner.flows(volume[None]))
     predicted = network_probabilities(segmenter, volume, how)
-    weight = registration_weight(predicted, propagated, volume > 0, how.spacing)
+    weight = registration_weight(predicted, propagated, volume > 0, how.spacing, how.table)
     return refined(torch.lerp(predicted, propagated, weight), volume, how)
 
 
 @torch.no_grad()
-def registration_weight(predicted: Tensor, propagated: Tensor, brain: Tensor, spacing: float) -> Tensor:
+def registration_weight(
+    predicted: Tensor, propagated: Tensor, brain: Tensor, spacing: float, table: LabelTable = PAPER
+) -> Tensor:
     """Give F's weight near each place, (1, D, H, W) in [0, `REGISTRATION_WEIGHT`], by how far the two agree there.
 
     Args:
-        predicted: the segmenter's probabilities of each class, (29, D, H, W).
+        predicted: the segmenter's probabilities of each class, (classes, D, H, W).
         propagated: those that F's flow propagates, likewise.
         brain: where the scan holds signal, (1, D, H, W); nothing else is compared.
         spacing: of the grid, mm.
+        table: of labels.
     """
-    ours, theirs = group_probabilities(predicted), group_probabilities(propagated)
+    ours, theirs = group_probabilities(predicted, table), group_probabilities(propagated, table)
     products = torch.stack([(ours * theirs).sum(0), ours.square().sum(0), theirs.square().sum(0)])
     both, one, other = blur(products * brain, REACH / spacing)
     cosine = both / (one * other).sqrt().clamp(min=1e-6)

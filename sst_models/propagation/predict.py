@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.schema import Experiment
-from configs.structures import CLASSES
+from configs.structures import LabelTable
 from sst_models.propagation.em import LEARNT_EDGE, expectation_maximisation
 from sst_models.training.device import half
 from sst_models.volume.intensity import brain_mask, brain_moments
@@ -32,6 +32,7 @@ class Prediction:
     em_weight: float  # 0: the network alone
     spacing: float  # of the grid, mm
     bf16_cpu: bool  # the network computes in bfloat16 on a CPU that is fast in it
+    table: LabelTable  # what its classes are
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Prediction":
@@ -43,6 +44,7 @@ class Prediction:
             experiment.propagation.em_weight,
             experiment.grid.spacing,
             experiment.bf16_cpu,
+            experiment.table,
         )
 
 
@@ -61,7 +63,7 @@ def segment(net: nn.Module, volume: Tensor, how: Prediction) -> Tensor:
 
 @torch.no_grad()
 def probabilities(net: nn.Module, volume: Tensor, how: Prediction) -> Tensor:
-    """Give each voxel's probability of each class, (29, D, H, W), of one volume (1, D, H, W) in [0, 1].
+    """Give each voxel's probability of each class, (classes, D, H, W), of one volume (1, D, H, W) in [0, 1].
 
     They are the network's (`network_probabilities`), refined by the volume's own intensities (`refined`).
     """
@@ -69,27 +71,27 @@ def probabilities(net: nn.Module, volume: Tensor, how: Prediction) -> Tensor:
 
 
 def refined(found: Tensor, volume: Tensor, how: Prediction) -> Tensor:
-    """Refine probabilities (29, D, H, W) by EM on the intensities of their volume, unless its weight is 0."""
+    """Refine probabilities (classes, D, H, W) by EM on the intensities of their volume, unless its weight is 0."""
     if not how.em_weight:
         return found
-    return expectation_maximisation(volume[None], found, how.em_weight, how.spacing, LEARNT_EDGE)
+    return expectation_maximisation(volume[None], found, how.em_weight, how.spacing, LEARNT_EDGE, how.table)
 
 
 @torch.no_grad()
 def network_probabilities(net: nn.Module, volume: Tensor, how: Prediction) -> Tensor:
-    """Give the network's probabilities of one volume (1, D, H, W) in [0, 1], (29, D, H, W), augmented at test time."""
+    """Give the network's probabilities, (classes, D, H, W), of a volume (1, D, H, W) in [0, 1], augmented at test."""
     seen = normalise(volume[None], how.normalise)
     mirror = how.test_time_augmentation != "none"
     shifts = [*SHIFTS] if how.test_time_augmentation == "mirror+shifts" else [(0, 0, 0)]
-    found, mirrored = volume.new_zeros(2, CLASSES, *volume.shape[1:])
+    found, mirrored = volume.new_zeros(2, how.table.classes, *volume.shape[1:])
     with half(volume.device, how.bf16_cpu):
         for shift in shifts:
             moved, back = seen.roll(shift, AXES), tuple(-voxels for voxels in shift)
             found += _softmax(net, moved).roll(back, AXES)
             if mirror:
-                mirrored += mirror_probabilities(_softmax(net, mirror_image(moved))).roll(back, AXES)
+                mirrored += mirror_probabilities(_softmax(net, mirror_image(moved)), how.table).roll(back, AXES)
     found /= len(shifts)
-    return mean_with_mirror(found, mirrored.div_(len(shifts))) if mirror else found
+    return mean_with_mirror(found, mirrored.div_(len(shifts)), how.table) if mirror else found
 
 
 def _softmax(net: nn.Module, seen: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ window that holds three tissues neither. Ours; its use and its width were chosen
 from torch import Tensor
 from torch.nn import functional as F
 
-from sst_models.volume.groups import COUNT, groups, one_hot
+from configs.structures import PAPER, LabelTable
+from sst_models.volume.groups import count, groups, one_hot
 from sst_models.volume.separable import blur
 
 RIM = 0.7
@@ -26,7 +27,9 @@ FEW = 0.01
 """Share of a neighbourhood that a tissue must fill for its mean there to count as much as its mean in the brain."""
 
 
-def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, propagated: Tensor, reach: float) -> Tensor:
+def match_tissues(
+    atlas: Tensor, labels: Tensor, scan: Tensor, propagated: Tensor, reach: float, table: LabelTable = PAPER
+) -> Tensor:
     """Shift each tissue of an atlas to the intensity that it has near the same place in a scan.
 
     Args:
@@ -35,13 +38,14 @@ def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, propagated: Tenso
         scan: (1, 1, D, H, W), roughly aligned to the atlas; flows of a few voxels do not matter.
         propagated: the atlas's labels on the scan, (D, H, W).
         reach: voxels, the Gaussian of what is near.
+        table: of labels.
 
     Returns:
         (1, 1, D, H, W) in [0, 1], background 0. A tissue that the scan or the atlas lacks stays as it is.
     """
     inside = (atlas > 0).to(atlas.dtype)
-    ours = _groups(labels, inside)
-    theirs = _groups(propagated, (scan > 0).to(scan.dtype))
+    ours = _groups(labels, inside, table)
+    theirs = _groups(propagated, (scan > 0).to(scan.dtype), table)
     here, there = _core(ours), _core(theirs)
     shift = _near(there, scan, reach) - _near(here, atlas, reach)
     shift = shift - shift.clamp(-DOUBT, DOUBT)
@@ -52,9 +56,9 @@ def match_tissues(atlas: Tensor, labels: Tensor, scan: Tensor, propagated: Tenso
     return (atlas + change).clamp(0, 1) * inside
 
 
-def _groups(labels: Tensor, inside: Tensor) -> Tensor:
-    """Give what each voxel is: (1, 17, D, H, W), the 16 groups and the unlabelled inside of the brain."""
-    return one_hot(groups(labels.device)[labels.long()], COUNT, inside.dtype)[None] * inside
+def _groups(labels: Tensor, inside: Tensor, table: LabelTable) -> Tensor:
+    """Give what each voxel is: (1, groups, D, H, W), the groups and the unlabelled inside of the brain."""
+    return one_hot(groups(labels.device, table)[labels.long()], count(table), inside.dtype)[None] * inside
 
 
 def _core(groups: Tensor) -> Tensor:

@@ -9,9 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from configs.structures import GROUPS
 from sst_models.statistics.intensity import LEAST, Look, Rendering, shading
-from sst_models.volume.groups import groups
 from sst_models.volume.separable import blur
 from sst_models.volume.warp import compose, warp
 
@@ -22,8 +20,8 @@ FINE, FINE_SMOOTH = 1.2, 3.6
 """Millimetres along each axis, and sigma of the Gaussian by which it is smooth, of a displacement in the cortex that is
 finer than what is measured: no registration follows its folds. Chosen on validation scans (LEARNING.md)."""
 
-CORTEX, NEAR_CORTEX = ("Cerebral-CX", "Cerebellum-CX"), 2.4
-"""Groups in which it is, and sigma in mm of the Gaussian by which it fades around them."""
+NEAR_CORTEX = 2.4
+"""Millimetres, sigma of the Gaussian by which it fades around structures that a label table says are folded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +55,8 @@ class Drawing:
     def _cortex(self) -> Tensor:
         """(1, 1, D, H, W): 1 in the atlas's cortex, falling to 0 around it."""
         atlas, labels = self.rendering.atlas, self.rendering.labels
-        group = groups(atlas.device)[labels.on_grid]
-        wanted = torch.tensor([1 + GROUPS.index(name) for name in CORTEX]).to(group)
-        inside = torch.isin(group, wanted).to(atlas)[None]
+        folded = [structure.index for structure in labels.table.structures if structure.folded]
+        inside = torch.isin(labels.on_grid, torch.tensor(folded).to(labels.on_grid)).to(atlas)[None]
         return (2 * blur(inside, NEAR_CORTEX / self.rendering.spacing)).clamp(max=1)[None]
 
 

@@ -1,7 +1,7 @@
 """Look of a scan in a few dozen numbers: how bright each structure is, and how much it varies.
 
 Known forms of "style by structure" learn a code for each region (SEAN: Zhu et al. 2020, CVPR); here the codes are
-measured, and nothing is learnt. A scan is taken as a mixture of tissues: what of each of the 16 groups, or of the
+measured, and nothing is learnt. A scan is taken as a mixture of tissues: what of each group of structures, or of the
 unlabelled inside of the brain, a voxel holds times the intensity of that group (partial volume; as SynthSeg draws
 images, Billot et al. 2023, Med. Image Anal. 86), and what is left. A pair is rendered likewise: shares of groups are
 counted in the deformed labels, which are finer than the grid, so that a thin ventricle stays dark and edges stay sharp
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sst_models.volume.groups import COUNT, group_probabilities, groups, one_hot
+from sst_models.volume.groups import count, group_probabilities, groups, one_hot
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.separable import blur
 from sst_models.volume.warp import warp
@@ -44,16 +44,17 @@ SHADE = 19.2
 
 @dataclass(frozen=True)
 class Look:
-    """An intensity code, part by part."""
+    """An intensity code, part by part, of N groups: the unlabelled inside of the brain, and those of a label table."""
 
-    mean: Tensor  # (17,), intensity of each group
-    spread: Tensor  # (17,), standard deviations
+    mean: Tensor  # (N,), intensity of each group
+    spread: Tensor  # (N,), standard deviations
     shading: float  # standard deviation of what is added to the whole scan, smoothly
 
     @classmethod
     def of(cls, code: Tensor) -> "Look":
-        """Read a code (35,), measured or drawn."""
-        return cls(code[:COUNT].clamp(0, 1), code[COUNT : 2 * COUNT].exp(), float(code[2 * COUNT].exp()))
+        """Read a code (2 N + 1,), measured or drawn."""
+        groups = len(code) // 2
+        return cls(code[:groups].clamp(0, 1), code[groups : 2 * groups].exp(), float(code[2 * groups].exp()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ class Rendering:
         mean = torch.where(known, look.mean, mixture.mean)
         gain = torch.where(known, look.spread / mixture.spread, torch.ones_like(mixture.spread)).clamp(*GAIN)
         classes = self.labels.probabilities(flow)
-        shares = group_probabilities(classes)
+        shares = group_probabilities(classes, self.labels.table)
         image = _mix(shares, mean) + _mix(shares, gain) * warp(mixture.rest[None], flow)[0]
         inside = warp(self._inside[None], flow)[0] > 0.5
         likeliest = classes.max(0).indices  # as argmax, in half of its time on a CPU
@@ -93,14 +94,16 @@ class Rendering:
 
     @torch.no_grad()
     def code(self, scan: Tensor, labels: Tensor) -> Tensor:
-        """Measure the intensity code of a scan, (35,).
+        """Measure the intensity code of a scan, (2 N + 1,).
 
         Args:
             scan: (1, 1, D, H, W) in [0, 1], background 0.
             labels: of the scan, class indices (D, H, W).
         """
         inside = (scan[0] > 0).to(scan)
-        shares = blur(one_hot(groups(scan.device)[labels.long()], COUNT, scan.dtype) * inside, SPREAD_OUT)
+        table = self.labels.table
+        own = one_hot(groups(scan.device, table)[labels.long()], count(table), scan.dtype)
+        shares = blur(own * inside, SPREAD_OUT)
         found = _unmix(scan[0], shares / shares.sum(0, keepdim=True).clamp(min=1e-6) * inside)
         known = found.voxels > FEW
         mean = torch.where(known, found.mean, self._mixture.mean)
@@ -121,7 +124,9 @@ class Rendering:
     @cached_property
     def _mixture(self) -> "_Mixture":
         still = self.atlas.new_zeros(1, 3, *self.atlas.shape[1:])
-        return _unmix(self.atlas, group_probabilities(self.labels.probabilities(still)) * self._inside)
+        return _unmix(
+            self.atlas, group_probabilities(self.labels.probabilities(still), self.labels.table) * self._inside
+        )
 
 
 def shading(shape: tuple[int, ...], spacing: float, strength: float, draws: torch.Generator) -> Tensor:
@@ -135,17 +140,17 @@ def shading(shape: tuple[int, ...], spacing: float, strength: float, draws: torc
 class _Mixture:
     """A volume as a mixture of groups."""
 
-    mean: Tensor  # (17,)
-    spread: Tensor  # (17,)
-    voxels: Tensor  # (17,), how many there are of each group
+    mean: Tensor  # (N,)
+    spread: Tensor  # (N,)
+    voxels: Tensor  # (N,), how many there are of each group
     rest: Tensor  # (1, D, H, W), what the mixture leaves
 
 
 def _unmix(image: Tensor, shares: Tensor) -> _Mixture:
-    """Find the intensity of each group in a volume (1, D, H, W), by the shares (17, D, H, W) that its voxels hold."""
+    """Find the intensity of each group in a volume (1, D, H, W), by the shares (N, D, H, W) that its voxels hold."""
     brain = image[0] > 0
     own, values = shares[:, brain], image[0][brain]
-    gram = own @ own.T + RIDGE * torch.eye(COUNT).to(image)
+    gram = own @ own.T + RIDGE * torch.eye(len(shares)).to(image)
     mean = torch.linalg.solve(gram, own @ values)
     rest = (image - _mix(shares, mean)) * brain
     pure = shares * (shares > PURE)
@@ -154,5 +159,5 @@ def _unmix(image: Tensor, shares: Tensor) -> _Mixture:
 
 
 def _mix(shares: Tensor, values: Tensor) -> Tensor:
-    """Give each voxel the mean of its groups' values (17,): (1, D, H, W)."""
+    """Give each voxel the mean of its groups' values (N,): (1, D, H, W)."""
     return torch.einsum("gdhw,g->dhw", shares, values)[None]

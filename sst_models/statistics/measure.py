@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.statistics import NUMBERS
+from configs.statistics import count
 from sst_models.propagation.align import Aligner, Alignments
 from sst_models.statistics import prior
 from sst_models.statistics.intensity import Look, Rendering
@@ -25,23 +25,25 @@ def looks_of(released: Mapping[str, np.ndarray], rendering: Rendering) -> Moment
     what it leaves to be known (the Kalman gain of a single observation). Looks are drawn between the atlas and that.
 
     Args:
-        released: the arrays of `configs.statistics.SHAPES`; none says nothing, as noise without end would.
+        released: the arrays of `configs.statistics.shapes`; none says nothing, as noise without end would.
         rendering: of the atlas.
     """
-    apart, mean = prior.sites().double(), torch.zeros(len(prior.sites()), dtype=torch.float64)
+    table = rendering.labels.table
+    apart, numbers = prior.sites(table).double(), count(table)
+    mean = torch.zeros(len(apart), dtype=torch.float64)
     if released:
-        noise = (prior.UNIT * float(released["noise"][0])) ** 2 * torch.eye(NUMBERS, dtype=torch.float64)
-        gain = torch.linalg.solve(apart[:NUMBERS, :NUMBERS] + noise, apart[:NUMBERS]).T
+        noise = (prior.UNIT * float(released["noise"][0])) ** 2 * torch.eye(numbers, dtype=torch.float64)
+        gain = torch.linalg.solve(apart[:numbers, :numbers] + noise, apart[:numbers]).T
         mean = prior.TOWARDS * gain @ (prior.UNIT * torch.from_numpy(np.array(released["mean"], np.float64)))
-        apart = apart - gain @ apart[:NUMBERS]
-    spread = (prior.people() + apart).to(rendering.atlas)
+        apart = apart - gain @ apart[:numbers]
+    spread = (prior.people(table) + apart).to(rendering.atlas)
     return Moments(prior.centre(rendering) + mean.to(rendering.atlas), spread)
 
 
 def measure(
     scans: Scans, aligner: Aligner, watch: Callable[[int], None] | None = None, kept: Alignments | None = None
 ) -> Tensor:
-    """Measure each of a site's scans, (N, NUMBERS), in standard units.
+    """Measure each of a site's scans, (N, `configs.statistics.count`), in standard units.
 
     Args:
         scans: the site's training scans.

@@ -13,11 +13,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from configs.statistics import APART, TOGETHER
-from configs.structures import GROUPS, STRUCTURES
+from configs.statistics import APART, TOGETHER, count
+from configs.structures import LabelTable
 from sst_models.statistics.intensity import Rendering
 from sst_models.statistics.moments import Moments
-from sst_models.statistics.shape import INFLATIONS, SHAPE
+from sst_models.statistics.shape import length
 
 SHADING = 0.02
 """Usual standard deviation of a scan's shading."""
@@ -39,51 +39,40 @@ TOWARDS = 0.5
 """Share of the way from the atlas's look to a site's mean look around which looks are drawn: those between teach more.
 Chosen among 1, 0.85, 0.7 and this on validation scans of both directions (LEARNING.md, "Privacy")."""
 
-PEOPLE_MEAN = {
-    **dict.fromkeys(("Cerebral-WM",), 0.006),
-    **dict.fromkeys(("inside", "Cerebellum-WM", "Thalamus-Proper", "Putamen", "Brain-Stem", "VentralDC"), 0.016),
-    **dict.fromkeys(("Cerebral-CX", "Cerebellum-CX", "Pallidum", "Hippocampus", "Amygdala", "4th-Vent"), 0.024),
-    **dict.fromkeys(("Lateral-Vent", "Caudate", "3rd-Vent", "CSF"), 0.06),
-}
-"""Standard deviations over the people of a site: of mean intensities, by group ("inside": the unlabelled brain)."""
+INSIDE = 0.016
+"""Standard deviation over the people of a site of the mean intensity of the unlabelled brain; a structure's is of the
+label table (`Row.brightness`)."""
 
 PEOPLE_SPREAD, PEOPLE_SHADING = 0.15, 0.2
 """Likewise, of logarithms of standard deviations."""
 
-PEOPLE_INFLATION = {
-    **dict.fromkeys(("3rd-Vent", "Cerebellum-CX", "Caudate"), 1.1),
-    **dict.fromkeys(("CSF", "4th-Vent"), 0.9),
-    "Lateral-Vent": 1.9,
-}
-"""Likewise, of inflations in mm: ventricles and what lies about them vary most; the others by `OTHERS`."""
-
-OTHERS, PEOPLE_MOVE, PEOPLE_WAVE = 0.45, 0.62, 0.48
-"""Millimetres, of the other inflations, of moves of structures, and of waves."""
-
-SIDES = 0.8
-"""Correlation of an inflation with that of the other side, but in the cerebellum."""
+PEOPLE_MOVE, PEOPLE_WAVE = 0.62, 0.48
+"""Millimetres, of moves of structures, and of waves; of inflations the label table says it (`Row.inflation`)."""
 
 APART_SHAPE = 0.7
 """A site's mean shape around the atlas's, beside people around their mean: the atlas is one person."""
 
 
 def centre(rendering: Rendering) -> Tensor:
-    """Give the atlas's own intensity code, (35,)."""
+    """Give the atlas's own intensity code, (2 N + 1,) with N = `configs.statistics.count`."""
     own = rendering.own
     return torch.cat([own.mean, own.spread.log(), own.mean.new_tensor([SHADING]).log()])
 
 
 @cache
-def people() -> Tensor:
-    """Give the covariance of people's intensity codes at a site, (35, 35)."""
-    mean = torch.tensor([PEOPLE_MEAN[name] for name in ("inside", *GROUPS)])
-    return _looks(mean, PEOPLE_SPREAD, PEOPLE_SHADING).square().diag()
+def people(table: LabelTable) -> Tensor:
+    """Give the covariance of people's intensity codes at a site, (2 N + 1, 2 N + 1).
+
+    A group varies as the first of its structures.
+    """
+    first = [table.structures[members[0] - 1].brightness for members in table.members.values()]
+    return _looks(torch.tensor([INSIDE, *first]), PEOPLE_SPREAD, PEOPLE_SHADING).square().diag()
 
 
 @cache
-def sites() -> Tensor:
-    """Give the covariance of a site's mean intensity code around the atlas's, (35, 35)."""
-    groups = len(GROUPS) + 1
+def sites(table: LabelTable) -> Tensor:
+    """Give the covariance of a site's mean intensity code around the atlas's, (2 N + 1, 2 N + 1)."""
+    groups = count(table)
     deviation = _looks(torch.full((groups,), UNIT * APART), APART_SPREAD, APART_SHADING)
     alike = torch.eye(len(deviation))
     alike[:groups, :groups] += TOGETHER * (1 - torch.eye(groups))
@@ -91,17 +80,17 @@ def sites() -> Tensor:
 
 
 @cache
-def shapes() -> Moments:
+def shapes(table: LabelTable) -> Moments:
     """Give what shape codes are drawn from: people around a site's mean shape, and that around the atlas's."""
-    inflations = [PEOPLE_INFLATION.get(structure.group, OTHERS) for structure in STRUCTURES]
-    moves, waves = [PEOPLE_MOVE] * (3 * INFLATIONS), [PEOPLE_WAVE] * (SHAPE - 4 * INFLATIONS)
+    inflations, size = [structure.inflation for structure in table.structures], length(table)
+    moves, waves = [PEOPLE_MOVE] * (3 * len(inflations)), [PEOPLE_WAVE] * (size - 4 * len(inflations))
     deviation = torch.tensor([*inflations, *moves, *waves])
-    alike = torch.eye(SHAPE)
-    for one, left in enumerate(STRUCTURES):
-        for other, right in enumerate(STRUCTURES):
-            if one != other and left.group == right.group and not left.group.startswith("Cerebellum"):
-                alike[one, other] = SIDES
-    return Moments(torch.zeros(SHAPE), (1 + APART_SHAPE**2) * deviation[:, None] * alike * deviation)
+    alike = torch.eye(size)
+    for structure in table.structures:
+        other = table.mirrored[structure.index]
+        if other != structure.index:
+            alike[structure.index - 1, other - 1] = structure.symmetry
+    return Moments(torch.zeros(size), (1 + APART_SHAPE**2) * deviation[:, None] * alike * deviation)
 
 
 def _looks(mean: Tensor, spread: float, shading: float) -> Tensor:

@@ -16,19 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.structures import CLASSES
+from configs.structures import PAPER, LabelTable
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.separable import blur
 from sst_models.volume.warp import integrate
 
 WAVES = (3, 4, 4)
 """Cosine waves along each axis, the constant among them, of the velocities that deform a whole brain."""
-
-INFLATIONS = CLASSES - 1
-"""Coefficients of a shape code that inflate a structure: its first ones."""
-
-SHAPE = 4 * INFLATIONS + 3 * prod(WAVES)
-"""Coefficients of a shape code: an inflation and three moves of each of the 28 structures, and the waves."""
 
 CONTROL = 4.8
 """Millimetres between control points of a velocity: fine enough to widen a ventricle, coarse enough to be smooth."""
@@ -42,6 +36,14 @@ EDGE, DECAY, NEAR = 2.9, 12.0, 9.6
 
 RIDGE = 1e-2
 """Of the projection on the velocities, beside the mean of their squared lengths: neighbours are nearly dependent."""
+
+
+def length(table: LabelTable) -> int:
+    """Give the coefficients of a shape code: an inflation of each structure, three moves of each, and the waves.
+
+    With the paper's table they are 256.
+    """
+    return 4 * len(table.structures) + 3 * prod(WAVES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +72,9 @@ class ShapeBasis:
 
     @cached_property
     def velocities(self) -> Tensor:
-        """(256, 3, d, h, w), voxels of the control grid; the largest displacement of each is 1 mm."""
-        step = self.reduction * self.spacing
-        share = [self._pooled((self.labels.on_grid == index).float()[None]) for index in range(1, CLASSES)]
+        """(`length`, 3, d, h, w), voxels of the control grid; the largest displacement of each is 1 mm."""
+        step, classes = self.reduction * self.spacing, self.labels.table.classes
+        share = [self._pooled((self.labels.on_grid == index).float()[None]) for index in range(1, classes)]
         fields = [_inflation(blur(one, EDGE / step)[0], step / DECAY) for one in share]
         fields += [move for one in share for move in _along_axes(blur(one, NEAR / step)[0])]
         axes = [torch.arange(side).to(self.inside) + 0.5 for side in self.sides]
@@ -88,7 +90,7 @@ class ShapeBasis:
         """Give the flow of a shape code, (1, 3, D, H, W) in voxels of the grid.
 
         Args:
-            code: (256,).
+            code: (`length`,).
             more: (3, d, h, w), a velocity that is added, in voxels of the control grid.
         """
         velocity = (code @ self.velocities.flatten(1)).view(1, 3, *self.sides)
@@ -113,7 +115,7 @@ class ShapeBasis:
 
     @cached_property
     def _projection(self) -> Tensor:
-        """(256, 3 d h w): least squares on the velocities, with a ridge."""
+        """(`length`, 3 d h w): least squares on the velocities, with a ridge."""
         own = self.velocities.flatten(1) * self._weight
         gram = own @ own.T
         projection: Tensor = torch.linalg.solve(_ridged(gram, RIDGE), own)
@@ -123,9 +125,9 @@ class ShapeBasis:
         return F.avg_pool3d(maps, self.reduction) if self.reduction > 1 else maps
 
 
-def volumes(labels: Tensor) -> Tensor:
-    """Give the volume of each structure, (28,) float32, in voxels of a label map (D, H, W)."""
-    return torch.bincount(labels.flatten().long(), minlength=CLASSES)[1:].float()
+def volumes(labels: Tensor, table: LabelTable = PAPER) -> Tensor:
+    """Give the volume of each structure, (structures,) float32, in voxels of a label map (D, H, W)."""
+    return torch.bincount(labels.flatten().long(), minlength=table.classes)[1:].float()
 
 
 def _ridged(gram: Tensor, ridge: float) -> Tensor:

@@ -3,7 +3,7 @@
 Only arrays and affines are seen here; reading files is the business of `client/nifti.py` and `server/atlas.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample
 
 from configs.errors import DataError
-from configs.structures import CLASSES, ID_TO_INDEX
+from configs.structures import PAPER, LabelTable
 
 Affine = tuple[tuple[float, float, float, float], ...]  # 4 x 4, voxel (i, j, k, 1) to RAS mm, as in NIfTI
 
@@ -27,7 +27,7 @@ OTHER_ASEG_IDS = frozenset(
     + [44, 45, 48, 55, 56, 57, 58, 59, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70, 71, 72, 73, 74, 77, 78, 79, 80]
     + [81, 82, 83, 84, 85, 251, 252, 253, 254, 255]
 )
-"""Ids of FreeSurfer's `aseg` and of the CMA protocol (CANDIShare) that are not among the 28 structures: dropped."""
+"""Ids of FreeSurfer's `aseg` and of the CMA protocol (CANDIShare) that are not among the paper's 28: dropped."""
 
 _LARGEST_ID = 65535
 
@@ -102,16 +102,17 @@ def block_vote(labels: Tensor, factor: int) -> Tensor:
     vote = blocks[:, 0].clone()
     mixed = (blocks != blocks[:, :1]).any(dim=1)  # most blocks are all background or all one tissue
     members = blocks[mixed].to(torch.int64)
-    counts = torch.zeros(len(members), CLASSES, dtype=torch.int64, device=members.device)
+    counts = torch.zeros(len(members), int(labels.max()) + 1, dtype=torch.int64, device=members.device)
     counts.scatter_add_(1, members, torch.ones_like(members))
     vote[mixed] = most_frequent(counts)
     return vote.reshape(d, h, w)
 
 
 def most_frequent(counts: Tensor) -> Tensor:
-    """Give the class that is counted most, (M,) uint8, the lower class of equals; counts (M, 29), whole numbers."""
-    order = torch.arange(CLASSES, 0, -1, device=counts.device)  # makes every count unlike the others
-    return (counts * (CLASSES + 1) + order).argmax(dim=1).to(torch.uint8)
+    """Give the class that is counted most, (M,) uint8, the lower of equals; counts (M, classes) are whole numbers."""
+    classes = counts.shape[1]
+    order = torch.arange(classes, 0, -1, device=counts.device)  # makes every count unlike the others
+    return (counts * (classes + 1) + order).argmax(dim=1).to(torch.uint8)
 
 
 def _sample(volume: Tensor, to_voxel: np.ndarray, grid: Grid, mode: str) -> Tensor:
@@ -205,26 +206,33 @@ def check_same_place(
         )
 
 
-def to_classes(ids: np.ndarray, where: str, table: dict[int, int] | None = None) -> np.ndarray:
-    """Turn the ids of a label file into class indices 0 to 28 (uint8, same shape).
+def to_classes(
+    ids: np.ndarray, where: str, table: LabelTable = PAPER, numbering: Mapping[int, int] | None = None
+) -> np.ndarray:
+    """Turn the ids of a label file into class indices (uint8, same shape).
+
+    Ids of FreeSurfer's `aseg` that a table of some of the paper's structures does not hold are background.
 
     Args:
         ids: whole numbers, any numeric type.
         where: names the file.
-        table: id in the file to FreeSurfer id, where the file has a numbering of its own.
+        table: of labels.
+        numbering: id in the file to id of the table, where the file has a numbering of its own.
 
     Raises:
-        DataError: an id that neither the table of structures nor FreeSurfer's `aseg` knows (`unknown-label:`).
+        DataError: an id that the table does not know (`unknown-label:`).
     """
     whole = np.nan_to_num(ids, nan=-1.0).clip(-1, _LARGEST_ID).astype(np.int64)
     odd = ids[whole != ids]  # fractions, NaN, and what lies outside of any table
     classes = np.zeros(_LARGEST_ID + 2, dtype=np.uint8)
+    if table.structures_named <= PAPER.structures_named:
+        dropped, known = OTHER_ASEG_IDS | set(PAPER.ids), "a FreeSurfer aseg id; map it to one or to 0"
+    else:
+        dropped, known = table.dropped, "in the label table; add it, with the group 'background' if it means nothing"
     for value in [*odd[:1].tolist(), *np.flatnonzero(np.bincount(whole.ravel() + 1)) - 1]:
-        id_ = value if table is None else table.get(value, -1)
-        if id_ in ID_TO_INDEX:
-            classes[int(value)] = ID_TO_INDEX[id_]
-        elif id_ not in OTHER_ASEG_IDS:
-            raise DataError(
-                f"unknown-label: id {value:g} in {where} is not a FreeSurfer aseg id; map it to one or to 0"
-            )
+        id_ = value if numbering is None else numbering.get(value, -1)
+        if id_ in table.index_of:
+            classes[int(value)] = table.index_of[id_]
+        elif id_ not in dropped:
+            raise DataError(f"unknown-label: id {value:g} in {where} is not {known}")
     return np.asarray(classes[whole])

@@ -1,17 +1,19 @@
-"""The 16 groups of structures, left and right together, as tensors."""
+"""The groups of structures of a label table, left and right together, as tensors."""
 
 import torch
 from torch import Tensor
 
-from configs.structures import GROUP_OF, GROUPS
-
-COUNT = len(GROUPS) + 1
-"""Number of groups; 0 is what belongs to none."""
+from configs.structures import PAPER, LabelTable
 
 
-def groups(device: torch.device) -> Tensor:
-    """Give the group of each class, (29,) int64."""
-    return torch.tensor(GROUP_OF, device=device)
+def count(table: LabelTable = PAPER) -> int:
+    """Give the number of groups, 0 among them: what belongs to none."""
+    return len(table.groups) + 1
+
+
+def groups(device: torch.device, table: LabelTable = PAPER) -> Tensor:
+    """Give the group of each class, (classes,) int64."""
+    return torch.tensor(table.group_of, device=device)
 
 
 def one_hot(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
@@ -24,7 +26,7 @@ def one_hot(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return empty.scatter_(0, labels[None].long(), 1.0)
 
 
-def group_probabilities(probabilities: Tensor) -> Tensor:
-    """Give the probabilities of each group, (17, D, H, W), by those of each class, (29, D, H, W)."""
-    empty = probabilities.new_zeros(COUNT, *probabilities.shape[1:])
-    return empty.index_add_(0, groups(probabilities.device), probabilities)
+def group_probabilities(probabilities: Tensor, table: LabelTable = PAPER) -> Tensor:
+    """Give the probabilities of each group, (groups, D, H, W), by those of each class, (classes, D, H, W)."""
+    empty = probabilities.new_zeros(count(table), *probabilities.shape[1:])
+    return empty.index_add_(0, groups(probabilities.device, table), probabilities)

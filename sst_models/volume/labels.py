@@ -18,13 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.errors import DataError
-from configs.structures import CLASSES
+from configs.structures import PAPER, LabelTable
 from sst_models.volume.grid import most_frequent
 from sst_models.volume.groups import one_hot
 from sst_models.volume.warp import blocks, shared, warp, warp_labels
-
-_MIXED = CLASSES
-"""In place of a class: a box that holds several."""
 
 _SLAB = 131072
 """Voxels whose places are worked out at once on a CPU: as many as stay in a processor's cache."""
@@ -38,20 +35,23 @@ class AtlasLabels:
     """The class of each part of an atlas's voxels; four bytes a part, once labels were propagated.
 
     Args:
-        parts: class indices (fD, fH, fW), any integer type, 0 where there is none of the 28 structures.
+        parts: class indices (fD, fH, fW), any integer type, 0 where there is no structure.
         oversampling: f, parts along a side of a voxel of the grid; odd, so that every part is the middle of some box.
+        table: of labels.
     """
 
-    def __init__(self, parts: Tensor, oversampling: int = 1) -> None:
+    def __init__(self, parts: Tensor, oversampling: int = 1, table: LabelTable = PAPER) -> None:
         if oversampling % 2 == 0 or any(side % oversampling for side in parts.shape):
             raise ValueError(
                 f"label map of {tuple(parts.shape)}: not {oversampling} parts, an odd number, to a voxel's side"
             )
-        self.parts, self.oversampling = parts.to(torch.uint8), oversampling
+        self.parts, self.oversampling, self.table = parts.to(torch.uint8), oversampling, table
 
     def to(self, device: torch.device) -> "AtlasLabels":
         """Give the same labels on another device."""
-        return self if self.parts.device == device else AtlasLabels(self.parts.to(device), self.oversampling)
+        if self.parts.device == device:
+            return self
+        return AtlasLabels(self.parts.to(device), self.oversampling, self.table)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,22 +74,27 @@ class AtlasLabels:
         return self._vote(self._middles(flow)).long()
 
     def probabilities(self, flow: Tensor) -> Tensor:
-        """Give the share of each class, (29, D, H, W) in the type of the flow, in the boxes that a flow points at.
+        """Give the share of each class, (classes, D, H, W) in the type of the flow, in the boxes that a flow points at.
 
         Args:
             flow: (1, 3, D, H, W) in voxels. What it points at beyond the atlas is background.
         """
         if self.oversampling == 1:
-            propagated = warp(one_hot(self.parts, CLASSES, flow.dtype)[None], flow)[0]
+            propagated = warp(one_hot(self.parts, self.table.classes, flow.dtype)[None], flow)[0]
             propagated[0] = (1 - propagated[1:].sum(0)).clamp(min=0)
             return propagated
         middles = self._middles(flow)
         whole = self._whole.take(middles)
-        found = one_hot(whole, CLASSES + 1, flow.dtype)[:CLASSES]
-        mixed = (whole.flatten() == _MIXED).nonzero().squeeze(1)
+        found = one_hot(whole, self._mixed + 1, flow.dtype)[: self._mixed]
+        mixed = (whole.flatten() == self._mixed).nonzero().squeeze(1)
         for block in blocks(mixed):
             found.flatten(1)[:, block] = self._counts(middles.take(block)).to(flow.dtype) / self.oversampling**3
         return found
+
+    @property
+    def _mixed(self) -> int:
+        """In place of a class: a box that holds several."""
+        return self.table.classes
 
     @property
     def _border(self) -> int:
@@ -102,8 +107,8 @@ class AtlasLabels:
 
     @cached_property
     def _whole(self) -> Tensor:
-        """What the box around each part is, if it is of one class, and `_MIXED`; as large as `_bordered`."""
-        return F.pad(shared(self._bordered, self.oversampling, _MIXED), (self.oversampling // 2,) * 6)
+        """What the box around each part is, if it is of one class, and `_mixed`; as large as `_bordered`."""
+        return F.pad(shared(self._bordered, self.oversampling, self._mixed), (self.oversampling // 2,) * 6)
 
     @cached_property
     def _votes(self) -> Tensor:
@@ -113,7 +118,7 @@ class AtlasLabels:
     def _vote(self, middles: Tensor) -> Tensor:
         """Give what most of the boxes around places of `_bordered` is, the lower class of equals."""
         found = self._votes.take(middles)
-        new = middles[found == _MIXED]
+        new = middles[found == self._mixed]
         if not len(new):
             return found
         for block in blocks(new):
@@ -140,11 +145,11 @@ class AtlasLabels:
         return place
 
     def _counts(self, middles: Tensor) -> Tensor:
-        """Count each class, (29, M) float32, in the boxes around places (M,) of `_bordered`."""
+        """Count each class, (classes, M) float32, in the boxes around places (M,) of `_bordered`."""
         around, strides = range(-(self.oversampling // 2), self.oversampling // 2 + 1), self._bordered.stride()
         offsets = [sum(map(int.__mul__, steps, strides)) for steps in product(around, repeat=3)]
         boxes = torch.stack([self._bordered.take(middles + offset) for offset in offsets])
-        counts = torch.zeros(CLASSES, len(middles), device=middles.device)
+        counts = torch.zeros(self.table.classes, len(middles), device=middles.device)
         return counts.scatter_add_(0, boxes.long(), torch.ones(1, 1, device=middles.device).expand(boxes.shape))
 
     def packed(self, *further: "AtlasLabels") -> np.ndarray:
@@ -158,7 +163,7 @@ class AtlasLabels:
 
     @staticmethod
     def unpack(
-        packed: np.ndarray, shape: Sequence[int], oversampling: int, count: int = 1
+        packed: np.ndarray, shape: Sequence[int], oversampling: int, count: int = 1, table: LabelTable = PAPER
     ) -> "tuple[AtlasLabels, ...]":
         """Give the labels that `packed` came from.
 
@@ -167,9 +172,10 @@ class AtlasLabels:
             shape: (D, H, W) of the grid.
             oversampling: parts along a side of its voxels.
             count: of atlases.
+            table: of labels.
 
         Raises:
-            DataError: they are damaged, of another grid, or of more or fewer atlases.
+            DataError: they are damaged, of another grid or table, or of more or fewer atlases.
         """
         sides = [side * oversampling for side in shape]
         size = count * sides[0] * sides[1] * sides[2]
@@ -179,8 +185,8 @@ class AtlasLabels:
         except zlib.error as error:
             raise DataError(f"damaged: the atlas's labels cannot be unpacked ({error}); ask for them again") from error
         parts = np.frombuffer(content, np.uint8)
-        if len(parts) != size or not reader.eof or parts.max(initial=0) >= CLASSES:
+        if len(parts) != size or not reader.eof or parts.max(initial=0) >= table.classes:
             told = f"{sides} parts" + (f" of {count} atlases" if count > 1 else "")
             raise DataError(f"the atlas's labels are not those of {told}; hub and site need the same preset")
         each = torch.from_numpy(parts.reshape(count, *sides).copy())
-        return tuple(AtlasLabels(one, oversampling) for one in each)
+        return tuple(AtlasLabels(one, oversampling, table) for one in each)

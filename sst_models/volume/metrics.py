@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from configs.structures import CLASSES, GROUP_MEMBERS
+from configs.structures import PAPER, LabelTable
 
 
 def dice_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
@@ -33,40 +33,42 @@ def dice_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     return 2 * overlap / volumes
 
 
-def dice_per_group(prediction: Tensor, truth: Tensor) -> dict[str, float]:
-    """Dice of each of the 16 groups of the paper's Table 1: the mean over its members, left and right.
+def dice_per_group(prediction: Tensor, truth: Tensor, table: LabelTable = PAPER) -> dict[str, float]:
+    """Dice of each group, as in the paper's Table 1: the mean over its members, left and right.
 
     Left and right are compared apart and then averaged, so that a swap of sides counts as an error. A member that
     neither map holds is left out of its group's mean.
 
     Args:
-        prediction: class indices 0 to 28 (`configs.structures`), any integer type and shape.
+        prediction: class indices of the table, any integer type and shape.
         truth: class indices of the same shape.
+        table: of labels.
 
     Returns:
-        Group -> Dice in [0, 1], in the order of `configs.structures.GROUPS`; nan where neither map holds any member.
+        Group -> Dice in [0, 1], in the table's order; nan where neither map holds any member.
 
     Raises:
-        ValueError: shapes differ or a label lies outside 0 to 28.
+        ValueError: shapes differ or a label is none of the table.
     """
-    dice = dice_per_class(prediction, truth, CLASSES).cpu()
-    return {group: float(dice[list(members)].nanmean()) for group, members in GROUP_MEMBERS.items()}
+    dice = dice_per_class(prediction, truth, table.classes).cpu()
+    return {group: float(dice[list(members)].nanmean()) for group, members in table.members.items()}
 
 
-def mean_dice(prediction: Tensor, truth: Tensor) -> float:
+def mean_dice(prediction: Tensor, truth: Tensor, table: LabelTable = PAPER) -> float:
     """Mean Dice over the groups that at least one of the two maps holds, the paper's headline figure for a scan.
 
     Args:
         prediction: as for `dice_per_group`.
         truth: as for `dice_per_group`.
+        table: of labels.
 
     Returns:
         In [0, 1]; nan where both maps are background only.
 
     Raises:
-        ValueError: shapes differ or a label lies outside 0 to 28.
+        ValueError: shapes differ or a label is none of the table.
     """
-    known = [dice for dice in dice_per_group(prediction, truth).values() if not math.isnan(dice)]
+    known = [dice for dice in dice_per_group(prediction, truth, table).values() if not math.isnan(dice)]
     return sum(known) / len(known) if known else math.nan
 
 
@@ -74,7 +76,7 @@ def mean_hd95(prediction: Tensor, truth: Tensor, spacing: float) -> float:
     """Mean distance between the surfaces of each structure, by its 95th percentile (MONAI's HD95).
 
     Args:
-        prediction: (D, H, W) class indices 0 to 28.
+        prediction: (D, H, W) class indices.
         truth: likewise.
         spacing: voxel side, mm.
 
@@ -84,7 +86,8 @@ def mean_hd95(prediction: Tensor, truth: Tensor, spacing: float) -> float:
     """
     from monai.metrics import compute_hausdorff_distance
 
-    volumes = _counts(prediction.reshape(-1), CLASSES) * _counts(truth.reshape(-1), CLASSES)
+    classes = 1 + max(int(labels.max()) if labels.numel() else 0 for labels in (prediction, truth))
+    volumes = _counts(prediction.reshape(-1), classes) * _counts(truth.reshape(-1), classes)
     shared = [label for label in volumes.nonzero().flatten().tolist() if label]
     if not shared:
         return math.nan

@@ -11,7 +11,7 @@ which structure a voxel is, and the image itself, where it sees the same structu
 import torch
 from torch import Tensor
 
-from configs.structures import CLASSES, GROUP_OF, MIRRORED
+from configs.structures import PAPER, LabelTable
 from sst_models.volume.groups import group_probabilities, groups
 
 SIDE = -3
@@ -26,38 +26,40 @@ def mirror_image(volume: Tensor) -> Tensor:
     return volume.flip(SIDE)
 
 
-def mirror_labels(labels: Tensor) -> Tensor:
+def mirror_labels(labels: Tensor, table: LabelTable = PAPER) -> Tensor:
     """Mirror class indices (..., D, H, W), of any integer type: what was a left structure is a right one."""
-    return _table(MIRRORED, labels)[labels.flip(SIDE).long()]
+    return _values(table.mirrored, labels)[labels.flip(SIDE).long()]
 
 
-def mirror_pair(image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def mirror_pair(image: Tensor, labels: Tensor, table: LabelTable = PAPER) -> tuple[Tensor, Tensor]:
     """Mirror an image (1, D, H, W) and its labels (D, H, W); a structure that stays in its place keeps its side."""
-    mirrored, group = mirror_labels(labels), _table(GROUP_OF, labels)
+    mirrored, group = mirror_labels(labels, table), _values(table.group_of, labels)
     same = group[mirrored.long()] == group[labels.long()]
     return mirror_image(image), torch.where(same, labels, mirrored)
 
 
-def mirror_probabilities(probabilities: Tensor) -> Tensor:
-    """Mirror the probabilities of each class, (29, D, H, W)."""
-    assert len(probabilities) == CLASSES, probabilities.shape
-    return probabilities.flip(SIDE)[list(MIRRORED)]
+def mirror_probabilities(probabilities: Tensor, table: LabelTable = PAPER) -> Tensor:
+    """Mirror the probabilities of each class, (classes, D, H, W)."""
+    assert len(probabilities) == table.classes, probabilities.shape
+    return probabilities.flip(SIDE)[list(table.mirrored)]
 
 
-def mean_with_mirror(own: Tensor, mirrored: Tensor) -> Tensor:
+def mean_with_mirror(own: Tensor, mirrored: Tensor, table: LabelTable = PAPER) -> Tensor:
     """Give the mean of two opinions on one scan.
 
     Args:
-        own: probabilities of each class, (29, D, H, W), predicted from the scan.
+        own: probabilities of each class, (classes, D, H, W), predicted from the scan.
         mirrored: predicted from its mirror image, and mirrored back (`mirror_probabilities`).
+        table: of labels.
 
     Returns:
-        Probabilities (29, D, H, W): the mean for each structure, its sides mostly by `own`.
+        Probabilities (classes, D, H, W): the mean for each structure, its sides mostly by `own`.
     """
-    group, ours, theirs = groups(own.device), group_probabilities(own), group_probabilities(mirrored)
+    group = groups(own.device, table)
+    ours, theirs = group_probabilities(own, table), group_probabilities(mirrored, table)
     side = (own + LEAN * mirrored) / (ours + LEAN * theirs).clamp(min=1e-9)[group]
     return (ours + theirs)[group] / 2 * side
 
 
-def _table(values: tuple[int, ...], like: Tensor) -> Tensor:
+def _values(values: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)

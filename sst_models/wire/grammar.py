@@ -6,7 +6,7 @@ would break it sends an error code instead (`client.gate.release`); at the hub, 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
@@ -66,10 +66,17 @@ class Fault:
     text: str  # for the site: the whole line; it may quote the reply, so the hub does not show it
 
 
-def fault(reply: SiteReply, phase: Phase) -> Fault | None:
-    """Give the first thing in a reply that its phase does not declare, or that is not of its declared form."""
-    checks = (_count_fault, _part_fault, _number_fault, _value_fault)
-    return next((found for check in checks if (found := check(reply, phase))), None)
+def fault(reply: SiteReply, phase: Phase, groups: Collection[str] = ()) -> Fault | None:
+    """Give the first thing in a reply that its phase does not declare, or that is not of its declared form.
+
+    Args:
+        reply: of a site.
+        phase: what it may hold.
+        groups: of the run's label table, each of which a phase with `figures` has a Dice of.
+    """
+    if found := _count_fault(reply, phase) or _part_fault(reply, phase):
+        return found
+    return _number_fault(reply, phase, groups if phase.figures else ()) or _value_fault(reply, phase)
 
 
 def is_count(value: object) -> bool:
@@ -90,15 +97,15 @@ def _part_fault(reply: SiteReply, phase: Phase) -> Fault | None:
     return Fault("undeclared", f"phase {phase.name} does not declare the part '{odd[0]}'") if odd else None
 
 
-def _number_fault(reply: SiteReply, phase: Phase) -> Fault | None:
+def _number_fault(reply: SiteReply, phase: Phase, groups: Collection[str]) -> Fault | None:
     if len(reply.metrics) + sum(len(values) for values in reply.series.values()) > MOST_VALUES:
         return Fault("numbers", f"more than {MOST_VALUES} numbers in the metrics and series of one reply")
     for key, values in (*((key, (value,)) for key, value in reply.metrics.items()), *reply.series.items()):
-        if key not in (*phase.losses, *phase.figures):
+        if key not in (*phase.losses, *groups):
             return Fault("undeclared", f"phase {phase.name} does not declare a figure '{key}': see configs/phases.py")
         if not all(type(value) is float and isfinite(value) for value in values):
             return Fault("not-finite", f"metric '{key}' is not a finite float")
-        if key in phase.figures and not all(0 <= value <= 1 for value in values):
+        if key in groups and not all(0 <= value <= 1 for value in values):
             return Fault("range", f"metric '{key}' is a Dice outside of 0 to 1")
     return None
 

@@ -12,7 +12,7 @@ from client.model import ATLAS, Model, open_model, write_model
 from client.prepare import AtlasFrame
 from client.quality import histogram
 from configs.schema import load
-from configs.structures import CLASSES, ID_TO_INDEX
+from configs.structures import PAPER
 from sst_models.networks.build import build
 from sst_models.volume.grid import Grid, sample_image
 from sst_models.volume.intensity import robust_scale
@@ -88,7 +88,7 @@ class Remembers(nn.Module):
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """Give logits (1, classes, D, H, W) that are as good as certain."""
-        return 9.0 * nn.functional.one_hot(self.labels, CLASSES).permute(3, 0, 1, 2)[None].float()
+        return 9.0 * nn.functional.one_hot(self.labels, PAPER.classes).permute(3, 0, 1, 2)[None].float()
 
 
 def remember(model: Model, device: torch.device) -> nn.Module:
@@ -105,7 +105,7 @@ def make_model(folder: Path, generator: bool = True, registration: bool = False)
     place = Grid(grid.shape, grid.spacing, tuple(affine[:3, 3].tolist()))
     image = robust_scale(sample_image(sample(fine, shape)[0], fine, place)).numpy()
     ids = sample(affine, grid.shape)[1]
-    classes = np.vectorize(lambda id_: ID_TO_INDEX.get(int(id_), 0))(ids).astype(np.uint8)
+    classes = np.vectorize(lambda id_: PAPER.index_of.get(int(id_), 0))(ids).astype(np.uint8)
     rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in affine)
     frame = AtlasFrame(image, grid.shape, grid.spacing, rows, "d" * 64)
     packed = AtlasLabels(torch.from_numpy(classes)).packed()

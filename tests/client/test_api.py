@@ -25,7 +25,7 @@ import client.api
 import sst
 from client.model import Model
 from client.segment import Segmented
-from configs.structures import GROUPS
+from configs.structures import PAPER
 from egg import make_model, remember, sample, write_scan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +170,7 @@ def test_the_mean_dice_is_that_of_the_groups(capsys: pytest.CaptureFixture[str])
             moved = nib.Nifti1Image(np.roll(ids, shift, axis=0), truth.affine)
             nib.save(moved, f"found/{case}_desc-sst_dseg.nii.gz")
     figures = sst.evaluate("found", "reference", "figures")
-    dice = [[scan.figures[f"group:{group}"]["dice"] for group in GROUPS] for scan in figures.scans]
+    dice = [[scan.figures[f"group:{group}"]["dice"] for group in PAPER.groups] for scan in figures.scans]
     known = [[value for value in values if not math.isnan(value)] for values in dice]
     assert [len(values) for values in known] == [4, 4] and known[0] != known[1]
     assert figures.mean_dice == pytest.approx(sum(sum(values) / 4 for values in known) / 2)

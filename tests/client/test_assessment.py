@@ -17,9 +17,12 @@ from client.gate.policy import Policy
 from client.home import Home
 from configs.dp_sgd import DpSgd
 from configs.errors import RefusalError, RunError
-from configs.statistics import NUMBERS
+from configs.statistics import count as numbers_of
+from configs.structures import PAPER
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
+
+NUMBERS = numbers_of(PAPER)
 
 
 @pytest.fixture

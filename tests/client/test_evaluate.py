@@ -14,7 +14,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 
 from client.evaluate import GROUP, Agreement, case_of, compare, evaluate_folder, pair_up
 from configs.errors import DataError
-from configs.structures import CLASSES, STRUCTURES
+from configs.structures import PAPER
 
 SPACING = (1.0, 1.5, 2.0)
 
@@ -34,12 +34,12 @@ def test_figures_agree_with_monai(tmp_path: Path) -> None:
     """Dice, HD95 and ASSD of every structure that both maps hold, to 1e-6."""
     found, truth = two_maps()
     figures = compare(found, truth, SPACING)
-    ours, theirs = (torch.nn.functional.one_hot(m, CLASSES).permute(3, 0, 1, 2)[None] for m in (found, truth))
+    ours, theirs = (torch.nn.functional.one_hot(m, PAPER.classes).permute(3, 0, 1, 2)[None] for m in (found, truth))
     dice = compute_dice(ours, theirs, include_background=True)[0]
     hausdorff = compute_hausdorff_distance(ours, theirs, include_background=True, percentile=95, spacing=SPACING)[0]
     surface = compute_average_surface_distance(ours, theirs, include_background=True, symmetric=True, spacing=SPACING)
     compared = 0
-    for structure in STRUCTURES:
+    for structure in PAPER.structures:
         if (found == structure.index).any() and (truth == structure.index).any():
             own, place = figures[structure.name], structure.index
             assert own["dice"] == pytest.approx(float(dice[place]), abs=1e-6)
@@ -53,7 +53,7 @@ def test_what_is_not_there_has_the_stated_rules() -> None:
     """In neither map: nothing. In one only: Dice 0, no distance, its volume as error."""
     found, truth = two_maps()
     figures = compare(found, truth, SPACING)
-    absent, missed, invented = (figures[STRUCTURES[index - 1].name] for index in (20, 7, 9))
+    absent, missed, invented = (figures[PAPER.structures[index - 1].name] for index in (20, 7, 9))
     assert all(math.isnan(value) for value in absent.values())
     assert missed["dice"] == invented["dice"] == 0
     assert math.isnan(missed["hd95_mm"]) and math.isnan(invented["assd_mm"])
@@ -63,7 +63,7 @@ def test_what_is_not_there_has_the_stated_rules() -> None:
     thalamus = figures[GROUP + "Thalamus-Proper"]["dice"]
     members = [figures[f"{side}-Thalamus-Proper"]["dice"] for side in ("Left", "Right")]
     assert thalamus == pytest.approx(np.nanmean(members))
-    assert math.isnan(Agreement("", figures).mean([STRUCTURES[19].name], "dice"))
+    assert math.isnan(Agreement("", figures).mean([PAPER.structures[19].name], "dice"))
 
 
 def save(path: Path, ids: np.ndarray, affine: np.ndarray | None = None) -> None:

@@ -11,11 +11,11 @@ import torch
 
 from client.generate import DATASET, again, generate
 from configs.errors import DataError
-from configs.structures import CLASSES, STRUCTURES
+from configs.structures import PAPER
 from egg import make_model
 
 CPU = torch.device("cpu")
-IDS = {0, *(structure.id for structure in STRUCTURES)}
+IDS = {0, *(structure.id for structure in PAPER.structures)}
 
 
 def voxels(path: Path) -> np.ndarray:
@@ -65,14 +65,14 @@ def test_nnunet_gets_what_it_checks(tmp_path: Path) -> None:
     root = tmp_path / "out" / DATASET
     about = json.loads((root / "dataset.json").read_text())
     assert about["numTraining"] == 2 and about["channel_names"] == {"0": "T1"}
-    assert sorted(about["labels"].values()) == list(range(CLASSES))
+    assert sorted(about["labels"].values()) == list(range(PAPER.classes))
     names = [path.name.removesuffix(".nii.gz") for path in sorted((root / "labelsTr").iterdir())]
     assert [path.name for path in sorted((root / "imagesTr").iterdir())] == [f"{name}_0000.nii.gz" for name in names]
     for name in names:
         image, labels = (nib.load(root / f"{where}.nii.gz") for where in (f"imagesTr/{name}_0000", f"labelsTr/{name}"))
         np.testing.assert_array_equal(image.affine, labels.affine)
         assert image.shape == labels.shape
-        assert set(np.unique(np.asarray(labels.dataobj))) <= set(range(CLASSES))
+        assert set(np.unique(np.asarray(labels.dataobj))) <= set(range(PAPER.classes))
 
 
 def test_bids_has_images_and_labels_apart(tmp_path: Path) -> None:

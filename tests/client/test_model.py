@@ -8,7 +8,7 @@ import torch
 
 from client.model import CARD, GENERATOR, SEGMENTER, open_model
 from configs.errors import DataError
-from configs.structures import STRUCTURES
+from configs.structures import PAPER
 from egg import make_model
 from sst_models.networks.build import build
 from sst_models.wire import weights
@@ -21,7 +21,7 @@ def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
     for name, value in build("segmenter", model.experiment).named_parameters():
         torch.testing.assert_close(dict(net.named_parameters())[name], value, check_stride=False)
     card = json.loads((tmp_path / "model" / CARD).read_text())
-    assert card["labels"] == {str(s.id): s.name for s in STRUCTURES}
+    assert card["labels"] == {str(s.id): s.name for s in PAPER.structures}
     assert card["grid"]["shape"] == list(model.frame.shape)
     assert {"use", "limits", "licence", "figures", "run", "site", "sites", "experiment"} <= set(card)
     assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".json", ".safetensors"}

@@ -17,7 +17,7 @@ from client.nifti import SEG35_TO_ASEG, read_image, read_labels
 from client.preparation import Preparation
 from client.prepare import AtlasFrame, prepare, prepare_site
 from configs.errors import DataError
-from configs.structures import ID_TO_INDEX
+from configs.structures import PAPER
 
 SIDE, MM = 24, 6.0
 AFFINE = tuple(tuple(row) for row in np.diag([MM, MM, MM, 1.0]).tolist())
@@ -69,7 +69,7 @@ def overlap(labels: torch.Tensor) -> float:
     _, ids = brain()
     scores = []
     for id_ in (2, 3, 4, 49):
-        a, b = labels.numpy() == ID_TO_INDEX[id_], ids == id_
+        a, b = labels.numpy() == PAPER.index_of[id_], ids == id_
         scores.append(2 * (a & b).sum() / (a.sum() + b.sum()))
     return float(np.mean(scores))
 
@@ -242,5 +242,5 @@ def test_seg35_is_read_in_its_own_numbering(tmp_path: Path) -> None:
     ids = np.zeros((SIDE, SIDE, SIDE), np.int16)
     ids[0, 0, 0], ids[0, 0, 1] = 7, 35
     labels = read_labels(write(tmp_path / "aligned_seg35.nii.gz", ids), image)
-    assert labels[0, 0, 0] == ID_TO_INDEX[10] and labels[0, 0, 1] == 0
+    assert labels[0, 0, 0] == PAPER.index_of[10] and labels[0, 0, 1] == 0
     assert len(SEG35_TO_ASEG) == 36

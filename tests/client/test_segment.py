@@ -16,7 +16,7 @@ from client.native import keep_largest, to_native, write_labels
 from client.preparation import Preparation
 from client.segment import home_of, predictor, scans_at, segment_all
 from configs.errors import DataError
-from configs.structures import CLASSES, ID_TO_INDEX
+from configs.structures import PAPER
 from egg import LEFT, RIGHT, affine_for, egg, make_model, remember, sample, write_scan
 from sst_models.volume.grid import Grid, sample_labels
 
@@ -67,8 +67,8 @@ def test_a_model_with_a_registration_asks_it_too(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", registration=True)
     told = predictor(model, CPU)(torch.from_numpy(model.frame.image)[None])
     labels = model.atlases(CPU)[0][1].on_grid
-    assert told.shape == (CLASSES, *model.frame.shape)
-    inside = (labels == ID_TO_INDEX[LEFT]) | (labels == ID_TO_INDEX[RIGHT])
+    assert told.shape == (PAPER.classes, *model.frame.shape)
+    inside = (labels == PAPER.index_of[LEFT]) | (labels == PAPER.index_of[RIGHT])
     assert dice((told.argmax(0) == labels)[inside].numpy(), np.ones(int(inside.sum()), bool)) > 0.9
     alone = predictor(make_model(tmp_path / "alone"), CPU)(torch.from_numpy(model.frame.image)[None])
     assert (told - alone).abs().max() > 0.1
@@ -85,7 +85,7 @@ def test_the_output_lies_on_the_scan(
     source.set_qform(source.affine, code=1)
     nib.save(source, scan)
     labels = np.zeros(source.shape, np.uint8)
-    labels[3, 4, 5] = ID_TO_INDEX[RIGHT]
+    labels[3, 4, 5] = PAPER.index_of[RIGHT]
     write_labels(labels, scan, tmp_path / "out.nii.gz")
     source, written = nib.load(scan), nib.load(tmp_path / "out.nii.gz")
     assert written.shape == source.shape
@@ -121,7 +121,7 @@ def test_labels_come_back_from_the_grid_as_they_went(axes: str, sides: tuple[flo
     """To a grid of 1 mm and back: Dice of at least 0.97 for every structure of more than 5 ml."""
     affine, shape = affine_for(axes, sides, turn)
     ids = sample(affine, shape)[1]
-    classes = np.vectorize(lambda id_: ID_TO_INDEX.get(int(id_), 0))(ids).astype(np.uint8)
+    classes = np.vectorize(lambda id_: PAPER.index_of.get(int(id_), 0))(ids).astype(np.uint8)
     grid = Grid((150, 150, 150), 1.0, (-74.7, -74.6, -74.8))
     there = sample_labels(classes, affine, grid)
     present = sorted(set(classes.ravel().tolist()))

@@ -8,12 +8,12 @@ import pytest
 
 import sst
 from configs.errors import DataError
-from configs.structures import STRUCTURES
+from configs.structures import PAPER
 from server.fit import MOVED, check_pair, contrast, moved, overlap
 from simulation.phantom import draw_anatomy
 from simulation.scanner import SCANNERS, scan
 
-IDS = np.array([0, *(structure.id for structure in STRUCTURES)])
+IDS = np.array([0, *(structure.id for structure in PAPER.structures)])
 
 
 def person(scanner: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

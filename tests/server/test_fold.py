@@ -111,8 +111,10 @@ def test_moments_come_with_phases_that_have_them(phase: str, word: str) -> None:
     asked = {part: {"w": np.zeros(2, np.float32)} for part in phase_of(phase).learns}
     moments = {"mean": np.ones(8, np.float32), "std": np.ones(8, np.float32)}
     sent = SiteReply("a", phase, 1, 5, {**asked, "moments": moments})
-    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), phase_of(phase), 8) == word
-    assert fault(sent, PhaseRequest("run", phase, 1, "a", "{}", asked), phase_of(phase), 9) == (word or "shape")
+    request, tiny = PhaseRequest("run", phase, 1, "a", "{}", asked), load("tiny")
+    eight, nine = (replace(tiny, style=replace(tiny.style, code=code)) for code in (8, 9))
+    assert fault(sent, request, phase_of(phase), eight) == word
+    assert fault(sent, request, phase_of(phase), nine) == (word or "shape")
 
 
 def test_a_reply_far_from_the_others_is_left_out(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 import client.app
+from client.gate.noise import protect, repeatable
 from client.messages import decode_request, encode_reply, return_nonce
 from configs.errors import FederationError
 from configs.phases import PHASES, phase_of
 from configs.schema import load
-from configs.statistics import NUMBERS
-from configs.structures import GROUPS
+from configs.statistics import count as numbers_of
+from configs.structures import PAPER
 from server import bounds
 from server.atlas import Atlas
 from server.delivery import deliver, evaluate
@@ -41,6 +42,8 @@ from sst_models.volume.labels import AtlasLabels
 from sst_models.wire import grammar
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.records import to_arrays
+
+NUMBERS = numbers_of(PAPER)
 
 TINY = load("tiny")
 SCRIPT = "<script>alert(1)</script>"
@@ -98,7 +101,7 @@ def honest(phase: str, site: str = "mallory", **changes: Any) -> SiteReply:
 
 def word(reply: SiteReply) -> str:
     """What the hub has to say of a reply."""
-    return fault(reply, asked(reply.phase), phase_of(reply.phase), TINY.style.code)
+    return fault(reply, asked(reply.phase), phase_of(reply.phase), TINY)
 
 
 def site(phase: str, lie: Lie, reply: Callable[[PhaseRequest], SiteReply]) -> ClientApp:
@@ -147,7 +150,7 @@ def test_an_honest_reply_of_each_phase_passes(phase: str) -> None:
     row = phase_of(phase)
     reply = honest(
         phase,
-        metrics=dict.fromkeys((*row.losses, *row.figures), 0.5),
+        metrics=dict.fromkeys((*row.losses, *(PAPER.groups if row.figures else ())), 0.5),
         series={name: (0.5, -1.0) for name in row.losses},
         settings={name: values[name] for name in row.values},
     )
@@ -163,6 +166,16 @@ def test_no_count_is_more_than_a_hospital_has(phase: str, count: Any) -> None:
     else:
         assert said(phase, put("meta", count=count)) == "malformed"
         assert word(honest(phase, count=count)) == "count"
+
+
+@pytest.mark.parametrize("multiplier", [0.0, 0.5, 1.158, 3.0])
+@pytest.mark.parametrize("people", [2, 5, 25, 400])
+def test_statistics_of_a_scanner_unlike_all_others_count(people: int, multiplier: float) -> None:
+    """People who are as long as may be, and alike: the gate's second step takes their mean beyond the clip."""
+    rows = np.full((people, NUMBERS), 4.0, np.float32)
+    reply = SiteReply("mallory", "statistics", 1, people, {"statistics": {"people": rows}})
+    for number in range(20):
+        assert word(protect(reply, multiplier, repeatable(f"{number}"), NUMBERS)) == ""
 
 
 @pytest.mark.parametrize(
@@ -197,9 +210,9 @@ def test_what_is_relayed_is_bytes(phase: str) -> None:
     masked = {"masked": {"values": np.zeros(30, np.uint8)}}
     assert word(honest("register", arrays={**parts_of("register"), **masked})) == "undeclared"
     sent = asked("register")
-    assert fault(honest("register", arrays=masked), sent, phase_of("register"), TINY.style.code, masked=6) == ""
+    assert fault(honest("register", arrays=masked), sent, phase_of("register"), TINY, masked=6) == ""
     for odd in ({**parts_of("register"), **masked}, {"masked": {"values": np.zeros(29, np.uint8)}}):
-        assert fault(honest("register", arrays=odd), sent, phase_of("register"), TINY.style.code, masked=6)
+        assert fault(honest("register", arrays=odd), sent, phase_of("register"), TINY, masked=6)
 
 
 def test_a_phase_that_learns_has_scans_and_one_that_brings_nothing_has_none() -> None:
@@ -242,7 +255,7 @@ def test_a_loss_is_a_finite_float(phase: str, name: str, value: float) -> None:
 def test_a_dice_is_between_nought_and_one(value: float) -> None:
     """The cross-site table holds no other."""
     expected = "range" if value == value else "not-finite"
-    assert said("evaluate", put("metrics", **{GROUPS[0]: value})) == expected
+    assert said("evaluate", put("metrics", **{PAPER.groups[0]: value})) == expected
 
 
 @pytest.mark.parametrize(
@@ -596,8 +609,8 @@ def test_a_site_that_joins_badly_for_ever_is_put_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lie", "code"),
     [
-        (put("metrics", **{GROUPS[0]: 7.0}), "range"),
-        (put("metrics", **{GROUPS[0]: float("nan")}), "not-finite"),
+        (put("metrics", **{PAPER.groups[0]: 7.0}), "range"),
+        (put("metrics", **{PAPER.groups[0]: float("nan")}), "not-finite"),
         (put("metrics", **{SCRIPT: 0.5}), "undeclared"),
         (put("settings", note=SCRIPT), "undeclared"),
         (put("meta", count=10**7), "count"),
@@ -606,7 +619,7 @@ def test_a_site_that_joins_badly_for_ever_is_put_out(tmp_path: Path) -> None:
 )
 def test_the_cross_site_table_holds_what_passed(lie: Lie, code: str, tmp_path: Path) -> None:
     """A reply that did not is a row with its code; the hub's events and the cards of models hold nothing of it."""
-    hub = hub_of(tmp_path, "evaluate", lie, honest("evaluate", arrays={}, metrics={GROUPS[1]: 0.5}))
+    hub = hub_of(tmp_path, "evaluate", lie, honest("evaluate", arrays={}, metrics={PAPER.groups[1]: 0.5}))
     hub.members.add("mallory", 9)
     evaluate(hub, RunState(parts={"segmenter.mallory": {"w": np.zeros(2, np.float32)}}))
     (row,) = json.loads((tmp_path / "cross-site.json").read_text())

@@ -12,7 +12,7 @@ import pytest
 import sst
 from client import home
 from configs.errors import FederationError
-from configs.structures import STRUCTURES
+from configs.structures import PAPER
 from server.journal import NAME, digest, noted, read
 from server.office import Office
 from simulation.phantom import draw_anatomy
@@ -30,7 +30,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
     """A hub to which every command was given once."""
     root = tmp_path_factory.mktemp("operator")
     image, classes, affine = scan(draw_anatomy(1, 30.0, spacing=3.0), OASIS, 1)
-    ids = np.array([0, *(structure.id for structure in STRUCTURES)])[np.asarray(classes)]
+    ids = np.array([0, *(structure.id for structure in PAPER.structures)])[np.asarray(classes)]
     for name, voxels in (("t1", np.asarray(image, np.float32)), ("labels", ids.astype(np.int16))):
         nib.save(nib.Nifti1Image(voxels, affine), root / f"{name}.nii.gz")
     made = Office(root / "hub")

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from configs.structures import GROUPS
+from configs.structures import PAPER
 from simulation.panels import GENERATED, REAL, REGISTRATION, SCAN, SEGMENTATION, TRUTH, Panel, direction_name
 from simulation.results import ArmScore, Crossing, Curve, PairsPoint, Resemblance, Results, ScanScore, SetAside, Traffic
 
@@ -28,7 +28,7 @@ def arm_score(rng: np.random.Generator, arm: str, where: tuple[str, str], level:
     """Five scans around a level; one of them lacks the amygdala."""
     scans = []
     for number in range(5):
-        dice = {group: float(np.clip(level + rng.normal(0, 9), 0, 100)) for group in GROUPS}
+        dice = {group: float(np.clip(level + rng.normal(0, 9), 0, 100)) for group in PAPER.groups}
         if number == 2:
             dice["Amygdala"] = float("nan")
         scans.append(ScanScore.of(f"sub-{number:02d}", dice))

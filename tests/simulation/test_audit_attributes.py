@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.statistics import NUMBERS
+from configs.statistics import count as numbers_of
+from configs.structures import PAPER
 from simulation.audit.attributes import FEMALE, LEAST, OLDER, attributes_of, infer
+
+NUMBERS = numbers_of(PAPER)
 
 DELTA = 1e-5
 

@@ -8,11 +8,14 @@ import pytest
 
 from client.gate import ledger
 from client.gate.budget import epsilon_of
-from configs.statistics import NEAR, NUMBERS
+from configs.statistics import NEAR, count
+from configs.structures import PAPER
 from simulation.audit.releases import noise_of, released
 from simulation.engines import open_policy
 from sst_models.wire.exchange import PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
+
+NUMBERS = count(PAPER)
 
 WEIGHTS = {"T": {"weight": np.zeros(8, np.float32)}}
 

@@ -7,13 +7,16 @@ import pytest
 
 import sst
 from client.gate.ledger import NAME
-from configs.statistics import NUMBERS
+from configs.statistics import count as numbers_of
+from configs.structures import PAPER
 from simulation.audit.networks import TESTED
 from simulation.progress import Silent
 from simulation.scanner import SCANNERS
 from simulation.simulate import Options, simulate
 from simulation.sites import write_site
 from sst_models.wire import weights
+
+NUMBERS = numbers_of(PAPER)
 
 PEOPLE = 6  # at each site: one is the atlas or unused, one to validate on, one to test on
 CHANGES = (

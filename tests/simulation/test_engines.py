@@ -27,7 +27,7 @@ from configs.errors import ConfigError, FederationError, RunError
 from configs.phases import PARTS, PHASES, VALUES, phase_of
 from configs.processes import Processes
 from configs.schema import from_dict
-from configs.structures import GROUPS
+from configs.structures import PAPER
 from server import bounds
 from server.atlas import load_atlas, save_atlas
 from server.state import RunState, Store
@@ -363,7 +363,7 @@ def test_the_text_that_it_approves_names_all_that_left(reference):
             VALUES[value] for value in left["settings"]
         ]
         figures = {*left["metrics"], *left["series"]}
-        words += [f"{len(GROUPS)} structure groups" if word in GROUPS else word for word in figures]
+        words += [f"{len(PAPER.groups)} structure groups" if word in PAPER.groups else word for word in figures]
         words += [phase.count] if left["count"] else []
         assert all(word and word in said for word in words), (name, words, said)
         declared = {*phase.learns, *phase.losses, *phase.values}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.structures import GROUP_MEMBERS, STRUCTURES
+from configs.structures import PAPER
 from simulation.phantom import Anatomy, draw_anatomy
 
 # ml, both sides together: literature means of healthy people of all ages, widened to the range of persons.
@@ -28,7 +28,7 @@ def test_volumes_are_human(seed: int, age: float) -> None:
     """Each of the 16 groups lies within the range of healthy people, in a child, an adult and an old person."""
     volumes = draw_anatomy(seed, age, spacing=2.0).volumes()
     for group, (low, high) in RANGES.items():
-        total = sum(volumes[STRUCTURES[index - 1].name] for index in GROUP_MEMBERS[group])
+        total = sum(volumes[PAPER.structures[index - 1].name] for index in PAPER.members[group])
         assert low < total < high, f"{group}: {total:.1f} ml"
 
 
@@ -42,8 +42,8 @@ def test_all_structures_and_nothing_at_the_border(young: Anatomy) -> None:
 def test_left_is_left(young: Anatomy) -> None:
     """In RAS the left member of each pair lies at smaller x than the right, and their sizes differ a little."""
     x = np.arange(young.labels.shape[0])
-    for left in (s for s in STRUCTURES if s.name.startswith("Left-")):
-        right = next(s for s in STRUCTURES if s.name == left.name.replace("Left-", "Right-"))
+    for left in (s for s in PAPER.structures if s.name.startswith("Left-")):
+        right = next(s for s in PAPER.structures if s.name == left.name.replace("Left-", "Right-"))
         count = [(young.labels == s.index).sum(axis=(1, 2)) for s in (left, right)]
         assert (x @ count[0]) / count[0].sum() < (x @ count[1]) / count[1].sum()
         assert count[0].sum() != count[1].sum()
@@ -65,7 +65,7 @@ def test_age_widens_ventricles_and_thins_cortex() -> None:
 
 def test_cortex_is_a_folded_ribbon(young: Anatomy) -> None:
     """Cortex is thin (most of it within 2 voxels of its edge) and its sulci hold fluid."""
-    cortex = np.isin(young.labels, GROUP_MEMBERS["Cerebral-CX"])
+    cortex = np.isin(young.labels, PAPER.members["Cerebral-CX"])
     core = cortex.copy()
     for axis in range(3):
         core &= np.roll(cortex, 2, axis) & np.roll(cortex, -2, axis)

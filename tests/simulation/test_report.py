@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from client.pictures import paint, png_uri
-from configs.structures import GROUPS
+from configs.structures import PAPER
 from parsed_page import Page
 from simulation.arms import ARMS
 from simulation.figures import losses_chart
@@ -130,7 +130,7 @@ def test_the_headline_says_what_may_be_chance(sign: tuple[int, ...], doubted: bo
     """Six scans that all gained are an effect; four of six are not."""
 
     def scored(arm: str, means: list[float]) -> ArmScore:
-        scans = [ScanScore.of(f"sub-{number}", dict.fromkeys(GROUPS, mean)) for number, mean in enumerate(means)]
+        scans = [ScanScore.of(f"sub-{number}", dict.fromkeys(PAPER.groups, mean)) for number, mean in enumerate(means)]
         return ArmScore(arm, "oasis", "ixi", tuple(scans))
 
     gained = [70.0 + (2 + number / 10) * way for number, way in enumerate(sign)]

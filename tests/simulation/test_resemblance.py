@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configs.structures import GROUPS
+from configs.structures import PAPER
 from simulation.resemblance import compare, separability
 from sst_models.volume.separable import blur
 
@@ -32,7 +32,7 @@ def test_draws_like_the_scans_are_said_to_be_like_them() -> None:
     assert 0.2 < found.auc < 0.8 and found.order == 1.0
     assert 0.5 < found.variation["Cerebral-WM"] < 1.6
     assert found.size["Cerebral-WM"] == pytest.approx(1.0, abs=0.15)
-    assert set(found.variation) == set(GROUPS)
+    assert set(found.variation) == set(PAPER.groups)
     assert found.nearest < found.nearest_scans + 0.02
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from client.pictures import coronal
 from configs.errors import RunError
-from configs.structures import GROUPS
+from configs.structures import PAPER
 from simulation.gains import gains
 from simulation.panels import Panel, load_panels, save_panels
 from simulation.reference import TABLE_1, paper_rows, rows_for
@@ -67,7 +67,7 @@ def test_write_leaves_five_files_that_agree(tmp_path: Path) -> None:
     }
     assert to_json(read(tmp_path / "run")) == to_json(results)
     rows = list(csv.DictReader((tmp_path / "run" / "dice.csv").read_text().splitlines()))
-    assert len(rows) == len(results.scores) * 5 * len(GROUPS)
+    assert len(rows) == len(results.scores) * 5 * len(PAPER.groups)
     missing = [row for row in rows if row["group"] == "Amygdala" and row["scan"] == "sub-02"]
     assert missing and all(row["dice"] == "" for row in missing)
 

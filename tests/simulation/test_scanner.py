@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.structures import GROUP_MEMBERS
+from configs.structures import PAPER
 from simulation.phantom import Anatomy, draw_anatomy
 from simulation.resampling import averaging, resample, resampled_labels, stored
 from simulation.scanner import CANDI, OASIS, Scanner, scan
@@ -33,7 +33,7 @@ def person() -> Anatomy:
 
 def ratio(image: np.ndarray, labels: np.ndarray, group: str) -> float:
     """Mean intensity of a group over white matter's."""
-    mean = [float(image[np.isin(labels, GROUP_MEMBERS[g])].mean()) for g in (group, "Cerebral-WM")]
+    mean = [float(image[np.isin(labels, PAPER.members[g])].mean()) for g in (group, "Cerebral-WM")]
     return mean[0] / mean[1]
 
 
@@ -71,9 +71,9 @@ def test_the_childrens_site_looks_as_a_real_one_does() -> None:
     seen: dict[str, list[float]] = {}
     for number, age in enumerate((5.0, 11.0, 16.0)):
         image, labels, _ = scan(draw_anatomy(40 + number, age, spacing=2.0), CANDI, seed=number)
-        white = np.median(image[np.isin(labels, GROUP_MEMBERS["Cerebral-WM"])])
+        white = np.median(image[np.isin(labels, PAPER.members["Cerebral-WM"])])
         for group in REAL:
-            seen.setdefault(group, []).append(np.median(image[np.isin(labels, GROUP_MEMBERS[group])]) / white)
+            seen.setdefault(group, []).append(np.median(image[np.isin(labels, PAPER.members[group])]) / white)
     for group, (low, high) in REAL.items():
         assert low < np.mean(seen[group]) < high, (group, seen[group])
 
@@ -89,7 +89,7 @@ def test_a_perfect_scanner_shows_tissue_values(person: Anatomy) -> None:
     """Without bias, noise, texture and variation, pure white matter has the gain as its value."""
     perfect = replace(OASIS, bias=0.0, noise=0.0, texture=0.0, variation=0.0, gain=1000.0)
     image, labels, _ = scan(person, perfect, seed=1)
-    assert image[np.isin(labels, GROUP_MEMBERS["Cerebral-WM"])].max() == 1000
+    assert image[np.isin(labels, PAPER.members["Cerebral-WM"])].max() == 1000
 
 
 def test_averaging_keeps_constants_and_identity() -> None:

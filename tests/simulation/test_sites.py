@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from configs.errors import ConfigError, DataError
-from configs.structures import ID_TO_INDEX
+from configs.structures import PAPER
 from simulation.phantom import draw_anatomy
 from simulation.scanner import CANDI, OASIS, scan
 from simulation.sites import Person, write_site
@@ -45,9 +45,10 @@ def test_files_hold_what_was_scanned(site: Path) -> None:
     image, labels, affine = scan(draw_anatomy(person.seeds[0], person.age, SPACING), CANDI, person.seeds[1])
     stored = sitk.ReadImage(str(site / person.id / "anat" / f"{person.id}_T1w.nii.gz"))
     truth = sitk.ReadImage(str(next(site.glob(f"derivatives/*/{person.id}/anat/*_dseg.nii.gz"))))
-    assert stored.GetPixelID() == sitk.sitkInt16 and set(np.unique(sitk.GetArrayFromImage(truth))) <= set(ID_TO_INDEX)
+    assert stored.GetPixelID() == sitk.sitkInt16
+    assert set(np.unique(sitk.GetArrayFromImage(truth))) <= set(PAPER.index_of)
     assert np.array_equal(sitk.GetArrayFromImage(stored).T, image)
-    assert np.array_equal(np.vectorize(ID_TO_INDEX.get)(sitk.GetArrayFromImage(truth).T), labels)
+    assert np.array_equal(np.vectorize(PAPER.index_of.get)(sitk.GetArrayFromImage(truth).T), labels)
     for grid in (stored, truth):
         corner = np.array(grid.TransformIndexToPhysicalPoint((3, 4, 5))) * (-1, -1, 1)
         assert np.allclose(corner, (affine @ [3, 4, 5, 1])[:3], atol=1e-3)

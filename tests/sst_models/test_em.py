@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from configs.schema import load
-from configs.structures import CLASSES, MIRRORED
+from configs.structures import PAPER
 from material import CORTEX, VENTRICLE, WHITE, brain
 from sst_models.propagation.align import Aligner, Alignment
 from sst_models.propagation.em import (
@@ -32,7 +32,7 @@ NUCLEUS = 9
 def two_sided(labels: Tensor) -> Tensor:
     """The same brain with a left and a right half."""
     half = labels.clone()
-    half[16:] = torch.tensor(MIRRORED)[half[16:].long()]
+    half[16:] = torch.tensor(PAPER.mirrored)[half[16:].long()]
     return half
 
 
@@ -227,7 +227,9 @@ class Off(torch.nn.Module):
 
     def __init__(self, labels: Tensor, voxels: float = 1.0) -> None:
         super().__init__()
-        self.word = 10 * one_hot(warp_labels(labels[None], off(voxels))[0].long(), CLASSES).movedim(-1, 0)[None].float()
+        self.word = (
+            10 * one_hot(warp_labels(labels[None], off(voxels))[0].long(), PAPER.classes).movedim(-1, 0)[None].float()
+        )
 
     def forward(self, _: Tensor) -> Tensor:
         """Give logits (1, 29, 32, 32, 32)."""
@@ -301,7 +303,7 @@ def test_the_weight_of_registration_falls_with_the_agreement() -> None:
     """Half at a cosine of 0.95 and more, a quarter at 0.9, none at 0.85 and less: vectors (1, 0) and (q, 1 - q)."""
     for cosine, weight in ((0.97, 0.5), (0.95, 0.5), (0.9, 0.25), (0.87, 0.1), (0.85, 0.0), (0.5, 0.0)):
         slope = (1 / cosine**2 - 1) ** 0.5
-        one, other = torch.zeros(2, CLASSES, 8, 8, 8)
+        one, other = torch.zeros(2, PAPER.classes, 8, 8, 8)
         one[WHITE], other[WHITE], other[CORTEX] = 1.0, 1 / (1 + slope), slope / (1 + slope)
         found = registration_weight(one, other, torch.ones(1, 8, 8, 8) > 0, 2.4)
         torch.testing.assert_close(found, torch.full((1, 8, 8, 8), weight), atol=1e-4, rtol=0)
@@ -311,7 +313,7 @@ def test_fusion_is_the_mean_where_both_agree_in_the_brain_whatever_lies_outside(
     """A segmenter of (0.8, 0.2) and F's (1, 0) give (0.9, 0.1), also beside background that they call differently."""
     labels, image = brain(SIDES)
     labels = torch.where(image > 0, WHITE, 0)
-    predicted = torch.zeros(CLASSES, *SIDES)
+    predicted = torch.zeros(PAPER.classes, *SIDES)
     predicted[WHITE] = torch.where(image > 0, 0.8, 0.5)
     predicted[CORTEX] = 1 - predicted[WHITE]
     how = replace(Prediction.of(load("tiny")), em_weight=0.0, test_time_augmentation="none")
@@ -336,8 +338,8 @@ class Says(torch.nn.Module):
 def test_the_weight_of_registration_is_full_where_both_say_the_same() -> None:
     """And none where they have no structure in common."""
     labels, _ = brain(SIDES)
-    one = one_hot(labels.long(), CLASSES).movedim(-1, 0).float()
+    one = one_hot(labels.long(), PAPER.classes).movedim(-1, 0).float()
     everywhere = (labels >= 0)[None]
     assert registration_weight(one, one, everywhere, 2.4).sub(REGISTRATION_WEIGHT).abs().max() < 1e-5
-    other = one_hot((labels + 3).long(), CLASSES).movedim(-1, 0).float()
+    other = one_hot((labels + 3).long(), PAPER.classes).movedim(-1, 0).float()
     assert registration_weight(one, other, everywhere, 2.4).max() == 0

@@ -3,8 +3,11 @@ import pytest
 import torch
 
 from configs.errors import DataError
+from configs.structures import PAPER, Row, table_of
 from sst_models.volume.grid import Grid, block_mean, block_vote, check_geometry, to_classes
 from sst_models.volume.intensity import closest_to_mean, match_quantiles, robust_scale
+
+RED = (255, 0, 0)
 
 
 def test_robust_scale_matches_numpy_percentiles() -> None:
@@ -92,11 +95,21 @@ def test_to_classes_maps_drops_and_refuses() -> None:
             to_classes(np.array([0, 2, bad]), "seg.nii")
 
 
+def test_to_classes_of_another_table_drops_what_it_names_alone() -> None:
+    """Of some of the usual structures, other ids of FreeSurfer are background; an id of another organ is a mistake."""
+    hippocampi = table_of((Row(17, "Left-Hippocampus", "H", 53, (1, 1, 1)), Row(53, "Right-Hippocampus", "H", 17, RED)))
+    assert to_classes(np.array([0, 17, 53, 2, 77]), "f", hippocampi).tolist() == [0, 1, 2, 0, 0]
+    organs = table_of((Row(17, "Liver", "Liver", 17, RED), Row(9, "couch", "background", 9, RED)))
+    assert to_classes(np.array([0, 17, 9]), "f", organs).tolist() == [0, 1, 0]
+    with pytest.raises(DataError, match="id 2 in f is not in the label table; add it, with the group 'background'"):
+        to_classes(np.array([0, 2]), "f", organs)
+
+
 def test_to_classes_takes_a_numbering_of_its_own() -> None:
     """With a table, an id is translated first, and one that it lacks is refused."""
-    assert to_classes(np.array([0, 1]), "f", {0: 0, 1: 60}).tolist() == [0, 28]
+    assert to_classes(np.array([0, 1]), "f", PAPER, {0: 0, 1: 60}).tolist() == [0, 28]
     with pytest.raises(DataError, match="id 2 in f"):
-        to_classes(np.array([0, 2]), "f", {0: 0, 1: 60})
+        to_classes(np.array([0, 2]), "f", PAPER, {0: 0, 1: 60})
 
 
 @pytest.mark.parametrize(("sides", "code"), [((1, 1, 0.01), "spacing"), ((1, 1, 30), "spacing"), ((1, 1, 0), "affine")])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError
-from configs.structures import CLASSES
+from configs.structures import PAPER, Row, table_of
 from sst_models.volume.grid import block_vote
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.warp import warp_labels
@@ -42,7 +42,9 @@ def test_a_flow_between_voxels_carries_what_most_of_the_box_there_is(steps: tupl
     for _ in range(2):  # the second time from what was counted before
         assert torch.equal(labels.propagate(thirds), block_vote(there, FINER).long())
     found = labels.probabilities(thirds)
-    wanted = torch.stack([torch.nn.functional.avg_pool3d((there == c)[None].float(), FINER)[0] for c in range(CLASSES)])
+    wanted = torch.stack(
+        [torch.nn.functional.avg_pool3d((there == c)[None].float(), FINER)[0] for c in range(PAPER.classes)]
+    )
     torch.testing.assert_close(found, wanted)
     assert torch.equal(labels.on_grid, block_vote(parts(), FINER).long()) and labels.shape == SHAPE
 
@@ -89,12 +91,28 @@ def test_labels_of_several_atlases_travel_together() -> None:
             AtlasLabels.unpack(packed, SHAPE, FINER, count)
 
 
+def test_labels_of_another_table_have_its_classes() -> None:
+    """Of three structures or of 254, the most that a byte holds: shares, votes and what travels agree with the table."""
+    for structures in (3, 254):
+        table = table_of(tuple(Row(n, f"s{n}", f"s{n}", n, (0, 0, 0)) for n in range(1, structures + 1)))
+        fine = (parts().long() * 13 % table.classes).to(torch.uint8)
+        fine[:3, :3, :3] = structures
+        labels = AtlasLabels(fine, FINER, table)
+        shares = labels.probabilities(torch.zeros(1, 3, *SHAPE))
+        assert shares.shape == (table.classes, *SHAPE) and torch.equal(shares.argmax(0), labels.on_grid)
+        assert torch.equal(labels.on_grid, block_vote(fine, FINER).long()) and labels.on_grid[0, 0, 0] == structures
+        (found,) = AtlasLabels.unpack(labels.packed(), SHAPE, FINER, table=table)
+        assert torch.equal(found.parts, fine) and found.table == table
+    with pytest.raises(DataError, match="hub and site need the same preset"):
+        AtlasLabels.unpack(labels.packed(), SHAPE, FINER)
+
+
 def test_labels_that_are_damaged_or_of_another_grid_are_refused() -> None:
     """Cut short, changed, of another size, or with a class that nobody knows."""
     packed = AtlasLabels(parts(), FINER).packed()
     changed = packed.copy()
     changed[len(changed) // 2] ^= 255
-    strange = AtlasLabels(torch.full((3, 3, 3), CLASSES)).packed()
+    strange = AtlasLabels(torch.full((3, 3, 3), PAPER.classes)).packed()
     for wrong, shape, finer in (
         (packed[:-8], SHAPE, FINER),
         (changed, SHAPE, FINER),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from configs.structures import CLASSES, GROUP_MEMBERS, GROUPS, STRUCTURES
+from configs.structures import PAPER
 from sst_models.volume.metrics import dice_per_class, dice_per_group, mean_dice, mean_hd95
 
 
@@ -49,9 +49,9 @@ def test_dice_per_class_takes_any_integer_type(dtype: torch.dtype) -> None:
 
 def test_dice_refuses_what_does_not_fit() -> None:
     """Unequal shapes and labels that are no class index each say so."""
-    truth = labels(CLASSES, 0)
+    truth = labels(PAPER.classes, 0)
     with pytest.raises(ValueError, match="shape"):
-        dice_per_class(truth[:-1], truth, CLASSES)
+        dice_per_class(truth[:-1], truth, PAPER.classes)
     for wrong in (truth + 1, truth - 1):
         with pytest.raises(ValueError, match="class indices 0 to 28"):
             dice_per_group(wrong, truth)
@@ -59,32 +59,32 @@ def test_dice_refuses_what_does_not_fit() -> None:
 
 def test_dice_per_group_is_the_mean_of_its_members() -> None:
     """Left and right are averaged, in the order of the paper's table."""
-    prediction, truth = labels(CLASSES, 0), labels(CLASSES, 1)
-    dice = dice_per_class(prediction, truth, CLASSES)
+    prediction, truth = labels(PAPER.classes, 0), labels(PAPER.classes, 1)
+    dice = dice_per_class(prediction, truth, PAPER.classes)
     groups = dice_per_group(prediction, truth)
-    assert tuple(groups) == GROUPS
-    for group, members in GROUP_MEMBERS.items():
+    assert tuple(groups) == PAPER.groups
+    for group, members in PAPER.members.items():
         assert groups[group] == pytest.approx(sum(float(dice[m]) for m in members) / len(members))
-    assert mean_dice(prediction, truth) == pytest.approx(sum(groups.values()) / len(GROUPS))
+    assert mean_dice(prediction, truth) == pytest.approx(sum(groups.values()) / len(PAPER.groups))
 
 
 def test_dice_of_the_truth_itself_is_one() -> None:
     """A perfect prediction has 1 everywhere, even where a structure is missing from both."""
-    truth = labels(CLASSES, 2)
-    truth[truth == STRUCTURES[6].index] = 0
+    truth = labels(PAPER.classes, 2)
+    truth[truth == PAPER.structures[6].index] = 0
     assert all(dice == 1 for dice in dice_per_group(truth, truth).values())
     assert mean_dice(truth, truth) == 1
 
 
 def test_swapped_sides_are_an_error() -> None:
     """A prediction with left and right exchanged has Dice 0 in every group that has sides."""
-    truth = labels(CLASSES, 3)
-    swap = torch.arange(CLASSES)
-    for members in GROUP_MEMBERS.values():
+    truth = labels(PAPER.classes, 3)
+    swap = torch.arange(PAPER.classes)
+    for members in PAPER.members.values():
         if len(members) == 2:
             swap[list(members)] = torch.tensor(members[::-1])
     dice = dice_per_group(swap[truth], truth)
-    assert all(dice[group] == (0 if len(members) == 2 else 1) for group, members in GROUP_MEMBERS.items())
+    assert all(dice[group] == (0 if len(members) == 2 else 1) for group, members in PAPER.members.items())
 
 
 def test_groups_in_neither_map_are_nan_and_left_out() -> None:
@@ -92,7 +92,7 @@ def test_groups_in_neither_map_are_nan_and_left_out() -> None:
     truth = torch.zeros(4, 4, 4, dtype=torch.long)
     assert all(math.isnan(dice) for dice in dice_per_group(truth, truth).values())
     assert math.isnan(mean_dice(truth, truth))
-    truth[0] = GROUP_MEMBERS["Brain-Stem"][0]
+    truth[0] = PAPER.members["Brain-Stem"][0]
     assert mean_dice(truth, truth) == 1 and math.isnan(dice_per_group(truth, truth)["Caudate"])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Experiment, load
-from configs.structures import MIRRORED
+from configs.structures import PAPER
 from material import blob, preset
 from sst_models.networks.build import build
 from sst_models.phases.segment import SegmentLearner, SegmentSettings, move
@@ -108,7 +108,7 @@ def test_minmax_leaves_a_volume_and_zscore_gives_the_brain_mean_0_and_spread_1()
 def test_an_untrained_network_starts_with_the_shares_of_labels() -> None:
     """Of a few pairs; where the preset learns from mirrored ones too, a left structure is on the right as well."""
     left = 5  # Left-Cerebellum-CX
-    right = MIRRORED[left]
+    right = PAPER.mirrored[left]
     image = blob(1)
     labels = torch.zeros(32, 48, 32, dtype=torch.int64)
     labels[4:12, 8:40, 8:24] = left

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.statistics import NUMBERS
-from configs.structures import MIRRORED
+from configs.statistics import count
+from configs.structures import PAPER
 from material import CORTEX, VENTRICLE, WHITE, Blobs, brain, preset
 from sst_models.networks.build import first
 from sst_models.phases.generate import Recipe
@@ -15,10 +15,11 @@ from sst_models.statistics import prior
 from sst_models.statistics.intensity import Look, Rendering
 from sst_models.statistics.measure import looks_of, measure
 from sst_models.statistics.moments import Moments
-from sst_models.statistics.shape import INFLATIONS, SHAPE, ShapeBasis, volumes
-from sst_models.volume.groups import COUNT
+from sst_models.statistics.shape import ShapeBasis, length, volumes
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.separable import blur
+
+NUMBERS, SHAPE = count(PAPER), length(PAPER)
 
 SIDES, SPACING = (32, 48, 32), 4.8
 LABELS, IMAGE = brain(SIDES)
@@ -90,16 +91,16 @@ def test_a_thin_structure_stays_as_dark_as_it_is() -> None:
     sheet = torch.zeros_like(fine, dtype=torch.bool)
     sheet[49] = True  # the middle part of the voxels 16
     fine[sheet & (fine == WHITE)] = VENTRICLE
-    mean = torch.full((COUNT,), 0.9)
+    mean = torch.full((NUMBERS,), 0.9)
     mean[VENTRICLE] = 0.0
     rendering = Rendering((0.9 * (LABELS > 0)).float()[None], AtlasLabels(fine, 3), SPACING)
-    image, _ = rendering.pair(Look(mean, torch.full((COUNT,), 0.001), 0.0), STILL)
+    image, _ = rendering.pair(Look(mean, torch.full((NUMBERS,), 0.001), 0.0), STILL)
     row = image[0, 16][(LABELS[16] == WHITE)]
     assert float(row.median()) == pytest.approx(0.6, abs=0.02)
     moved = STILL.clone()
     moved[:, 0] = 1 / 3
-    assert float(rendering.pair(Look(mean, torch.full((COUNT,), 0.001), 0.0), moved)[0].min()) >= 0
-    shifted = rendering.pair(Look(mean, torch.full((COUNT,), 0.001), 0.0), moved)[0][0, 16][LABELS[16] == WHITE]
+    assert float(rendering.pair(Look(mean, torch.full((NUMBERS,), 0.001), 0.0), moved)[0].min()) >= 0
+    shifted = rendering.pair(Look(mean, torch.full((NUMBERS,), 0.001), 0.0), moved)[0][0, 16][LABELS[16] == WHITE]
     assert float(shifted.median()) == pytest.approx(0.6, abs=0.02)
 
 
@@ -148,7 +149,7 @@ def test_looks_lie_between_the_atlas_and_a_mean_without_noise() -> None:
     torch.testing.assert_close(
         found.mean[:NUMBERS], RENDERING.own.mean + prior.TOWARDS * prior.UNIT * mean, atol=1e-4, rtol=1e-4
     )
-    own = prior.people()[:NUMBERS, :NUMBERS]
+    own = prior.people(PAPER)[:NUMBERS, :NUMBERS]
     torch.testing.assert_close(found.covariance[:NUMBERS, :NUMBERS], own, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(found.mean[NUMBERS:], nobody.mean[NUMBERS:])
     torch.testing.assert_close(found.covariance[NUMBERS:, NUMBERS:], nobody.covariance[NUMBERS:, NUMBERS:])
@@ -175,19 +176,19 @@ def test_noise_is_told_from_what_sites_have_in_common() -> None:
 
 def test_people_of_two_sites_differ_as_it_is_written() -> None:
     """Ventricles vary most, the two sides of a structure together; no covariance is without a root."""
-    own = prior.shapes()
-    sizes = own.covariance.diagonal().sqrt()[:INFLATIONS]
+    own = prior.shapes(PAPER)
+    sizes = own.covariance.diagonal().sqrt()[: len(PAPER.structures)]
     assert int(sizes.argmax()) + 1 == VENTRICLE and torch.linalg.eigvalsh(own.covariance.double()).min() > 0
-    right = MIRRORED[VENTRICLE]
+    right = PAPER.mirrored[VENTRICLE]
     assert own.covariance[VENTRICLE - 1, right - 1] / (sizes[VENTRICLE - 1] * sizes[right - 1]) == pytest.approx(0.8)
 
 
 def test_pairs_are_drawn_again_alike_and_have_labels_that_fit() -> None:
     """Bright white matter, dark ventricle: in the drawn image, too, by the drawn labels."""
-    look = torch.zeros(2 * COUNT + 1)
-    look[:COUNT] = 0.5
+    look = torch.zeros(2 * NUMBERS + 1)
+    look[:NUMBERS] = 0.5
     look[1], look[2], look[3] = 0.8, 0.5, 0.2
-    look[COUNT : 2 * COUNT] = np.log(0.03)
+    look[NUMBERS : 2 * NUMBERS] = np.log(0.03)
     look[-1] = np.log(0.02)
     make = StatisticsGenerator(ATLAS, ON_ATLAS, SPACING, Moments(look, 1e-6 * torch.eye(len(look))))
     recipes = (Recipe(1, 1, 1, "a"), Recipe(1, 1, 2, "a"), Recipe(1, 1, 1, "a"))

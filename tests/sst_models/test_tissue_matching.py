@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.structures import STRUCTURES
+from configs.structures import PAPER
 from sst_models.propagation.tissue_matching import DOUBT, match_tissues
 
 SIDE = 24
 WHITE, THALAMUS, CAUDATE = (
-    next(s.index for s in STRUCTURES if s.name == name)
+    next(s.index for s in PAPER.structures if s.name == name)
     for name in ("Left-Cerebral-WM", "Left-Thalamus-Proper", "Left-Caudate")
 )
 

@@ -7,7 +7,11 @@ import pytest
 
 from client.audit.statistics import attack, bounds, differencing, membership
 from client.gate.budget import multiplier_of
-from configs.statistics import CLIP, NUMBERS
+from configs.statistics import CLIP
+from configs.statistics import count as numbers_of
+from configs.structures import PAPER
+
+NUMBERS = numbers_of(PAPER)
 
 DELTA = 1e-5
 

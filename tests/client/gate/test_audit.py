@@ -22,11 +22,16 @@ from client.gate.policy import Policy, read_policy
 from client.home import Home
 from client.site import Site
 from configs.errors import RefusalError
-from configs.statistics import NUMBERS, SHAPES
+from configs.statistics import count as numbers_of
+from configs.statistics import shapes
+from configs.structures import PAPER
 from server.messages import TYPES, decode_reply, encode_request
 from simulation.engines import open_policy
 from simulation.engines.inprocess import identity
 from sst_models.wire.exchange import PhaseRequest, SiteReply
+
+NUMBERS = numbers_of(PAPER)
+SHAPES = shapes(PAPER)
 
 EXPERIMENT = toy(phases={"statistics": {"rounds": 1}})
 REQUEST = PhaseRequest("run", "statistics", 1, "north", EXPERIMENT.to_json(), settings={"atlas": ATLAS})

@@ -32,9 +32,14 @@ from client.gate.policy import Policy
 from client.gate.receipts import NAME
 from client.site import Site
 from configs.errors import RefusalError, ReleaseError, RunError
-from configs.statistics import CLIP, FIRST, NEAR, NUMBERS, SHAPES
+from configs.statistics import CLIP, FIRST, NEAR, shapes
+from configs.statistics import count as numbers_of
+from configs.structures import PAPER
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
 from sst_models.wire.payload import Parcel
+
+NUMBERS = numbers_of(PAPER)
+SHAPES = shapes(PAPER)
 
 DELTA = 1e-5
 USUAL = Policy()
@@ -258,15 +263,15 @@ def test_an_app_that_measures_something_else_is_no_use(people: np.ndarray) -> No
     """Nothing of it leaves, in any form."""
     reply = SiteReply("north", "statistics", 1, 5, arrays={"statistics": {"people": people}})
     with pytest.raises(ReleaseError, match="the app's statistics"):
-        protect(reply, 1.0, none)
+        protect(reply, 1.0, none, NUMBERS)
     with pytest.raises(ReleaseError, match="the app's statistics"):
-        protect(SiteReply("north", "statistics", 1, 5), 1.0, none)
+        protect(SiteReply("north", "statistics", 1, 5), 1.0, none, NUMBERS)
 
 
 def test_what_leaves_is_a_mean_with_noise_and_how_much_of_it() -> None:
     """The people's numbers stay; the multiplier can be read off, for the ledger and for the check before release."""
     rows = np.random.default_rng(3).normal(0, 0.2, (9, NUMBERS)).astype(np.float32)
-    reply = protect(SiteReply("n", "statistics", 1, 40, arrays={"statistics": {"people": rows}}), 1.158, none)
+    reply = protect(SiteReply("n", "statistics", 1, 40, arrays={"statistics": {"people": rows}}), 1.158, none, NUMBERS)
     sent: Mapping[str, Any] = reply.arrays["statistics"]
     assert reply.count == 9 and {name: array.shape for name, array in sent.items()} == SHAPES
     np.testing.assert_allclose(sent["mean"], rows.mean(0), atol=1e-5)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,8 +13,12 @@ from client.gate.release import check, permit
 from configs.errors import ConfigError, DeclinedError, ReleaseError, TooFewError
 from configs.levels import LEVELS
 from configs.phases import phase_of
-from configs.statistics import NEAR, NUMBERS
+from configs.statistics import NEAR
+from configs.statistics import count as numbers_of
+from configs.structures import PAPER, Row
 from sst_models.wire.exchange import PhaseRequest, SiteReply
+
+NUMBERS = numbers_of(PAPER)
 
 EXPERIMENT = json.dumps({"grid": {"shape": [16, 16, 32]}, "style": {"code": 8}})
 WEIGHTS = {"conv.weight": np.ones((4, 1, 3, 3, 3), np.float32), "conv.bias": np.zeros(4, np.float32)}
@@ -135,6 +139,24 @@ def measured(people: int = 9, multiplier: float = budget.multiplier_of(Policy().
     """Statistics with the noise of a multiplier, usually that of the policy's epsilon."""
     numbers = {"mean": np.zeros(NUMBERS), "noise": [multiplier * NEAR / people], "multiplier": [multiplier]}
     return {name: np.array(values, np.float32) for name, values in numbers.items()}
+
+
+def test_what_is_declared_follows_the_label_table_of_the_approved_preset():
+    """Two groups: three numbers, and a Dice of each; what the usual table has may not leave then."""
+    rows = [asdict(Row(n, name, name, n, (0, 0, 0))) for n, name in enumerate(("Liver", "Spleen"), start=1)]
+    experiment = json.dumps({**json.loads(ask("statistics").experiment), "label_table": rows})
+    request = replace(ask("statistics"), experiment=experiment)
+    three = {**measured(), "mean": np.zeros(3, np.float32)}
+    check(reply("statistics", arrays={"statistics": three}), request, SHARES)
+    with pytest.raises(ReleaseError, match="exactly"):
+        check(reply("statistics", arrays={"statistics": measured()}), request, SHARES)
+    tested = replace(ask("evaluate"), experiment=experiment)
+    check(reply("evaluate", metrics={"Liver": 0.5, "Spleen": 0.25}), tested, SHARES)
+    with pytest.raises(ReleaseError, match="does not declare a figure 'Hippocampus'"):
+        check(reply("evaluate", metrics={"Hippocampus": 0.5}), tested, SHARES)
+    odd = replace(request, experiment=json.dumps({**json.loads(experiment), "label_table": [{"id": 1}]}))
+    with pytest.raises(ReleaseError, match="no readable label table"):
+        check(reply("statistics", arrays={"statistics": three}), odd, SHARES)
 
 
 def test_statistics_are_exactly_what_is_declared_of_enough_people():
