@@ -226,7 +226,10 @@ def to_classes(
     odd = ids[whole != ids]  # fractions, NaN, and what lies outside of any table
     classes = np.zeros(_LARGEST_ID + 2, dtype=np.uint8)
     if table.structures_named <= PAPER.structures_named:
-        dropped, known = OTHER_ASEG_IDS | set(PAPER.ids), "a FreeSurfer aseg id; map it to one or to 0"
+        dropped, known = (
+            OTHER_ASEG_IDS | set(PAPER.ids),
+            "a FreeSurfer aseg id; map it to one or to 0, or name its label table",
+        )
     else:
         dropped, known = table.dropped, "in the label table; add it, with the group 'background' if it means nothing"
     for value in [*odd[:1].tolist(), *np.flatnonzero(np.bincount(whole.ravel() + 1)) - 1]:

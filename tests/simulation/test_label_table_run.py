@@ -155,7 +155,7 @@ def test_labelled_scans_are_prepared_by_the_table_of_the_model(run: tuple[Path, 
     given = {"preset": "tiny", "bias_correction": False}
     again = sst.prepare(folder / "b", scan, tmp_path / "two", label_table=folder / "labels.tsv", **given)
     assert len(again.scans) == 6
-    with pytest.raises(sst.DataError, match="no scan"):
+    with pytest.raises(sst.DataError, match="id 500 in .*; map it to one or to 0, or name its label table"):
         sst.prepare(folder / "b", scan, tmp_path / "three", **given)
 
 

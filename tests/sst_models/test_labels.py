@@ -92,7 +92,7 @@ def test_labels_of_several_atlases_travel_together() -> None:
 
 
 def test_labels_of_another_table_have_its_classes() -> None:
-    """Of three structures or of 254, the most that a byte holds: shares, votes and what travels agree with the table."""
+    """Of three structures or of 254, as many as a byte holds: shares, votes and what travels agree with the table."""
     for structures in (3, 254):
         table = table_of(tuple(Row(n, f"s{n}", f"s{n}", n, (0, 0, 0)) for n in range(1, structures + 1)))
         fine = (parts().long() * 13 % table.classes).to(torch.uint8)
