@@ -18,11 +18,12 @@ import shlex
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from datetime import datetime
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
@@ -102,7 +103,7 @@ def run(arguments: list[str]) -> int:
     log file. Errors are one line on stderr.
     """
     try:
-        code = build()(arguments, prog_name="sst", standalone_mode=False) or 0
+        code = build()(arguments, prog_name="sst", standalone_mode=False, obj=_lent()) or 0
     except SstError as error:
         return _fail(str(error), USER_ERROR)
     except click.UsageError as error:
@@ -133,6 +134,12 @@ def build() -> typer.Typer:
         if _installed(module):
             app.add_typer(import_module(module).app, name=name)
     return app
+
+
+def _lent() -> dict[str, Callable[[], Any]]:
+    """Give what one part's commands need of another that it may not import, each as a function that imports it."""
+    module = "simulation.atlases"
+    return {"bring": lambda: import_module(module).bring} if _installed(module) else {}
 
 
 def _options(

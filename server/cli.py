@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from configs.errors import ConfigError
 from configs.processes import PRIVATE
 from configs.shown import LINE, shown
 from configs.structures import LABEL_TABLE
@@ -29,10 +30,14 @@ def private(context: typer.Context) -> None:
 
 @app.command()
 def init(
+    context: typer.Context,
     hub: Folder,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="By which sites will reach the hub.")],
-    image: Annotated[Path, typer.Option(metavar="FILE", help="The labelled scan, skull-stripped: the atlas.")],
-    labels: Annotated[Path, typer.Option(metavar="FILE", help="Its label map.")],
+    image: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE", help="The labelled scan, skull-stripped: the atlas, or one of them."),
+    ],
+    labels: Annotated[list[Path], typer.Option(metavar="FILE", help="Its label map; of several in their order.")],
     preset: Annotated[str, typer.Option(metavar="NAME", help="A preset's name or path.")] = "real-cpu",
     name: Annotated[
         str, typer.Option(metavar="NAME", help="Of the federation; sites keep its state under it.")
@@ -58,7 +63,11 @@ def init(
     host, port = check_address(address)
     free = next(one for one in (inner + 1, inner + 2) if one != port)
     settings = Settings(name, host, port, inner, sites, health=free if health is None else health)
-    office = make_hub(hub, settings, preset, image, labels, table=label_table, checked=not unchecked)
+    if len(image) != len(labels):
+        raise ConfigError(f"{len(image)} --image and {len(labels)} --labels: give each atlas both, in the same order")
+    find, files = context.find_object(dict) or {}, list(zip(image, labels, strict=True))
+    bring = find["bring"]() if "bring" in find and len(files) > 1 else None
+    office = make_hub(hub, settings, preset, files, table=label_table, bring=bring, checked=not unchecked)
     made = {
         "authority": digest(office.tls / "ca.crt"),
         "app": digest(office.bundle),

@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from configs.errors import ConfigError, RunError
 from configs.schema import load
 from configs.structures import change_of
-from server.atlas import load_atlas, save_atlas
+from server.atlas import Atlas, Bring, load_atlases, save_atlas
 from server.authority import issue_server, make_authority, make_secret
 from server.fit import check_pair
 from server.office import SETTINGS, Office, Settings, check_name, write_settings
@@ -26,10 +29,10 @@ def make_hub(
     folder: Path,
     settings: Settings,
     preset: str,
-    image: Path,
-    labels: Path,
+    files: Sequence[tuple[Path, Path]],
     *,
     table: Path | None = None,
+    bring: Bring | None = None,
     checked: bool = True,
 ) -> Office:
     """Make a hub's folder; it is whole when `hub.toml` is there, which is written last.
@@ -38,9 +41,9 @@ def make_hub(
         folder: new or empty.
         settings: what hub.toml says.
         preset: of the run; its name or path.
-        image: the labelled scan, skull-stripped.
-        labels: its label map.
+        files: the labelled scan, skull-stripped, and its label map; or several of these.
         table: the label table's file, instead of the preset's.
+        bring: finds where each further atlas lies; not needed for one.
         checked: refuse labels that do not look as if they were the scan's.
 
     Raises:
@@ -54,8 +57,11 @@ def make_hub(
         raise RunError(f"{folder} is a hub's folder already; give another one, or change its {SETTINGS}")
     experiment = load(preset, change_of(table))
     grid = experiment.grid
-    atlas = load_atlas(image, labels, grid.shape, grid.spacing, grid.label_oversampling, table=experiment.table)
-    if checked:
+    if bring is None and len(files) > 1:
+        raise RunError("several atlases are aligned by the sites' own code, which is not installed here")
+    known = (grid.shape, grid.spacing, grid.label_oversampling, bring or _alone)
+    atlas = load_atlases(files, *known, table=experiment.table)
+    for image, labels in files if checked else ():
         check_pair(image, labels, experiment.table)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # it may have been there
@@ -69,6 +75,10 @@ def make_hub(
     replace_file(office.proxy, proxy(office, settings))
     replace_file(folder / SETTINGS, write_settings(settings))
     return office
+
+
+def _alone(volume: np.ndarray, affine: np.ndarray, atlas: Atlas, where: str) -> np.ndarray:
+    raise AssertionError(f"one atlas alone is brought nowhere, {where} neither")
 
 
 def write_bundle(office: Office) -> None:

@@ -151,8 +151,14 @@ def _run(results: Results) -> dict[str, Any]:
         "data": results.run.get("data", ""),
         "command": results.run.get("command", ""),
         "facts": list(_facts(results)),
-        "timings": [(name, duration_text(s)) for name, s in results.timings.items() if not math.isnan(s)],
+        "timings": [(name, duration_text(s)) for name, s in _timings(results) if not math.isnan(s)],
     }
+
+
+def _timings(results: Results) -> Iterable[tuple[str, float]]:
+    """Give the seconds of each part of a run, the whole last; of a long one the whole alone."""
+    parts = [] if is_long(results) else [item for item in results.timings.items() if item[0] != "total"]
+    return [*parts, *(item for item in results.timings.items() if item[0] == "total")]
 
 
 def _facts(results: Results) -> Iterable[tuple[str, str]]:

@@ -61,6 +61,7 @@ def write(results: Results, folder: Path) -> None:
         ("traffic.csv", _traffic(results)),
         ("pairs.csv", _by_pairs(results)),
         ("cross-site.csv", _crossings(results)),
+        ("timings.csv", _timings(results)),
     ):
         replace_file(folder / name, _csv(rows))
     # Last, since it is the one that a continued run reads.
@@ -212,6 +213,12 @@ def _crossings(results: Results) -> Iterator[Row]:
     yield ("source", "style", "target", "scans", "mean")
     for item in results.crossings:
         yield (item.source, item.style, item.target, item.scans, item.mean)
+
+
+def _timings(results: Results) -> Iterator[Row]:
+    """Give the seconds that each part of the run took, over all calls."""
+    yield ("part", "seconds")
+    yield from results.timings.items()
 
 
 def _traffic(results: Results) -> Iterator[Row]:

@@ -11,8 +11,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -79,12 +80,13 @@ def simulate(options: Options, progress: Progress) -> Results:
     claim(options, experiment)
     stages = set_up(options, experiment, progress)
     _announce(stages, options.arms, progress)
-    prepare_all(stages, progress)
+    with _timed(options.out, "prepare"):
+        prepare_all(stages, progress)
     found = [_run_arms(stage, options.arms, progress) for stage in stages]
-    spent = _spent(options.out, time.monotonic() - began)
+    spent = _spent(options.out, TOTAL, time.monotonic() - began)
     scores = [tested.score for one in found for tested in one.tested]
     results = Results(
-        run=_run(options, experiment, started, spent),
+        run=_run(options, experiment, started, spent[TOTAL]),
         scores=tuple(score for score in scores if not score.against),
         agreements=tuple(score for score in scores if score.against),
         crossings=tuple(item for stage in stages for item in crossings(stage, options.arms)),
@@ -93,7 +95,7 @@ def simulate(options: Options, progress: Progress) -> Results:
         pairs=tuple(point for one in found for point in one.pairs),
         set_aside=set_aside(stages),
         resemblance=tuple(item for one in found for item in one.resemblance),
-        timings={"total": spent},
+        timings=spent,
         label_table=experiment.label_table,
     )
     panels = [panel for one in found for panel in one.panels]
@@ -273,10 +275,15 @@ PICTURED = 10
 def _run_arms(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found:
     """Run the federations with an atlas, train what no federation makes, then test the arms."""
     wanted = schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.roles, stage.experiment)
-    bench = Bench(stage, {scheme.name: (scheme, federate(stage, scheme, progress)) for scheme in wanted})
+    states = {}
+    for scheme in wanted:
+        with _timed(stage.folder, f"{stage.where}, {scheme.name}"):
+            states[scheme.name] = (scheme, federate(stage, scheme, progress))
+    bench = Bench(stage, states)
     for arm in _extra(chosen):
         for site in bench.owners(arm):
-            train(bench, arm, site, progress)
+            with _timed(stage.folder, _training(stage, arm, site)):
+                train(bench, arm, site, progress)
     progress.stage(f"{stage.where}: test", 20.0)
     tested = [bench.test(ARMS[name], site) for name in chosen for site in bench.sites(ARMS[name])]
     adapted = ARMS["U-Net w/ adaptation"]
@@ -308,12 +315,27 @@ def train(bench: Bench, arm: Arm, site: str, progress: Progress) -> None:
     bench.train(arm, site, lambda step, loss: progress.advance(step * unit, loss=loss))
 
 
-def _spent(folder: Path, now: float) -> float:
-    """Add this call's seconds to those of earlier calls of the same run."""
+TOTAL = "total"
+
+
+def _spent(folder: Path, what: str, now: float) -> dict[str, float]:
+    """Add seconds to those that earlier calls of the same run spent on something; give what was spent on each."""
     path = folder / "seconds.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
-    write_json(before + now, path)
-    return float(before + now)
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = before if isinstance(before, dict) else {TOTAL: before}  # runs of before knew their total alone
+    known[what] = known.get(what, 0.0) + now
+    write_json(known, path)
+    return dict(known)
+
+
+@contextmanager
+def _timed(folder: Path, what: str) -> Iterator[None]:
+    """Count the seconds of a part of the run, also of one that is stopped."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        _spent(folder, what, time.monotonic() - began)
 
 
 def _run(options: Options, experiment: Experiment, started: datetime, seconds: float) -> dict[str, str]:

@@ -115,8 +115,7 @@ class Live:
             root / "hub",
             Settings("tiny", "localhost", port, inner, len(names), wait),
             str(root / "tiny.toml"),
-            case[0] / f"{case[1]}_T1w.nii.gz",
-            case[0] / "derivatives/reference" / f"{case[1]}_dseg.nii.gz",
+            [(case[0] / f"{case[1]}_T1w.nii.gz", case[0] / "derivatives/reference" / f"{case[1]}_dseg.nii.gz")],
         )
         self.experiment = from_dict(dict(values), "tiny")
         self.homes = {name: self.join(name) for name in names}

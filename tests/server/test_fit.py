@@ -9,9 +9,11 @@ import pytest
 import sst
 from configs.errors import DataError
 from configs.structures import PAPER
+from server.atlas import read_atlas
 from server.fit import MOVED, check_pair, contrast, moved, overlap
 from simulation.phantom import draw_anatomy
 from simulation.scanner import SCANNERS, scan
+from sst_models.volume.metrics import mean_dice
 
 IDS = np.array([0, *(structure.id for structure in PAPER.structures)])
 
@@ -114,3 +116,18 @@ def test_init_refuses_and_can_be_told_to_take_them(tmp_path: Path, capsys: pytes
     assert sst.run(words) == 2
     assert "do not belong to" in capsys.readouterr().err and not (tmp_path / "hub").exists()
     assert sst.run([*words, "--unchecked"]) == 0
+
+
+def test_init_takes_several_atlases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with its own labels, the further ones brought to the first; what does not pair up is the user's mistake."""
+    files = [write(tmp_path / str(seed), *person("oasis", seed)) for seed in (1, 2)]
+    words = ["hub", "init", str(tmp_path / "hub"), "--address", "localhost:8443", "--preset", "tiny"]
+    words += [word for image, labels in files for word in ("--image", str(image), "--labels", str(labels))]
+    assert sst.run([*words[:-2]]) == 2
+    assert "2 --image and 1 --labels" in capsys.readouterr().err
+    crossed = [*words[:-1], str(files[0][1])]
+    assert sst.run(crossed) == 2
+    assert "do not belong to" in capsys.readouterr().err and not (tmp_path / "hub").exists()
+    assert sst.run(words) == 0
+    first, second = read_atlas(tmp_path / "hub").each
+    assert 0.5 < mean_dice(second[1].on_grid, first[1].on_grid) < 0.99

@@ -64,6 +64,7 @@ def test_write_leaves_five_files_that_agree(tmp_path: Path) -> None:
         "traffic.csv",
         "pairs.csv",
         "cross-site.csv",
+        "timings.csv",
     }
     assert to_json(read(tmp_path / "run")) == to_json(results)
     rows = list(csv.DictReader((tmp_path / "run" / "dice.csv").read_text().splitlines()))

@@ -82,6 +82,16 @@ def test_everything_that_a_person_looks_at_is_written(run: tuple[Path, Results])
     assert len({point.pairs for point in results.pairs}) == rounds
 
 
+def test_the_time_of_each_part_is_told(run: tuple[Path, Results]) -> None:
+    """Of preparation, each federation and each arm that trains by itself: what was compared can be seen to be equal."""
+    _, results = run
+    spent = results.timings
+    parts = {"prepare", "atlas of candi, federated", "atlas of candi: control", "atlas of oasis: supervised at candi"}
+    assert parts <= set(spent)
+    assert all(seconds > 0 for seconds in spent.values())
+    assert sum(seconds for part, seconds in spent.items() if part != "total") < spent["total"]
+
+
 def test_scans_in_one_place_are_those_that_each_site_prepared(run: tuple[Path, Results]) -> None:
     """The arm for which scans are pooled prepares none of them once more: its files are the sites' own."""
     sites = run[0] / "sites"
