@@ -161,10 +161,11 @@ def prepare(
     given = _table(label_table)
 
     from client.check import write_check
-    from client.frames import frame_of, table_at
+    from client.frames import frame_of, kind_of
     from client.prepare import prepare_site, store_of
 
-    frame, how = frame_of(place, preset), replace(how, table=given or table_at(place))
+    frame, (table, contrast) = frame_of(place, preset), kind_of(place, preset)
+    how = replace(how, table=given or table, contrast=contrast)
     _writable(folder)
     store, page = store_of(folder, frame), folder / "check.html"
     done = prepare_site(sources, frame, store, progress, how)
@@ -233,7 +234,7 @@ def segment(
     from sst_models.training.device import choose
 
     opened, where = _opened(model), choose(device)
-    found = scans_at(sources, mask_pattern)
+    found = scans_at(sources, mask_pattern, opened.experiment.contrast)
     _writable(folder)
     done, aside = segment_all(found, opened, folder, how, where, largest=largest_component, watch=progress)
     if not done:

@@ -81,6 +81,7 @@ def _run(run: Approval) -> Mapping[str, object]:
     return {
         "run": run.run,
         "preset": _plain(preset.name),
+        "contrast": preset.contrast,
         "structures": len(preset.table.structures),
         "seed": preset.seed,
         "rounds": sum(preset.phases.rounds(phase.name) for phase in at_sites()),

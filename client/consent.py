@@ -140,7 +140,7 @@ def _app(home: Home, found: bundle.Bundle) -> Iterator[str]:
 def _run(home: Home, run: Approval, policy: Policy) -> Iterator[str]:
     preset, grid = run.preset, " x ".join(map(str, run.preset.grid.shape))
     yield f"run {run.run}, and no other, as below and in {run.experiment_digest[:12]} (SHA-256 of its preset):"
-    about = f"preset {preset.name}, seed {preset.seed}, {grid} voxels of {preset.grid.spacing} mm"
+    about = f"preset {preset.name}, seed {preset.seed}, {grid} voxels of {preset.grid.spacing} mm, {preset.contrast}"
     yield f"  {about}; atlas {run.atlas[:12]}"
     if preset.label_table:
         yield f"  label table of the hub's, {len(preset.table.structures)} structures: {', '.join(preset.table.groups)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.layouts import T1
 from client.model import CARD, open_model
 from client.nifti import affine_of, array_of, read_image
 from client.prepare import AtlasFrame
@@ -46,18 +47,25 @@ def frame_of(atlas: Path, preset: str | None) -> AtlasFrame:
     return AtlasFrame(scaled, grid.shape, grid.spacing, place.affine, digest)
 
 
-def table_at(atlas: Path) -> LabelTable:
-    """Give the label table that an atlas came with: a model's, or a hub's; the usual one where it says none.
+def kind_of(atlas: Path, preset: str | None) -> tuple[LabelTable, str]:
+    """Give the label table and the contrast that an atlas came with, or else those of a preset, or the usual ones.
+
+    Args: as of `frame_of`.
 
     Raises:
-        DataError: there is a model, and it cannot be used.
+        ConfigError: no such preset.
+        DataError: there is a model or a hub's atlas, and it cannot be used.
     """
     if (atlas / CARD).is_file():
-        return open_model(atlas).experiment.table
+        experiment = open_model(atlas).experiment
+        return experiment.table, experiment.contrast
+    usual = load(preset) if preset else None
+    contrast = usual.contrast if usual else T1
     if not (atlas / FILES[1]).is_file():
-        return table_from([])
+        return usual.table if usual else table_from([]), contrast
     try:
-        return table_from(json.loads((atlas / FILES[1]).read_text(encoding="utf-8")).get("label_table", []))
+        facts = json.loads((atlas / FILES[1]).read_text(encoding="utf-8"))
+        return table_from(facts.get("label_table", [])), contrast
     except (OSError, ValueError, ConfigError) as error:
         raise DataError(f"the atlas in {atlas} is damaged; copy the folder again") from error
 

@@ -8,17 +8,22 @@ from pathlib import Path
 
 from configs.errors import ConfigError, DataError
 
+T1 = "T1w"
+"""The usual contrast, by the suffix that BIDS has for it."""
+
 EXPECTED = (
-    "a BIDS folder (sub-*/anat/*_T1w.nii.gz, labels in derivatives/*/sub-*/anat/*_dseg.nii.gz), "
+    "a BIDS folder (sub-*/anat/*_{contrast}.nii.gz, labels in derivatives/*/sub-*/anat/*_dseg.nii.gz), "
     "CANDIShare (*_procimg.nii.gz beside *_seg.nii.gz), OASIS (*norm.nii.gz beside *seg35.nii.gz, "
     "or OAS1_*/PROCESSED/MPRAGE/T88_111/*_masked_gfc.img), or any .nii and .nii.gz files"
 )
 
 _NIFTI = (".nii.gz", ".nii")
-_NO_SCAN = re.compile(r"_(mask|dseg|seg|aseg|labels?|probseg|seg35|T2w|PDw|FLAIR|T2star|bold|sbref|dwi|epi|swi|angio)$")
-"""Ends of the names of files that lie beside T1-weighted scans and are none (the suffixes of BIDS)."""
+_CONTRASTS = (T1, "T2w", "PDw", "FLAIR")
 
-_FILE = re.compile(r"(_T1w)?\.(nii\.gz|nii|img|hdr)$")
+_NO_SCAN = re.compile(r"_(mask|dseg|seg|aseg|labels?|probseg|seg35|T2star|bold|sbref|dwi|epi|swi|angio)$")
+"""Ends of the names of files that lie beside scans and are none (the suffixes of BIDS)."""
+
+_FILE = re.compile(rf"(_({'|'.join(_CONTRASTS)}))?\.(nii\.gz|nii|img|hdr)$")
 """Ends the name of a file that is given by itself; what is before it is the case."""
 
 COLUMNS = ("image", "case", "person", "labels", "mask")
@@ -61,21 +66,23 @@ def _bids_mask(folder: Path, subject: str, session: str, run: str) -> Path | Non
     return _first([path for path in found if run in path.name] if run else found)
 
 
-def _bids(folder: Path) -> list[Scan]:
+def _bids(folder: Path, contrast: str) -> list[Scan]:
     scans = []
-    images = [p for end in _NIFTI for way in ("", "ses-*/") for p in folder.glob(f"sub-*/{way}anat/*_T1w{end}")]
+    images = [p for end in _NIFTI for way in ("", "ses-*/") for p in folder.glob(f"sub-*/{way}anat/*_{contrast}{end}")]
     for image in sorted(images):
         subject = next(part for part in image.relative_to(folder).parts if part.startswith("sub-"))
         session = image.parent.parent.name if image.parent.parent.name.startswith("ses-") else ""
-        case = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_T1w")
+        case = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix(f"_{contrast}")
         run = match.group() if (match := re.search(r"run-\w+?(?=_|$)", case)) else ""
         labels, mask = (find(folder, subject, session, run) for find in (_bids_labels, _bids_mask))
         scans.append(Scan(case, subject, image, labels, mask))
     return scans
 
 
-def _candi(folder: Path) -> list[Scan]:
+def _candi(folder: Path, contrast: str) -> list[Scan]:
     """CANDIShare, e.g. SchizBull_2008/BPDwPsy/BPDwPsy_065/BPDwPsy_065_procimg.nii.gz and, beside it, *_seg.nii.gz."""
+    if contrast != T1:
+        return []
     scans = []
     for image in sorted(p for end in _NIFTI for p in folder.rglob(f"*_procimg{end}")):
         person = image.name.split("_procimg")[0]
@@ -95,8 +102,10 @@ def _oasis_person(case: str) -> str:
     return match.group() if match else case
 
 
-def _oasis_norm(folder: Path) -> list[Scan]:
+def _oasis_norm(folder: Path, contrast: str) -> list[Scan]:
     """OASIS by neurite and Learn2Reg: OASIS_OAS1_0001_MR1/aligned_norm.nii.gz, or norm.nii.gz, one scan a folder."""
+    if contrast != T1:
+        return []
     scans = []
     for home in sorted(
         {p.parent for end in _NIFTI for p in folder.rglob(f"*norm{end}") if p.name[:4] in ("norm", "alig")}
@@ -113,8 +122,10 @@ def _oasis_norm(folder: Path) -> list[Scan]:
     return scans
 
 
-def _oasis_discs(folder: Path) -> list[Scan]:
+def _oasis_discs(folder: Path, contrast: str) -> list[Scan]:
     """OASIS-1, its skull-stripped averages; FSL_SEG beside them has three tissues and is not read as a label map."""
+    if contrast != T1:
+        return []
     scans = []
     for image in sorted(folder.rglob("PROCESSED/MPRAGE/T88_111/*_masked_gfc.hdr")):
         case = _oasis_name(image.parts[:-1])
@@ -127,13 +138,17 @@ def stem_of(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _loose(folder: Path) -> list[Scan]:
+def _loose(folder: Path, contrast: str) -> list[Scan]:
     """Any NIfTI files, in folders or not; a file is a person of its own, for nothing says otherwise."""
     scans = []
     for image in sorted(path for end in _NIFTI for path in folder.rglob(f"*{end}")):
         within = image.relative_to(folder)
-        if _NO_SCAN.search(stem_of(image)) or any(
-            part.startswith(".") or part == "derivatives" for part in within.parts
+        stem = stem_of(image)
+        others = tuple(f"_{other}" for other in _CONTRASTS if other != contrast)
+        if (
+            stem.endswith(others)
+            or _NO_SCAN.search(stem)
+            or any(part.startswith(".") or part == "derivatives" for part in within.parts)
         ):
             continue
         case = "_".join([*within.parts[:-1], stem_of(image)])
@@ -174,33 +189,38 @@ def read_table(path: Path) -> list[Scan]:
     return scans
 
 
-LAYOUTS: tuple[Callable[[Path], list[Scan]], ...] = (_bids, _candi, _oasis_norm, _oasis_discs, _loose)
+LAYOUTS: tuple[Callable[[Path, str], list[Scan]], ...] = (_bids, _candi, _oasis_norm, _oasis_discs, _loose)
 
 
-def _scans_of(folder: Path) -> list[Scan]:
+def _scans_of(folder: Path, contrast: str) -> list[Scan]:
     if folder.suffix in (".csv", ".tsv") and folder.is_file():
         return read_table(folder)
     if folder.is_file():
         name = _FILE.sub("", folder.name)
         return [Scan(name, name, folder, None)]
     if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}; give a folder or a table that holds {EXPECTED}")
+        raise DataError(f"no such folder: {folder}; give a folder or a table that holds {_expected(contrast)}")
     for layout in LAYOUTS:
-        if scans := layout(folder):
+        if scans := layout(folder, contrast):
             return scans
-    raise DataError(f"no scans found in {folder}; expected {EXPECTED}")
+    raise DataError(f"no scans found in {folder}; expected {_expected(contrast)}")
 
 
-def find_scans(folders: Sequence[Path]) -> list[Scan]:
+def _expected(contrast: str) -> str:
+    return EXPECTED.format(contrast=contrast)
+
+
+def find_scans(folders: Sequence[Path], contrast: str = T1) -> list[Scan]:
     """List what a site has, in the order of case names; nothing is read but folder names and tables of files.
 
     Args:
         folders: one or more folders of the site, each in any of the layouts, tables of files, or single scans.
+        contrast: of the scans, by the suffix that BIDS has for it; of files in other layouts nothing else says it.
 
     Raises:
         DataError: a folder or file is missing or holds no scan, or two scans have one case name.
     """
-    return in_order(scan for folder in folders for scan in _scans_of(Path(folder)))
+    return in_order(scan for folder in folders for scan in _scans_of(Path(folder), contrast))
 
 
 def in_order(found: Iterable[Scan]) -> list[Scan]:

@@ -44,7 +44,7 @@ SEGMENTER, ATLAS, GENERATOR = "segmenter.safetensors", "atlas.safetensors", "gen
 REGISTRATION = "registration.safetensors"
 
 USE = (
-    "Segmenting {structures} structures in skull-stripped T1-weighted brain MRI of the site that it was adapted to, "
+    "Segmenting {structures} structures in skull-stripped {contrast} brain MRI of the site that it was adapted to, "
     "in research."
 )
 LIMITS = (
@@ -197,7 +197,7 @@ def _fill(
         "atlas": frame.digest,
         "labels": {str(s.id): s.name for s in experiment.table.structures},
         "experiment": json.loads(experiment.to_json()),
-        "use": USE.format(structures=len(experiment.table.structures)),
+        "use": _use(experiment),
         "limits": LIMITS,
         "licence": LICENCE,
         "digests": {path.name: _digest(path) for path in sorted(part.iterdir())},
@@ -233,6 +233,12 @@ def open_model(folder: Path) -> Model:
     if usually.shape != (QUANTILES,) or frame.shape != experiment.grid.shape:
         raise DataError(f"the model {folder} is for another grid or version than its card says; copy it again")
     return Model(folder, card, experiment, frame, usually)
+
+
+def _use(experiment: Experiment) -> str:
+    contrast = experiment.contrast
+    words = f"{contrast[:2]}-weighted" if contrast.endswith("w") else contrast
+    return USE.format(structures=len(experiment.table.structures), contrast=words)
 
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:

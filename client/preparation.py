@@ -39,6 +39,7 @@ class Preparation:
     brains: Path | None = None  # where brains are kept, uncompressed, for other atlases to be prepared for sooner
 
     table: LabelTable = PAPER  # of labels; the run's
+    contrast: str = "T1w"  # of the scans; the run's
 
     @property
     def key(self) -> list[object]:

@@ -287,7 +287,7 @@ def prepare_site(
         DataError: a folder is missing or empty, or no scan can be used.
         RunError: a prepared file cannot be written.
     """
-    scans = with_masks(find_scans(folders), how.mask)
+    scans = with_masks(find_scans(folders, how.contrast), how.mask)
     roots = tuple(Path(folder).absolute() for folder in folders if Path(folder).is_dir())
     clean(Path(store))
     work = [(scan, atlas, Path(store), how, roots) for scan in scans]

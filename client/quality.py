@@ -1,4 +1,4 @@
-"""Whether a prepared scan is what it should be: lies on the atlas, is T1-weighted, and looks like its site's others."""
+"""Whether a prepared scan is what it should be: lies on the atlas, has its contrast, looks like its site's others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Quality:
         if self.overlap < OVERLAP[0]:
             found.append(f"its brain and the atlas's overlap by {self.overlap:.2f} (Dice); check orientation and mask")
         if self.similarity < SIMILARITY[0]:
-            found.append(f"its contrast agrees with a T1-weighted scan's by {self.similarity:.2f} only; is it one?")
+            found.append(f"its contrast agrees with the atlas's by {self.similarity:.2f} only; is it of the same kind?")
         if self.distance > DISTANCE[0]:
             found.append(f"its intensities are {self.distance:.2f} off what is usual here; results may be worse")
         return tuple(found)

@@ -86,7 +86,7 @@ def prepare_scans(
         DataError: no scan can be used, or the split leaves none to train, choose or test on.
     """
     folder = site.folder(run)
-    atlas, how = frame(folder), replace(site.preparation, table=experiment.table)
+    atlas, how = frame(folder), replace(site.preparation, table=experiment.table, contrast=experiment.contrast)
     prepared = prepare_site(site.data, atlas, store_of(site.state / "prepared", atlas), progress, how)
     table = site.splits or next(filter(None, map(find_table, site.data)), None)
     people = {case.case: case.person for case in prepared.cases}

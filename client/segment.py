@@ -86,13 +86,13 @@ class Segmented:
         return self.path.with_name(self.path.name.removesuffix("dseg.nii.gz") + end)
 
 
-def scans_at(sources: Sequence[Path], mask: str = "") -> list[Scan]:
+def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = "T1w") -> list[Scan]:
     """List the scans of files, folders and tables of files, in the order of their cases.
 
     Raises:
         DataError: one is missing or holds no scan, or two scans have one case name.
     """
-    return with_masks(find_scans(sources), mask)
+    return with_masks(find_scans(sources, contrast), mask)
 
 
 Predict = Callable[[torch.Tensor], torch.Tensor]

@@ -27,6 +27,7 @@ Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Sharing = Literal["weights", "moments"]
+Contrast = Literal["T1w", "T2w", "PDw", "FLAIR"]
 Widths = Annotated[tuple[Positive, ...], Field(min_length=2)]
 
 
@@ -228,6 +229,7 @@ class Experiment:
     segmenter: Segmenter = Segmenter()
     phases: Phases = Phases()
     generation: Generation = Generation()
+    contrast: Contrast = "T1w"  # of all scans, the atlas among them, by the suffix that BIDS has for it
     label_table: tuple[Row, ...] = ()  # in a preset the path of its file; none: the paper's 28 structures
 
     @property

@@ -46,9 +46,17 @@ class SiteAtlas:
     splits: Mapping[str, str]  # case -> train, val, test or atlas
 
 
-def splits_of(site: str, folder: Path, seed: int, table: Path | None) -> dict[str, str]:
+def splits_of(site: str, folder: Path, experiment: Experiment, table: Path | None) -> dict[str, str]:
     """Split a site's scans by person, by a table where there is one; give the split of each case."""
-    return dict(_split({scan.case: scan for scan in find_scans([folder])}, site, folder, seed, table))
+    return dict(
+        _split(
+            {scan.case: scan for scan in find_scans([folder], experiment.contrast)},
+            site,
+            folder,
+            experiment.seed,
+            table,
+        )
+    )
 
 
 def _split(scans: Mapping[str, Scan], site: str, folder: Path, seed: int, table: Path | None) -> Mapping[str, str]:
@@ -101,7 +109,7 @@ def choose(
     Raises:
         DataError: a named case is not there or has no label map, or there are fewer labelled scans than are wanted.
     """
-    scans = {scan.case: scan for scan in find_scans([folder])}
+    scans = {scan.case: scan for scan in find_scans([folder], experiment.contrast)}
     splits = dict(_split(scans, site, folder, experiment.seed, table))
     where = f"site '{site}'"
     for case in filter(None, named):

@@ -179,7 +179,7 @@ def set_up(options: Options, experiment: Experiment, progress: Progress) -> list
         named = [case for site, case in options.atlases if site == name] or [""]
         found = choose(name, folder, experiment, options.splits, named)
         if found is None:
-            splits[name] = splits_of(name, folder, experiment.seed, options.splits)
+            splits[name] = splits_of(name, folder, experiment, options.splits)
             continue
         splits[name] = found.splits  # whose atlas it is changes nobody's split
         if name not in options.unseen and (not wanted or name in wanted):

@@ -1,6 +1,7 @@
-"""A federation on another organ: all that is known of it is a label table, an atlas and scans without labels."""
+"""A federation on another organ and contrast: all that is known of it is a label table and an atlas."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -22,7 +23,8 @@ TABLE = "index\tname\tgroup\n" + "".join(f"{id_}\t{name}\tn/a\n" for name, id_ i
 TABLE += "77\tTable of the scanner\tbackground\n"
 
 CHANGES = (
-    "phases.statistics.rounds=1", "propagation.tissue_matching=14.4", "segmenter.fuse_registration=true",
+    "contrast=T2w", "phases.statistics.rounds=1",
+    "propagation.tissue_matching=14.4", "segmenter.fuse_registration=true",
     *(f"phases.{phase}.rounds=0" for phase in ("register", "style", "joint", "flow_codes")),
     "phases.segment.rounds=1", "phases.adapt.rounds=1",
 )  # fmt: skip
@@ -50,7 +52,8 @@ def write_bodies(folder: Path, seed: int, bright: dict[str, float], people: int 
             image[ids == IDS[name]] = value
         image = np.where(body, image + 3 * rng.standard_normal(ids.shape), 0)
         for place, name, values in (
-            ("", "T1w", image.astype(np.float32)),
+            ("", "T2w", image.astype(np.float32)),
+            ("", "T1w", (200 - image).astype(np.float32)),
             ("derivatives/reference", "dseg", ids),
         ):
             path = folder / place / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_{name}.nii.gz"
@@ -122,7 +125,7 @@ def test_the_hub_keeps_its_table_beside_its_atlas(run: tuple[Path, Results]) -> 
 def test_a_model_writes_the_ids_of_its_table(run: tuple[Path, Results], tmp_path: Path) -> None:
     """As whole numbers that are large enough for them, with the names in every table beside them."""
     folder, _ = run
-    scans = [folder / "b" / "sub-06" / "anat" / "sub-06_T1w.nii.gz"]
+    scans = [folder / "b" / "sub-06" / "anat" / "sub-06_T2w.nii.gz"]
     done = sst.segment(scans, model_of(folder), tmp_path, bias_correction=False, device="cpu")
     image = nib.load(done.scans[0].path)
     assert image.get_data_dtype() == np.uint16
@@ -157,6 +160,15 @@ def test_labelled_scans_are_prepared_by_the_table_of_the_model(run: tuple[Path, 
     assert len(again.scans) == 6
     with pytest.raises(sst.DataError, match="id 500 in .*; map it to one or to 0, or name its label table"):
         sst.prepare(folder / "b", scan, tmp_path / "three", **given)
+
+
+def test_scans_of_another_contrast_are_none(run: tuple[Path, Results], tmp_path: Path) -> None:
+    """A model of T2-weighted scans takes no T1-weighted ones of a BIDS folder, and says what it looked for."""
+    folder, _ = run
+    shutil.copytree(folder / "b", tmp_path / "c", ignore=shutil.ignore_patterns("*_T2w*"))
+    for command in (sst.prepare, sst.segment):
+        with pytest.raises(sst.DataError, match=r"no scans found in .*_T2w\.nii"):
+            command(tmp_path / "c", model_of(folder), tmp_path / "out")
 
 
 def test_a_hub_has_its_table_in_the_preset(
