@@ -11,8 +11,7 @@ import pytest
 
 from simulation.engines import QUIET
 
-ONE_OF_TWO = "PYTEST_XDIST_WORKER" in os.environ  # two processes with two threads each would be slower than one
-os.environ.setdefault("OMP_NUM_THREADS", "1" if ONE_OF_TWO else "2")  # read when torch is first imported
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ |= QUIET
 
@@ -37,7 +36,6 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "simulation/test_bayesian.py",
             "simulation/test_dataaug.py",
             "simulation/test_engines.py",
-            "simulation/test_label_table_run.py",
             "simulation/test_ltnet.py",
             "simulation/test_many_sites.py",
             "simulation/test_secure_runs.py",
