@@ -63,6 +63,7 @@ def test_it_says_what_left_and_what_it_cost(home: Home) -> None:
     (home.gate / REFUSED).write_text("{}\n{}\n")
     text = draft(home)
     assert "23 scans train" in text and "2 requests were refused" in text
+    assert "T1w scans, 28 structures; atlas" in text
     assert "| winter | statistics | 1 | 76 | statistics, counts |" in text
     assert "| winter | join | 1 | 0 | counts |" in text and "| winter | deliver | 1 | 0 | nothing but" in text
     spent = budget.epsilon_of((1.158, 1.158), 1e-5)
