@@ -12,11 +12,14 @@ import sst
 from client.assessment import draft
 from client.consent import policy_text
 from client.gate import audit, budget, ledger
+from client.gate.approval import Approval
+from client.gate.approve import write_approval
 from client.gate.gate import REFUSED
 from client.gate.policy import Policy
 from client.home import Home
 from configs.dp_sgd import DpSgd
 from configs.errors import RefusalError, RunError
+from configs.schema import load
 from configs.statistics import count as numbers_of
 from configs.structures import PAPER
 from sst_models.wire.exchange import Arrays, PhaseRequest, SiteReply
@@ -63,7 +66,6 @@ def test_it_says_what_left_and_what_it_cost(home: Home) -> None:
     (home.gate / REFUSED).write_text("{}\n{}\n")
     text = draft(home)
     assert "23 scans train" in text and "2 requests were refused" in text
-    assert "T1w scans, 28 structures; atlas" in text
     assert "| winter | statistics | 1 | 76 | statistics, counts |" in text
     assert "| winter | join | 1 | 0 | counts |" in text and "| winter | deliver | 1 | 0 | nothing but" in text
     spent = budget.epsilon_of((1.158, 1.158), 1e-5)
@@ -146,3 +148,11 @@ def test_the_command_writes_a_file_and_overwrites_none(home: Home, capsys: pytes
     assert out.read_text() == draft(home)
     assert sst.run(["site", "report", str(home.folder), "-o", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_it_says_what_was_approved(home: Home) -> None:
+    """Each run with its preset, and what is segmented in which scans."""
+    write_approval(Approval("winter", load("tiny").to_json(), "ab" * 32, "", ""), home.gate)
+    text = draft(home)
+    assert "- Run `winter`: preset tiny, seed 1, 6 rounds at the sites;" in text
+    assert "T1w scans, 28 structures; atlas `abababababab`, preset's digest" in text
