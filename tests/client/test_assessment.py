@@ -19,6 +19,7 @@ from client.gate.policy import Policy
 from client.home import Home
 from configs.dp_sgd import DpSgd
 from configs.errors import RefusalError, RunError
+from configs.phases import at_sites
 from configs.schema import load
 from configs.statistics import count as numbers_of
 from configs.structures import PAPER
@@ -154,5 +155,6 @@ def test_it_says_what_was_approved(home: Home) -> None:
     """Each run with its preset, and what is segmented in which scans."""
     write_approval(Approval("winter", load("tiny").to_json(), "ab" * 32, "", ""), home.gate)
     text = draft(home)
-    assert "- Run `winter`: preset tiny, seed 1, 6 rounds at the sites;" in text
+    rounds = sum(load("tiny").phases.rounds(phase.name) for phase in at_sites())
+    assert f"- Run `winter`: preset tiny, seed 1, {rounds} rounds at the sites;" in text
     assert "T1w scans, 28 structures; atlas `abababababab`, preset's digest" in text
