@@ -36,6 +36,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "simulation/test_bayesian.py",
             "simulation/test_dataaug.py",
             "simulation/test_engines.py",
+            "simulation/test_label_table_run.py",
             "simulation/test_ltnet.py",
             "simulation/test_many_sites.py",
             "simulation/test_secure_runs.py",

@@ -100,7 +100,7 @@ def by_flows_refined(find: "Callable[[Bench, Arm, str], Flows]") -> Callable[[Be
         flows = find(bench, arm, site)
         each = [labels for _, labels in bench.atlases]
         weight, spacing = bench.experiment.propagation.em_weight, bench.experiment.grid.spacing
-        table = bench.experiment.table
+        table = each[0].table
 
         def predict(image: "Tensor") -> Predicted:
             found = flows(image)

@@ -238,7 +238,7 @@ def _moments(values: Tensor, prior: Tensor, gaussians: Gaussians | None) -> Tens
 def learn(bench: Bench, site: str, lesson: Lesson) -> Arrays:
     """Train the network on a site's scans; give its weights."""
     scans, seed = bench.scans(site), bench.experiment.seed
-    prior = group_probabilities(label_prior(*bench.atlas, bench.experiment.grid.spacing), bench.experiment.table)
+    prior = group_probabilities(label_prior(*bench.atlas, bench.experiment.grid.spacing), bench.atlas[1].table)
     net = place(_build(bench, first_gaussians(scans, prior)), bench.device)
     learner = BayesianLearner(net, scans, prior)
     fit(learner, "bayesian", seed, lesson.steps_of(COST), lesson.folder, lesson.counted(COST))
@@ -247,7 +247,7 @@ def learn(bench: Bench, site: str, lesson: Lesson) -> Arrays:
 
 def _build(bench: Bench, gaussians: Gaussians | None = None) -> BayesianNetwork:
     """Make the network with first weights that depend on the seed, and on the Gaussians, alone."""
-    groups = count(bench.experiment.table)
+    groups = count(bench.atlas[1].table)
     return seeded(lambda: BayesianNetwork(groups, gaussians), bench.experiment.seed, "bayesian")
 
 
@@ -259,8 +259,8 @@ class BayesianSegmenter:
         weights.load_parameters(net, arrays, "bayesian")
         self.net = place(net, bench.device).eval()
         self.prior = label_prior(*bench.atlas, bench.experiment.grid.spacing)
-        self.kinds = kinds(bench.experiment.table)
-        self.seen = F.avg_pool3d(group_probabilities(self.prior, bench.experiment.table)[None], 2)
+        self.kinds = kinds(bench.atlas[1].table)
+        self.seen = F.avg_pool3d(group_probabilities(self.prior, bench.atlas[1].table)[None], 2)
 
     @torch.no_grad()
     def posterior(self, scan: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
+from configs.structures import PAPER
 from simulation.arms import bayesian as arms
 from simulation.arms.arm import Lesson
 from simulation.baselines import bayesian
-from simulation.baselines.bayesian import AIR, COST, Gaussians, label_prior, negative_log_likelihood, with_air
+from simulation.baselines.bayesian import COST, Gaussians, label_prior, negative_log_likelihood, with_air
 from simulation.control import random_flow
 from sst_models.volume.labels import AtlasLabels
 from sst_models.volume.metrics import mean_dice
 from sst_models.volume.warp import warp
 
 SHAPE, SPACING = (32, 32, 16), 2.4
+KINDS = len(PAPER.groups) + 2  # with tissue that has no label, and air
 CORTEX, WHITE, VENTRICLES, THALAMI = (2, 18), (1, 17), (3, 19), (6, 22)
 
 
@@ -72,6 +74,7 @@ def test_learning_from_unlabelled_scans_of_another_contrast_puts_labels_in_their
 
     settings = SimpleNamespace(
         seed=1,
+        table=PAPER,
         grid=SimpleNamespace(spacing=SPACING),
         propagation=SimpleNamespace(em_weight=0.7),
         segmenter=SimpleNamespace(normalise="minmax", test_time_augmentation="none"),
@@ -100,9 +103,9 @@ def test_learning_from_unlabelled_scans_of_another_contrast_puts_labels_in_their
 def test_the_loss_is_the_likelihood_of_the_mixture() -> None:
     """It is that of torch's own mixture of normals, weighed by the prior of each voxel."""
     draws = torch.Generator().manual_seed(1)
-    prior = torch.rand(AIR + 1, 50, generator=draws).square()
+    prior = torch.rand(KINDS, 50, generator=draws).square()
     prior /= prior.sum(0)
-    gaussians = Gaussians(torch.rand(AIR + 1, generator=draws), 0.05 + 0.1 * torch.rand(AIR + 1, generator=draws))
+    gaussians = Gaussians(torch.rand(KINDS, generator=draws), 0.05 + 0.1 * torch.rand(KINDS, generator=draws))
     values = torch.rand(50, generator=draws)
     each = Normal(gaussians.mean, gaussians.variance.sqrt())
     mixture = MixtureSameFamily(Categorical(prior.T), Normal(each.loc.expand(50, -1), each.scale.expand(50, -1)))
