@@ -25,6 +25,10 @@ VERSION = 1
 """Of this form. A site's gate and the app that it approved may be of different versions of this project."""
 
 
+RUNS_OWN = ("table", "contrast")
+"""Of a preparation: the app takes them from the preset (`client.scans.prepare_scans`)."""
+
+
 def write_request(request: PhaseRequest, site: Site) -> bytes:
     """Write what the app is asked, and what it may know of the site."""
     words = {
@@ -38,7 +42,7 @@ def write_request(request: PhaseRequest, site: Site) -> bytes:
         "policy": asdict(site.policy),
         "splits": str(site.splits) if site.splits else None,
         "device": site.device,
-        "preparation": asdict(site.preparation),
+        "preparation": {name: value for name, value in asdict(site.preparation).items() if name not in RUNS_OWN},
         "salt": site.salt.hex(),
         "dp_sgd": asdict(site.dp_sgd) if site.dp_sgd else None,
     }

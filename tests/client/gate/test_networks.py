@@ -325,6 +325,7 @@ def test_a_hospitals_noise_is_never_drawn_from_words(site: Site) -> None:
         _, told = pipe.read_request(pipe.write_request(ask(), replace(hospital, dp_sgd=found)))
         assert told.dp_sgd == found
     assert pipe.read_request(pipe.write_request(ask(), site))[1].dp_sgd is None
+    assert pipe.read_request(pipe.write_request(ask(), site))[1].preparation == site.preparation
 
 
 class Hospital:
