@@ -11,6 +11,7 @@ learner. `[phases.NAME]` of a preset then sets its rounds, steps, batch and rate
 from dataclasses import dataclass
 
 from configs import levels
+from configs.structures import PAPER
 
 PARTS: dict[str, str] = {
     "T": "the registration network T",
@@ -101,7 +102,8 @@ class Phase:
         if self.losses:
             found.append(Item(levels.NETWORKS, f"training curves ({', '.join(self.losses)})", "training curves"))
         if self.figures:
-            found.append(Item(levels.STATISTICS, "mean Dice of each group of structures (if dice = true)"))
+            usual = f"mean Dice of each of {len(PAPER.groups)} structure groups"
+            found.append(Item(levels.STATISTICS, f"{usual}, or of those of the run's own label table (if dice = true)"))
         found += [Item(self.level, text) for text in (*(VALUES[value] for value in self.values), self.count) if text]
         return tuple(found)
 
