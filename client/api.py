@@ -169,7 +169,7 @@ def prepare(
     _writable(folder)
     store, page = store_of(folder, frame), folder / "check.html"
     done = prepare_site(sources, frame, store, progress, how)
-    checks = write_check(done, frame, page) if report else []
+    checks = write_check(done, frame, page, contrast) if report else []
     return PreparedScans(store, done.cases, done.set_aside, page if report else None, tuple(checks))
 
 

@@ -31,7 +31,7 @@ class Row:
     picture: str = field(repr=False)  # a PNG as a data URI
 
 
-def rows(cases: Sequence[PreparedCase], atlas: AtlasFrame) -> list[Row]:
+def rows(cases: Sequence[PreparedCase], atlas: AtlasFrame, contrast: str = "T1w") -> list[Row]:
     """Judge prepared scans, the worst first.
 
     Raises:
@@ -42,20 +42,20 @@ def rows(cases: Sequence[PreparedCase], atlas: AtlasFrame) -> list[Row]:
     usually = usual([histogram(tensors["image"]) for tensors in files])
     made = []
     for case, tensors in zip(cases, files, strict=True):
-        found = assess(tensors["image"], brain, usually)
+        found = assess(tensors["image"], brain, usually, contrast)
         size = float(torch.linalg.det(tensors["atlas_to_scan"][:3, :3]))
         made.append((found, _row(case.case, found, size, tensors["image"].numpy(), atlas.image)))
     order = sorted(made, key=lambda pair: (_WORST.index(pair[0].light), pair[0].overlap, pair[1].case))
     return [row for _, row in order]
 
 
-def write_check(prepared: Prepared, atlas: AtlasFrame, path: Path) -> list[Row]:
+def write_check(prepared: Prepared, atlas: AtlasFrame, path: Path, contrast: str = "T1w") -> list[Row]:
     """Write the page; give its rows.
 
     Raises:
         DataError: a prepared file is damaged.
     """
-    shown = rows(prepared.cases, atlas)
+    shown = rows(prepared.cases, atlas, contrast)
     replace_file(path, _html(shown, prepared.set_aside))
     return shown
 

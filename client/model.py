@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from client.prepare import AtlasFrame
-from client.quality import QUANTILES
+from client.quality import QUANTILES, weighted
 from configs.errors import DataError
 from configs.schema import Experiment, from_json
 from sst_models.networks.build import build, first
@@ -236,9 +236,7 @@ def open_model(folder: Path) -> Model:
 
 
 def _use(experiment: Experiment) -> str:
-    contrast = experiment.contrast
-    words = f"{contrast[:2]}-weighted" if contrast.endswith("w") else contrast
-    return USE.format(structures=len(experiment.table.structures), contrast=words)
+    return USE.format(structures=len(experiment.table.structures), contrast=weighted(experiment.contrast))
 
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:

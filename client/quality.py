@@ -29,6 +29,7 @@ class Quality:
     overlap: float  # Dice of its brain with the atlas's
     similarity: float  # correlation of its intensities with the atlas's, in both brains
     distance: float  # of its histogram from the usual one
+    contrast: str = "T1w"  # that it should have, by the suffix of BIDS
 
     @property
     def light(self) -> Light:
@@ -45,7 +46,9 @@ class Quality:
         if self.overlap < OVERLAP[0]:
             found.append(f"its brain and the atlas's overlap by {self.overlap:.2f} (Dice); check orientation and mask")
         if self.similarity < SIMILARITY[0]:
-            found.append(f"its contrast agrees with the atlas's by {self.similarity:.2f} only; is it of the same kind?")
+            found.append(
+                f"its contrast agrees with a {weighted(self.contrast)} scan's by {self.similarity:.2f} only; is it one?"
+            )
         if self.distance > DISTANCE[0]:
             found.append(f"its intensities are {self.distance:.2f} off what is usual here; results may be worse")
         return tuple(found)
@@ -68,13 +71,19 @@ def usual(histograms: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(histograms)).median(dim=0).values
 
 
-def assess(image: Tensor, atlas: Tensor, usually: Tensor) -> Quality:
+def weighted(contrast: str) -> str:
+    """Say a contrast in words: "T1w" is "T1-weighted"."""
+    return f"{contrast[:-1]}-weighted" if contrast.endswith("w") else contrast
+
+
+def assess(image: Tensor, atlas: Tensor, usually: Tensor, contrast: str = "T1w") -> Quality:
     """Judge a prepared scan.
 
     Args:
         image: (D, H, W) in [0, 1].
         atlas: likewise, on the same grid.
         usually: the site's `usual` histogram.
+        contrast: that both should have.
     """
     ours, theirs = image > 0, atlas > 0
     both = ours & theirs
@@ -83,4 +92,4 @@ def assess(image: Tensor, atlas: Tensor, usually: Tensor) -> Quality:
     if int(both.sum()) > 1:
         found = torch.corrcoef(torch.stack([image[both], atlas[both]]))[0, 1]
         similarity = float(found.nan_to_num())
-    return Quality(overlap, similarity, float((histogram(image) - usually).abs().mean()))
+    return Quality(overlap, similarity, float((histogram(image) - usually).abs().mean()), contrast)

@@ -132,7 +132,7 @@ def segment_scan(
     labels, certainty = to_native(found, model.frame.affine, place, affine_of(image), inside)
     if largest:
         labels = keep_largest(labels)
-    quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually)
+    quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually, model.experiment.contrast)
     ml = float(np.prod(image.GetSpacing())) / 1000
     picture = overlay(array_of(image) * inside, labels, affine_of(image), table)
     return Segmentation(labels, _structures(labels, certainty, ml, table), quality, picture)
