@@ -28,6 +28,9 @@ MOST_ID = 65535
 COLUMNS = ("index", "name", "group", "mirror", "color", "brightness", "inflation", "symmetry", "folded")
 """Columns of a table that are read; only the first two must be there, others are skipped."""
 
+MOST_INFLATION = 10.0
+"""Millimetres."""
+
 BRIGHTNESS, INFLATION, SYMMETRY = 0.024, 0.45, 0.8
 """What a table says that does not say it; most of the paper's structures have these (`Row`)."""
 
@@ -234,7 +237,7 @@ def _given(line: dict[str, str], column: str) -> str:
 
 
 def _number(text: str, column: str, usual: float, place: str) -> float:
-    most = {"inflation": 10.0}.get(column, 1.0)
+    most = MOST_INFLATION if column == "inflation" else 1.0
     try:
         value = float(text or usual)
     except ValueError:
@@ -279,6 +282,8 @@ def _check(rows: Iterable[Row]) -> None:
     for row in rows:
         if not 1 <= row.id <= MOST_ID or not all(0 <= part <= 255 for part in row.color):
             raise ConfigError(f"label {row.id}: ids are 1 to {MOST_ID}, colours three numbers from 0 to 255")
+        if not (0 <= row.brightness <= 1 and 0 <= row.inflation <= MOST_INFLATION and 0 <= row.symmetry <= 1):
+            raise ConfigError(f"label {row.id}: brightness and symmetry are 0 to 1, inflation 0 to {MOST_INFLATION:g}")
         for text in (row.name, row.group):
             if not _NAME.fullmatch(text):
                 raise ConfigError(

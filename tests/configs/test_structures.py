@@ -104,7 +104,16 @@ def test_a_preset_carries_its_table_to_the_sites(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"id": 0}, {"id": "3"}, {"name": ""}, {"mirror": 8}, {"color": [0, 0]}, {"color": [0, 0, 256]}, {"more": 1}],
+    [
+        {"id": 0},
+        {"id": "3"},
+        {"name": ""},
+        {"mirror": 8},
+        {"color": [0, 0]},
+        {"color": [0, 0, 256]},
+        {"more": 1},
+        {"symmetry": 1.5},
+    ],
 )
 def test_rows_that_a_hub_made_up_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     """They come in a message: what is checked in a file is checked in them."""
