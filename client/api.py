@@ -161,11 +161,12 @@ def prepare(
     given = _table(label_table)
 
     from client.check import write_check
-    from client.frames import frame_of, kind_of
+    from client.frames import find_atlas
     from client.prepare import prepare_site, store_of
 
-    frame, (table, contrast) = frame_of(place, preset), kind_of(place, preset)
-    how = replace(how, table=given or table, contrast=contrast)
+    atlas_found = find_atlas(place, preset)
+    frame, contrast = atlas_found.frame, atlas_found.contrast
+    how = replace(how, table=given or atlas_found.table, contrast=contrast)
     _writable(folder)
     store, page = store_of(folder, frame), folder / "check.html"
     done = prepare_site(sources, frame, store, progress, how)

@@ -10,6 +10,7 @@ import torch
 from client.pictures import gray, in_a_row, outline, plane, png_uri, zoom
 from client.prepare import AtlasFrame, Prepared, PreparedCase, SetAside
 from client.quality import DISTANCE, OVERLAP, SIMILARITY, Light, Quality, assess, histogram, usual
+from configs.contrast import T1
 from sst_models.wire import weights
 from sst_models.wire.files import replace_file
 
@@ -31,7 +32,7 @@ class Row:
     picture: str = field(repr=False)  # a PNG as a data URI
 
 
-def rows(cases: Sequence[PreparedCase], atlas: AtlasFrame, contrast: str = "T1w") -> list[Row]:
+def rows(cases: Sequence[PreparedCase], atlas: AtlasFrame, contrast: str = T1) -> list[Row]:
     """Judge prepared scans, the worst first.
 
     Raises:
@@ -49,7 +50,7 @@ def rows(cases: Sequence[PreparedCase], atlas: AtlasFrame, contrast: str = "T1w"
     return [row for _, row in order]
 
 
-def write_check(prepared: Prepared, atlas: AtlasFrame, path: Path, contrast: str = "T1w") -> list[Row]:
+def write_check(prepared: Prepared, atlas: AtlasFrame, path: Path, contrast: str = T1) -> list[Row]:
     """Write the page; give its rows.
 
     Raises:

@@ -4,12 +4,11 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from configs.contrast import CONTRASTS, T1
 from configs.errors import ConfigError, DataError
-
-T1 = "T1w"
-"""The usual contrast, by the suffix that BIDS has for it."""
 
 EXPECTED = (
     "a BIDS folder (sub-*/anat/*_{contrast}.nii.gz, labels in derivatives/*/sub-*/anat/*_dseg.nii.gz), "
@@ -18,12 +17,10 @@ EXPECTED = (
 )
 
 _NIFTI = (".nii.gz", ".nii")
-_CONTRASTS = (T1, "T2w", "PDw", "FLAIR")
-
 _NO_SCAN = re.compile(r"_(mask|dseg|seg|aseg|labels?|probseg|seg35|T2star|bold|sbref|dwi|epi|swi|angio)$")
 """Ends of the names of files that lie beside scans and are none (the suffixes of BIDS)."""
 
-_FILE = re.compile(rf"(_({'|'.join(_CONTRASTS)}))?\.(nii\.gz|nii|img|hdr)$")
+_FILE = re.compile(rf"(_({'|'.join(CONTRASTS)}))?\.(nii\.gz|nii|img|hdr)$")
 """Ends the name of a file that is given by itself; what is before it is the case."""
 
 COLUMNS = ("image", "case", "person", "labels", "mask")
@@ -79,10 +76,8 @@ def _bids(folder: Path, contrast: str) -> list[Scan]:
     return scans
 
 
-def _candi(folder: Path, contrast: str) -> list[Scan]:
+def _candi(folder: Path) -> list[Scan]:
     """CANDIShare, e.g. SchizBull_2008/BPDwPsy/BPDwPsy_065/BPDwPsy_065_procimg.nii.gz and, beside it, *_seg.nii.gz."""
-    if contrast != T1:
-        return []
     scans = []
     for image in sorted(p for end in _NIFTI for p in folder.rglob(f"*_procimg{end}")):
         person = image.name.split("_procimg")[0]
@@ -102,10 +97,8 @@ def _oasis_person(case: str) -> str:
     return match.group() if match else case
 
 
-def _oasis_norm(folder: Path, contrast: str) -> list[Scan]:
+def _oasis_norm(folder: Path) -> list[Scan]:
     """OASIS by neurite and Learn2Reg: OASIS_OAS1_0001_MR1/aligned_norm.nii.gz, or norm.nii.gz, one scan a folder."""
-    if contrast != T1:
-        return []
     scans = []
     for home in sorted(
         {p.parent for end in _NIFTI for p in folder.rglob(f"*norm{end}") if p.name[:4] in ("norm", "alig")}
@@ -122,10 +115,8 @@ def _oasis_norm(folder: Path, contrast: str) -> list[Scan]:
     return scans
 
 
-def _oasis_discs(folder: Path, contrast: str) -> list[Scan]:
+def _oasis_discs(folder: Path) -> list[Scan]:
     """OASIS-1, its skull-stripped averages; FSL_SEG beside them has three tissues and is not read as a label map."""
-    if contrast != T1:
-        return []
     scans = []
     for image in sorted(folder.rglob("PROCESSED/MPRAGE/T88_111/*_masked_gfc.hdr")):
         case = _oasis_name(image.parts[:-1])
@@ -140,11 +131,11 @@ def stem_of(path: Path) -> str:
 
 def _loose(folder: Path, contrast: str) -> list[Scan]:
     """Any NIfTI files, in folders or not; a file is a person of its own, for nothing says otherwise."""
+    others = tuple(f"_{other}" for other in CONTRASTS if other != contrast)
     scans = []
     for image in sorted(path for end in _NIFTI for path in folder.rglob(f"*{end}")):
         within = image.relative_to(folder)
         stem = stem_of(image)
-        others = tuple(f"_{other}" for other in _CONTRASTS if other != contrast)
         if (
             stem.endswith(others)
             or _NO_SCAN.search(stem)
@@ -189,7 +180,10 @@ def read_table(path: Path) -> list[Scan]:
     return scans
 
 
-LAYOUTS: tuple[Callable[[Path, str], list[Scan]], ...] = (_bids, _candi, _oasis_norm, _oasis_discs, _loose)
+def _layouts(contrast: str) -> tuple[Callable[[Path], list[Scan]], ...]:
+    """List what finds scans of a contrast, in the order in which it is tried."""
+    distributed = (_candi, _oasis_norm, _oasis_discs) if contrast == T1 else ()
+    return (partial(_bids, contrast=contrast), *distributed, partial(_loose, contrast=contrast))
 
 
 def _scans_of(folder: Path, contrast: str) -> list[Scan]:
@@ -200,8 +194,8 @@ def _scans_of(folder: Path, contrast: str) -> list[Scan]:
         return [Scan(name, name, folder, None)]
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}; give a folder or a table that holds {_expected(contrast)}")
-    for layout in LAYOUTS:
-        if scans := layout(folder, contrast):
+    for layout in _layouts(contrast):
+        if scans := layout(folder):
             return scans
     raise DataError(f"no scans found in {folder}; expected {_expected(contrast)}")
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from client.prepare import AtlasFrame
-from client.quality import QUANTILES, weighted
+from client.quality import QUANTILES
+from configs.contrast import weighted
 from configs.errors import DataError
 from configs.schema import Experiment, from_json
 from sst_models.networks.build import build, first

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.contrast import T1
 from configs.errors import ConfigError
 from configs.structures import PAPER, LabelTable
 
@@ -39,7 +40,7 @@ class Preparation:
     brains: Path | None = None  # where brains are kept, uncompressed, for other atlases to be prepared for sooner
 
     table: LabelTable = PAPER  # of labels; the run's
-    contrast: str = "T1w"  # of the scans; the run's
+    contrast: str = T1  # of the scans; the run's
 
     @property
     def key(self) -> list[object]:

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from configs.contrast import T1, weighted
+
 Light = Literal["green", "yellow", "red"]
 
 QUANTILES = 16
@@ -29,7 +31,7 @@ class Quality:
     overlap: float  # Dice of its brain with the atlas's
     similarity: float  # correlation of its intensities with the atlas's, in both brains
     distance: float  # of its histogram from the usual one
-    contrast: str = "T1w"  # that it should have, by the suffix of BIDS
+    contrast: str = T1  # that it should have, by the suffix of BIDS
 
     @property
     def light(self) -> Light:
@@ -71,12 +73,7 @@ def usual(histograms: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(histograms)).median(dim=0).values
 
 
-def weighted(contrast: str) -> str:
-    """Say a contrast in words: "T1w" is "T1-weighted"."""
-    return f"{contrast[:-1]}-weighted" if contrast.endswith("w") else contrast
-
-
-def assess(image: Tensor, atlas: Tensor, usually: Tensor, contrast: str = "T1w") -> Quality:
+def assess(image: Tensor, atlas: Tensor, usually: Tensor, contrast: str = T1) -> Quality:
     """Judge a prepared scan.
 
     Args:

@@ -20,6 +20,7 @@ from client.pictures import Pixels, gray, in_a_row, paint, plane, save_png, squa
 from client.preparation import Preparation
 from client.prepare import SetAside, bring
 from client.quality import Quality, assess
+from configs.contrast import T1
 from configs.errors import DataError
 from configs.structures import PAPER, LabelTable
 from sst_models.propagation.align import Aligner, Alignment
@@ -86,7 +87,7 @@ class Segmented:
         return self.path.with_name(self.path.name.removesuffix("dseg.nii.gz") + end)
 
 
-def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = "T1w") -> list[Scan]:
+def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = T1) -> list[Scan]:
     """List the scans of files, folders and tables of files, in the order of their cases.
 
     Raises:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from configs.contrast import T1, Contrast
 from configs.errors import ConfigError
 from configs.phases import PHASES, averaging, learning
 from configs.structures import LabelTable, Row, read_table, table_of
@@ -27,7 +28,6 @@ Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Sharing = Literal["weights", "moments"]
-Contrast = Literal["T1w", "T2w", "PDw", "FLAIR"]
 Widths = Annotated[tuple[Positive, ...], Field(min_length=2)]
 
 
@@ -229,7 +229,7 @@ class Experiment:
     segmenter: Segmenter = Segmenter()
     phases: Phases = Phases()
     generation: Generation = Generation()
-    contrast: Contrast = "T1w"  # of all scans, the atlas among them, by the suffix that BIDS has for it
+    contrast: Contrast = T1  # of all scans, the atlas among them, by the suffix that BIDS has for it
     label_table: tuple[Row, ...] = ()  # in a preset the path of its file; none: the paper's 28 structures
 
     @property

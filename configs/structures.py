@@ -28,11 +28,10 @@ MOST_ID = 65535
 COLUMNS = ("index", "name", "group", "mirror", "color", "brightness", "inflation", "symmetry", "folded")
 """Columns of a table that are read; only the first two must be there, others are skipped."""
 
-MOST_INFLATION = 10.0
-"""Millimetres."""
-
 BRIGHTNESS, INFLATION, SYMMETRY = 0.024, 0.45, 0.8
 """What a table says that does not say it; most of the paper's structures have these (`Row`)."""
+
+_MOST = {"brightness": 1.0, "inflation": 10.0, "symmetry": 1.0, "folded": 1.0}
 
 LABEL_TABLE = "Ids, names and groups of labels (a dseg.tsv), instead of the preset's: FreeSurfer's 28 of the paper."
 """Of the option --label-table, as commands explain it."""
@@ -58,22 +57,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Structure:
-    """One labelled structure.
+class Structure(Row):
+    """One labelled structure: a row of the table, and its class in a network's output, from 1; 0 is background."""
 
-    `index` is its class in a network's output (from 1; 0 is background), `id` its number in a NIfTI file, `group` the
-    name of left and right together, `color` RGB; what follows is as of `Row`.
-    """
-
-    index: int
-    id: int
-    name: str
-    group: str
-    color: tuple[int, int, int]
-    brightness: float
-    inflation: float
-    symmetry: float
-    folded: bool
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,13 +73,7 @@ class LabelTable:
     def structures(self) -> tuple[Structure, ...]:
         """All structures, in the order of their classes."""
         kept = [row for row in self.rows if row.group != BACKGROUND]
-        return tuple(
-            Structure(
-                *(number, row.id, row.name, row.group, row.color),
-                *(row.brightness, row.inflation, row.symmetry, row.folded),
-            )
-            for number, row in enumerate(kept, start=1)
-        )
+        return tuple(Structure(**vars(row), index=number) for number, row in enumerate(kept, start=1))
 
     @cached_property
     def classes(self) -> int:
@@ -117,8 +98,7 @@ class LabelTable:
     @cached_property
     def mirrored(self) -> tuple[int, ...]:
         """For each class, that of the same structure on the other side; its own where there is one, and background."""
-        other = {row.id: row.mirror for row in self.rows}
-        return (0, *(self.index_of[other[structure.id]] for structure in self.structures))
+        return (0, *(self.index_of[structure.mirror] for structure in self.structures))
 
     @cached_property
     def index_of(self) -> dict[int, int]:
@@ -237,13 +217,12 @@ def _given(line: dict[str, str], column: str) -> str:
 
 
 def _number(text: str, column: str, usual: float, place: str) -> float:
-    most = MOST_INFLATION if column == "inflation" else 1.0
     try:
         value = float(text or usual)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= most:
-        raise ConfigError(f"{place}: {column} '{text}' is no number from 0 to {most:g}")
+    if not 0 <= value <= _MOST[column]:
+        raise ConfigError(f"{place}: {column} '{text}' is no number from 0 to {_MOST[column]:g}")
     return value
 
 
@@ -282,8 +261,9 @@ def _check(rows: Iterable[Row]) -> None:
     for row in rows:
         if not 1 <= row.id <= MOST_ID or not all(0 <= part <= 255 for part in row.color):
             raise ConfigError(f"label {row.id}: ids are 1 to {MOST_ID}, colours three numbers from 0 to 255")
-        if not (0 <= row.brightness <= 1 and 0 <= row.inflation <= MOST_INFLATION and 0 <= row.symmetry <= 1):
-            raise ConfigError(f"label {row.id}: brightness and symmetry are 0 to 1, inflation 0 to {MOST_INFLATION:g}")
+        for column, most in _MOST.items():
+            if not 0 <= getattr(row, column) <= most:
+                raise ConfigError(f"label {row.id}: {column} is a number from 0 to {most:g}")
         for text in (row.name, row.group):
             if not _NAME.fullmatch(text):
                 raise ConfigError(

@@ -136,7 +136,7 @@ def load_atlases(
     shape: Sequence[int],
     spacing: float,
     finer: int,
-    bring: Bring,
+    bring: Bring | None,
     device: torch.device = CPU,
     table: LabelTable = PAPER,
 ) -> Atlas:
@@ -147,7 +147,7 @@ def load_atlases(
         shape: as of `load_atlas`, like all that follows.
         spacing: likewise.
         finer: likewise.
-        bring: finds where a further atlas lies.
+        bring: finds where a further atlas lies; None where there is one alone.
         device: as of `load_atlas`.
         table: likewise.
 
@@ -157,7 +157,10 @@ def load_atlases(
     if len(files) > MOST_ATLASES:
         raise DataError(f"{len(files)} atlases: give {MOST_ATLASES} at the most")
     first = load_atlas(*files[0], shape, spacing, finer, device, table)
-    further = tuple(_brought(pair, first, finer, bring, device) for pair in files[1:])
+    further: tuple[LabelledVolume, ...] = ()
+    if len(files) > 1:
+        assert bring is not None
+        further = tuple(_brought(pair, first, finer, bring, device) for pair in files[1:])
     each = [first.image, *(image for image, _ in further)]
     for number, (image, _) in enumerate(further, start=1):
         if any(torch.equal(image, other) for other in each[:number]):

@@ -8,12 +8,10 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from configs.errors import ConfigError, RunError
 from configs.schema import load
 from configs.structures import change_of
-from server.atlas import Atlas, Bring, load_atlases, save_atlas
+from server.atlas import Bring, load_atlases, save_atlas
 from server.authority import issue_server, make_authority, make_secret
 from server.fit import check_pair
 from server.office import SETTINGS, Office, Settings, check_name, write_settings
@@ -59,8 +57,7 @@ def make_hub(
     grid = experiment.grid
     if bring is None and len(files) > 1:
         raise RunError("several atlases are aligned by the sites' own code, which is not installed here")
-    known = (grid.shape, grid.spacing, grid.label_oversampling, bring or _alone)
-    atlas = load_atlases(files, *known, table=experiment.table)
+    atlas = load_atlases(files, grid.shape, grid.spacing, grid.label_oversampling, bring, table=experiment.table)
     for image, labels in files if checked else ():
         check_pair(image, labels, experiment.table)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +72,6 @@ def make_hub(
     replace_file(office.proxy, proxy(office, settings))
     replace_file(folder / SETTINGS, write_settings(settings))
     return office
-
-
-def _alone(volume: np.ndarray, affine: np.ndarray, atlas: Atlas, where: str) -> np.ndarray:
-    raise AssertionError(f"one atlas alone is brought nowhere, {where} neither")
 
 
 def write_bundle(office: Office) -> None:

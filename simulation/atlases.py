@@ -48,15 +48,8 @@ class SiteAtlas:
 
 def splits_of(site: str, folder: Path, experiment: Experiment, table: Path | None) -> dict[str, str]:
     """Split a site's scans by person, by a table where there is one; give the split of each case."""
-    return dict(
-        _split(
-            {scan.case: scan for scan in find_scans([folder], experiment.contrast)},
-            site,
-            folder,
-            experiment.seed,
-            table,
-        )
-    )
+    scans = {scan.case: scan for scan in find_scans([folder], experiment.contrast)}
+    return dict(_split(scans, site, folder, experiment.seed, table))
 
 
 def _split(scans: Mapping[str, Scan], site: str, folder: Path, seed: int, table: Path | None) -> Mapping[str, str]:

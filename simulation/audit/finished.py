@@ -132,7 +132,6 @@ def _opened(run: Path, asked: dict[str, Any], device: torch.device) -> Iterator[
 def _check(state: RunState, run: Path, experiment: Experiment) -> None:
     """See that statistics have the form that attacks and generation read."""
     start = f"{STATISTICS}."
-    if any(
-        set(arrays) != set(shapes(experiment.table)) for part, arrays in state.parts.items() if part.startswith(start)
-    ):
+    asked = set(shapes(experiment.table))
+    if any(set(arrays) != asked for part, arrays in state.parts.items() if part.startswith(start)):
         raise RunError(f"{run} holds statistics of an older version, without noise; give sst simulate again, elsewhere")
