@@ -19,8 +19,8 @@ install: $(STAMP) ## set up the virtual environment .venv from pinned versions
 demo: $(STAMP) ## run the main job on simulated sites; ends in a table and a report
 	$(BIN)/sst demo --out $(DEMO)
 
-test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest -q
+test: $(STAMP) ## run all tests, in two processes
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: $(STAMP) ## run the unit tests alone, in less than a minute
 	$(BIN)/python -m pytest -q -m unit

@@ -11,7 +11,7 @@ import pytest
 
 from simulation.engines import QUIET
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported; `make test` runs two processes
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ |= QUIET
 
