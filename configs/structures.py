@@ -152,6 +152,11 @@ def change_of(path: Path | None) -> tuple[str, ...]:
     return () if path is None else (f"label_table={json.dumps(str(path))}",)
 
 
+def tables_beside(labels: Path) -> list[Path]:
+    """Find what may be the label table of a label map, by name: `labels.tsv` and `*dseg.tsv` in its folder."""
+    return sorted({*labels.parent.glob("labels.tsv"), *labels.parent.glob("*dseg.tsv")})
+
+
 def read_table(path: Path) -> tuple[Row, ...]:
     """Read a table of labels, tab-separated: see `COLUMNS`.
 

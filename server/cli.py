@@ -9,7 +9,7 @@ import typer
 from configs.errors import ConfigError
 from configs.processes import PRIVATE
 from configs.shown import LINE, shown
-from configs.structures import LABEL_TABLE
+from configs.structures import LABEL_TABLE, tables_beside
 
 if TYPE_CHECKING:
     from server.office import Office
@@ -56,6 +56,7 @@ def init(
     ] = False,
 ) -> None:
     """Make a hub: authority, certificate, the run's folder, the app that sites approve, the proxy's configuration."""
+    from server.atlas import read_atlas
     from server.journal import digest, note
     from server.office import Settings, check_address
     from server.setup import make_hub
@@ -75,6 +76,10 @@ def init(
     }
     note(office, "init", **made, unchecked=unchecked)
     typer.echo(f"{office.folder} is made; keep a copy of {office.tls / 'ca.key'} where nobody else can read it")
+    table = read_atlas(hub).labels.table
+    typer.echo(f"it segments {len(table.structures)} structures: {', '.join(table.groups)}")
+    for path in tables_beside(labels[0]) if label_table is None else ():
+        typer.echo(f"{path} was not read: if it is the label table, make the hub anew with --label-table")
     typer.echo(f"then: sst hub invite {office.folder} SITE ...")
 
 

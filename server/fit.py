@@ -10,6 +10,10 @@ those of another person brought onto the same box, and with its own moved (`move
     own labels      0.16 to 0.45; 0.54 to 0.70 at 6 mm, which is too coarse
     another's       0.77 and more
     moved by 4 mm   2.2 and more; by 2 mm 0.60 to 1.02: the least of those pass
+
+Where a label table has a few structures alone, as hippocampus and amygdala, what has no label is looked at, too, as far
+as `AROUND` them. Of 24 of these people, with four such tables: own labels 0.14 to 0.59, moved by 4 mm 2.2 and more,
+another's 0.61 and more, of which three of 88 pass.
 """
 
 from itertools import product
@@ -17,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from configs.errors import DataError
 from configs.structures import PAPER, LabelTable
@@ -32,6 +37,9 @@ MOVED = 0.65
 
 STEP = 4.0
 """By how many mm labels are moved for comparison, at least one voxel."""
+
+AROUND = 2
+"""How many voxels around the structures of a label map that covers less than `COVERED` are looked at with them."""
 
 Image = NDArray[np.float32]  # (i, j, k)
 Classes = NDArray[np.integer]  # (i, j, k), 0 is no structure
@@ -53,7 +61,8 @@ def check_pair(image: Path, labels: Path, table: LabelTable = PAPER) -> None:
     voxel = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     inside, covered = overlap(volume, classes)
     told = f"atlas labels {labels} do not belong to {image}"
-    if covered < COVERED:
+    few = covered < COVERED
+    if few and table == PAPER:
         raise DataError(
             f"{told}: they cover {100 * covered:.0f} % of its voxels that are not 0; is it skull-stripped, with 0 "
             "outside of the brain? Else give the labels of this very scan, or --unchecked if you know better"
@@ -63,7 +72,7 @@ def check_pair(image: Path, labels: Path, table: LabelTable = PAPER) -> None:
             f"{told}: {100 * (1 - inside):.0f} % of them lie outside of the brain; give the labels of this very scan, "
             "or --unchecked if you know better"
         )
-    if (found := moved(volume, classes, voxel)) > MOVED:
+    if (found := moved(volume, classes, voxel, AROUND if few else 0)) > MOVED:
         raise DataError(
             f"{told}: their borders do not lie on edges of the scan (moved by {STEP:.0f} mm they fit {found:.2f} times "
             f"as well, at most {MOVED} is usual); give the labels of this very scan, or --unchecked if you know better"
@@ -77,22 +86,29 @@ def overlap(volume: Image, classes: Classes) -> tuple[float, float]:
     return both / max(1, int(labelled.sum())), both / max(1, int(brain.sum()))
 
 
-def moved(volume: Image, classes: Classes, voxel: NDArray[np.floating]) -> float:
+def moved(volume: Image, classes: Classes, voxel: NDArray[np.floating], around: int = 0) -> float:
     """Give the largest contrast of the labels moved along an axis, over that where they are; infinite if that is 0."""
     scaled = _scaled(volume)
-    here = contrast(scaled, classes)
+    here = contrast(scaled, classes, around)
     if here <= 0:
         return float("inf")
     steps = [max(1, round(STEP / float(side))) for side in voxel]
     ways = [
         tuple(sign * steps[axis] * (axis == other) for other in range(3)) for axis, sign in product(range(3), (-1, 1))
     ]
-    return max(contrast(*_apart(scaled, classes, way)) for way in ways) / here
+    return max(contrast(*_apart(scaled, classes, way), around) for way in ways) / here
 
 
-def contrast(volume: Image, classes: Classes) -> float:
-    """Give how much more neighbours differ where two labels meet than within one: means of absolute differences."""
-    on = (volume != 0) & (classes > 0)
+def contrast(volume: Image, classes: Classes, around: int = 0) -> float:
+    """Give how much more neighbours differ where two labels meet than within one: means of absolute differences.
+
+    Args:
+        volume: skull-stripped, background 0.
+        classes: of the same voxels.
+        around: how many voxels around the labels count, too, as one more label.
+    """
+    labelled = classes > 0
+    on = (volume != 0) & (binary_dilation(labelled, iterations=around) if around else labelled)
     total, count = np.zeros(2), np.zeros(2)
     for axis in range(3):
         near, far = _shifted(axis, slice(None, -1)), _shifted(axis, slice(1, None))

@@ -8,7 +8,7 @@ import pytest
 
 import sst
 from configs.errors import DataError
-from configs.structures import PAPER
+from configs.structures import PAPER, table_of
 from server.atlas import read_atlas
 from server.fit import MOVED, check_pair, contrast, moved, overlap
 from simulation.phantom import draw_anatomy
@@ -84,6 +84,18 @@ def test_a_scan_with_its_skull_is_refused(pair, tmp_path: Path) -> None:
         check_pair(*write(tmp_path, image + 5, classes, affine))
 
 
+def test_labels_of_few_structures_are_held_against_what_is_around_them(pair, tmp_path: Path) -> None:
+    """They cover little of the brain, and have next to no borders of their own; moved ones are refused all the same."""
+    rows = tuple(row for row in PAPER.rows if row.name.endswith(("Hippocampus", "Amygdala")))
+    few = table_of(rows)
+    for image, classes, affine in pair[1]:
+        check_pair(*write(tmp_path, image, classes, affine), few)
+        with pytest.raises(DataError, match="do not lie on edges"):
+            check_pair(*write(tmp_path, image, np.roll(classes, 2, 1), affine), few)
+    with pytest.raises(DataError, match="lie outside of the brain"):
+        check_pair(*write(tmp_path, image, np.roll(classes, image.shape[1] // 2, 1), affine), few)
+
+
 def test_gain_offset_outliers_and_order_of_the_axes_change_nothing(pair) -> None:
     """What is compared are ratios of differences of intensities, without the brightest."""
     image, classes, affine = pair[1][0]
@@ -116,6 +128,23 @@ def test_init_refuses_and_can_be_told_to_take_them(tmp_path: Path, capsys: pytes
     assert sst.run(words) == 2
     assert "do not belong to" in capsys.readouterr().err and not (tmp_path / "hub").exists()
     assert sst.run([*words, "--unchecked"]) == 0
+
+
+def test_init_says_what_it_will_segment_and_that_a_table_was_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table is used where it was named, not because it lies there; who forgot it is told."""
+    scan_file, labels = write(tmp_path / "atlas", *person("oasis", 1))
+    beside = labels.with_name("labels.tsv")
+    beside.write_text("index\tname\n17\tLeft-Hippocampus\n53\tRight-Hippocampus\n", encoding="utf-8")
+    words = ["hub", "init", "--address", "localhost:8443", "--image", str(scan_file), "--labels", str(labels)]
+    words += ["--preset", "tiny"]
+    assert sst.run([*words, str(tmp_path / "usual")]) == 0
+    told = capsys.readouterr().out
+    assert "it segments 28 structures: " in told and f"{beside} was not read" in told
+    assert sst.run([*words, str(tmp_path / "mine"), "--label-table", str(beside)]) == 0
+    told = capsys.readouterr().out
+    assert "it segments 2 structures: Hippocampus\n" in told and "was not read" not in told
 
 
 def test_init_takes_several_atlases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
