@@ -38,11 +38,11 @@ def main() -> None:
     hub = next((asked.run / "federations").glob("*/federated"))
     source, grid, of_run = hub.parent.name, experiment.grid, read_atlas(hub)
     named = [of_run.source.removesuffix("_T1w.nii.gz"), *[""] * (asked.most - 1)]
-    table = Path(kept["splits"]) if kept["splits"] else None
-    chosen = choose(source, Path(sites[source]), experiment, table, named)
+    splits, labels = Path(kept["splits"]) if kept["splits"] else None, experiment.table
+    chosen = choose(source, Path(sites[source]), experiment, splits, named)
     assert chosen is not None
     print(f"atlases of {source}: {chosen.cases}", flush=True)
-    atlas = load_atlases(chosen.files, grid.shape, grid.spacing, grid.label_oversampling, bring)
+    atlas = load_atlases(chosen.files, grid.shape, grid.spacing, grid.label_oversampling, bring, table=labels)
     aligners = [untrained_aligner(experiment, [each], torch.device("cpu")) for each in atlas.each]
     held = {case for case, split in chosen.splits.items() if split == "atlas"}
     for target in asked.at or sites:
@@ -54,8 +54,9 @@ def main() -> None:
             for number, aligner in enumerate(aligners):
                 said = said + aligner.probabilities(*aligner.flows(image[None]))
                 weight = experiment.propagation.em_weight
-                found = expectation_maximisation(image[None], said / (number + 1), weight, grid.spacing).argmax(0)
-                rows[number].append(100 * mean_of(dice_per_group(found, truth).values()))
+                prior = said / (number + 1)
+                found = expectation_maximisation(image[None], prior, weight, grid.spacing, table=labels).argmax(0)
+                rows[number].append(100 * mean_of(dice_per_group(found, truth, labels).values()))
             print(f"{target} {case}: {', '.join(f'{row[-1]:.1f}' for row in rows)}", flush=True)
         print(
             f"| {source} -> {target} | {' | '.join(f'{mean_of(row):.1f} ± {std_of(row):.1f}' for row in rows)} |",

@@ -204,6 +204,19 @@ def test_background_keeps_a_width_of_its_own() -> None:
     assert torch.equal(plain > 0, found > 0) and torch.equal(plain, labels)
 
 
+@pytest.mark.parametrize("air", [3, 10])
+def test_an_organ_in_tissue_without_a_label_is_told_from_it_however_near_air_is(air: int) -> None:
+    """Where a table names little of a scan, what it does not name is tissue, not a mean of tissue and air."""
+    labels, image = torch.zeros(SIDES, dtype=torch.long), torch.zeros(SIDES)
+    image[air:] = 0.5
+    labels[12:20, 10:22, 10:22] = NUCLEUS
+    image[labels > 0] = 0.7
+    carried = warp_labels(labels[None], off(1.0))[0]
+    found = refine_labels(image[None, None], AtlasLabels(labels), off(1.0), 0.7, 2.4)
+    before, after = (mean_dice(one, labels) for one in (carried, found))
+    assert 1 - after < 0.4 * (1 - before)
+
+
 def test_a_second_flow_to_the_mirror_image_corrects_the_first() -> None:
     """Both are wrong by a voxel, towards opposite ends of the scan; a third of what one of them costs comes back."""
     labels, image = brain(SIDES)
