@@ -39,7 +39,7 @@ from simulation.records import crossings, curves, set_aside, traffic
 from simulation.report import write_report
 from simulation.results import write
 from simulation.schemes import Roles
-from simulation.stage import Stage, federate, forget_brains, planned, prepare
+from simulation.stage import TEST, Stage, federate, forget_brains, planned, prepare
 from sst_models.training.device import choose as choose_device
 from sst_models.training.memory import keep_freed_on
 from sst_models.wire.files import write_json
@@ -213,9 +213,12 @@ def _announce(stages: Sequence[Stage], chosen: Sequence[str], progress: Progress
         for scheme in schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.roles, stage.experiment):
             plan |= {item.name: item.units for item in planned(stage, scheme) if item.units}
         for arm in _extra(chosen):
-            sites = [site for role in arm.tested for site in stage.roles.of(role)] if arm.by_site else [""]
-            plan |= {_training(stage, arm, site): _segment_units(stage) for site in sites}
-        plan[f"{stage.where}: test"] = 20.0
+            sites = [site for role in arm.tested for site in stage.roles.of(role)]
+            learns = [site for site in sites if not arm.needs or site != stage.roles.source]  # as `Bench.owners`
+            for site in learns if arm.by_site else [""]:
+                plan[_training(stage, arm, site)] = _segment_units(stage)
+        roles = [role for name in chosen for role in ARMS[name].tested]
+        plan[f"{stage.where}: test"] = TEST * sum(len(stage.roles.of(role)) for role in roles)
     progress.plan(plan)
 
 
@@ -284,8 +287,7 @@ def _run_arms(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found
         for site in bench.owners(arm):
             with _timed(stage.folder, _training(stage, arm, site)):
                 train(bench, arm, site, progress)
-    progress.stage(f"{stage.where}: test", 20.0)
-    tested = [bench.test(ARMS[name], site) for name in chosen for site in bench.sites(ARMS[name])]
+    tested = _test(bench, [(ARMS[name], site) for name in chosen for site in bench.sites(ARMS[name])], progress)
     adapted = ARMS["U-Net w/ adaptation"]
     sites = [one.score.target for one in tested if one.score.arm == adapted.name and not one.score.against]
     pairs = [point for site in sites for point in bench.by_pairs(adapted, site)]
@@ -299,6 +301,16 @@ def _run_arms(stage: Stage, chosen: Sequence[str], progress: Progress) -> _Found
         found.panels.extend(pictures.generated(stage, made, site))
         found.resemblance.extend(filter(None, [pictures.resemblance(stage, made, site)]))
     return found
+
+
+def _test(bench: Bench, tests: Sequence[tuple[Arm, str]], progress: Progress) -> list[Tested]:
+    """Test arms at sites, with their stage on the display."""
+    tested: list[Tested] = []
+    progress.stage(f"{bench.stage.where}: test", TEST * len(tests))
+    for arm, site in tests:
+        progress.advance(TEST * len(tested), arm=arm.name, site=site)
+        tested.append(bench.test(arm, site))
+    return tested
 
 
 def _training(stage: Stage, arm: Arm, site: str) -> str:

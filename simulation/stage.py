@@ -21,6 +21,7 @@ from configs import levels
 from configs.phases import learning
 from configs.schema import Experiment
 from server.atlas import Atlas, save_atlas
+from server.delivery import MOST_CROSSED
 from server.state import SEGMENTER, RunState, Store
 from simulation.arms.arm import POOLED
 from simulation.atlases import write_splits
@@ -141,6 +142,9 @@ def federate(stage: Stage, scheme: Scheme, progress: Progress) -> RunState:
         with watch(hub, states, progress, planned(stage, scheme)):
             run_federation(stage.engine, hub, sites, hub / "engine")
         write_json({}, hub / "finished.json")
+    else:
+        for phase in planned(stage, scheme):
+            progress.stage(phase.name, phase.units)
     state = store.resume()
     assert state is not None
     return state
@@ -157,6 +161,10 @@ def _set_up(stage: Stage, scheme: Scheme, hub: Path) -> None:
 USUAL = 15
 """Training scans of a site, as far as a display knows before they are counted."""
 
+TEST = 120.0
+"""Work units of a test of one segmenter or arm at one site, on the scale of the costs in `configs.phases`: half a dozen
+scans."""
+
 
 def planned(stage: Stage, scheme: Scheme) -> Sequence[PlannedPhase]:
     """List the stages of a federation for the display, with work units: steps, weighed by what a step costs."""
@@ -171,4 +179,8 @@ def planned(stage: Stage, scheme: Scheme) -> Sequence[PlannedPhase]:
         name = f"{stage.where}, {scheme.name}: {phase.name}"
         if units:
             plan.append(PlannedPhase(phase.name, rounds, units, name, at_hub=not phase.message))
+    if tests := len(scheme.segment) + scheme.common:
+        sites = len(scheme.sites) if tests <= MOST_CROSSED else 1
+        name = f"{stage.where}, {scheme.name}: evaluate"
+        plan.append(PlannedPhase("evaluate", tests, TEST * tests * sites, name))
     return plan

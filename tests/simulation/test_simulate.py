@@ -3,7 +3,7 @@
 import _thread
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,23 @@ PEOPLE = 6  # 1 atlas, 1 test, 1 val, 3 to train: too few for moments, so the pr
 TINY = load("tiny")
 HERE = tuple(name for name, arm in ARMS.items() if not arm.package and not arm.trained_as.learn)
 """Arms that need nothing beside the project; what learns by another paper is in test_many_sites.py."""
+
+
+class Display(Silent):
+    """Keeps the stages that it is told of, with their work units: planned, and begun."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.planned: dict[str, float] = {}
+        self.begun: dict[str, float] = {}
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        """Keep it."""
+        self.planned = dict(stages)
+
+    def stage(self, name: str, total: float) -> None:
+        """Keep it."""
+        self.begun[name] = total
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +134,11 @@ def test_the_same_command_again_trains_nothing(run: tuple[Path, Results], sites:
     """A finished run is read back: the same scores, and no file of a federation is touched."""
     out, results = run
     before = {path: path.stat().st_mtime_ns for path in (out / "federations").rglob("*.safetensors")}
-    again = simulate(options(sites, out), Silent())
+    display = Display()
+    again = simulate(options(sites, out), display)
+    # All that was planned has its turn, the tests of segmenters and arms, too, or time left and share would be wrong.
+    assert display.begun == display.planned
+    assert {"atlas of candi, federated: evaluate", "atlas of candi: test"} <= set(display.planned)
     assert [score.mean for score in again.scores] == [score.mean for score in results.scores]
     assert {path: path.stat().st_mtime_ns for path in (out / "federations").rglob("*.safetensors")} == before
 
