@@ -9,7 +9,7 @@ import typer
 from configs.errors import ConfigError
 from configs.processes import PRIVATE
 from configs.shown import LINE, shown
-from configs.structures import LABEL_TABLE, tables_beside
+from configs.structures import LABEL_TABLE, change_of, tables_beside
 
 if TYPE_CHECKING:
     from server.office import Office
@@ -56,7 +56,7 @@ def init(
     ] = False,
 ) -> None:
     """Make a hub: authority, certificate, the run's folder, the app that sites approve, the proxy's configuration."""
-    from server.atlas import read_atlas
+    from configs.schema import load
     from server.journal import digest, note
     from server.office import Settings, check_address
     from server.setup import make_hub
@@ -76,9 +76,9 @@ def init(
     }
     note(office, "init", **made, unchecked=unchecked)
     typer.echo(f"{office.folder} is made; keep a copy of {office.tls / 'ca.key'} where nobody else can read it")
-    table = read_atlas(hub).labels.table
-    typer.echo(f"it segments {len(table.structures)} structures: {', '.join(table.groups)}")
-    for path in tables_beside(labels[0]) if label_table is None else ():
+    experiment = load(preset, change_of(label_table))
+    typer.echo(f"it segments {len(experiment.table.structures)} structures: {', '.join(experiment.table.groups)}")
+    for path in () if experiment.label_table else tables_beside(labels[0]):
         typer.echo(f"{path} was not read: if it is the label table, make the hub anew with --label-table")
     typer.echo(f"then: sst hub invite {office.folder} SITE ...")
 

@@ -12,8 +12,8 @@ those of another person brought onto the same box, and with its own moved (`move
     moved by 4 mm   2.2 and more; by 2 mm 0.60 to 1.02: the least of those pass
 
 Where a label table has a few structures alone, as hippocampus and amygdala, what has no label is looked at, too, as far
-as `AROUND` them. Of 24 of these people, with four such tables: own labels 0.14 to 0.59, moved by 4 mm 2.2 and more,
-another's 0.61 and more, of which three of 88 pass.
+as `AROUND` them. Of 24 of these people, with three or four such tables: own labels 0.14 to 0.59, another's 0.61 and
+more, of which three of 88 pass; 16 of them moved by 4 mm along one axis: 2.2 and more.
 """
 
 from itertools import product

@@ -143,7 +143,7 @@ class Bench:
     def sites(self, arm: Arm) -> list[str]:
         """Give the names of the sites that an arm can be tested at."""
         roles = self.stage.roles
-        tested = [site for role in arm.tested for site in roles.of(role)]
+        tested = list(roles.of(*arm.tested))
         if wanted := arm.trained_as.labels:
             tested = [site for site in tested if self._labelled({SOURCE: roles.source}.get(wanted, site), "train")]
         # Without labels an arm is held against F, which says nothing of F itself, and less of what F is made of.

@@ -38,9 +38,10 @@ class Roles:
         """The sites that take part."""
         return (self.source, *self.targets)
 
-    def of(self, role: str) -> tuple[str, ...]:
-        """List the sites that have a role."""
-        return {SOURCE: (self.source,), TARGET: self.targets, UNSEEN: self.unseen}[role]
+    def of(self, *roles: str) -> tuple[str, ...]:
+        """List the sites that have one of these roles, role by role."""
+        sites = {SOURCE: (self.source,), TARGET: self.targets, UNSEEN: self.unseen}
+        return tuple(site for role in roles for site in sites[role])
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def schemes_for(arms: Iterable[Arm], roles: Roles, experiment: Experiment) -> li
     schemes = []
     for name, (preset, sites) in table.items():
         wanted = {need.segmenter for need in needs if name in {called(need.scheme, roles, s) for s in roles.targets}}
-        segment = [site for role in (SOURCE, TARGET) if role in wanted for site in roles.of(role)]
+        segment = roles.of(*(role for role in (SOURCE, TARGET) if role in wanted))
         pooled = [POOLED] if ALL in wanted and name == POOLED else []
         if wanted:
             common = ALL in wanted and name != POOLED

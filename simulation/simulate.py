@@ -213,12 +213,11 @@ def _announce(stages: Sequence[Stage], chosen: Sequence[str], progress: Progress
         for scheme in schemes.schemes_for(map(ARMS.__getitem__, chosen), stage.roles, stage.experiment):
             plan |= {item.name: item.units for item in planned(stage, scheme) if item.units}
         for arm in _extra(chosen):
-            sites = [site for role in arm.tested for site in stage.roles.of(role)]
-            learns = [site for site in sites if not arm.needs or site != stage.roles.source]  # as `Bench.owners`
+            tested = stage.roles.of(*arm.tested)
+            learns = [site for site in tested if not arm.needs or site != stage.roles.source]  # as `Bench.owners`
             for site in learns if arm.by_site else [""]:
                 plan[_training(stage, arm, site)] = _segment_units(stage)
-        roles = [role for name in chosen for role in ARMS[name].tested]
-        plan[f"{stage.where}: test"] = TEST * sum(len(stage.roles.of(role)) for role in roles)
+        plan[f"{stage.where}: test"] = TEST * sum(len(stage.roles.of(*ARMS[name].tested)) for name in chosen)
     progress.plan(plan)
 
 

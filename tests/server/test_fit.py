@@ -145,6 +145,11 @@ def test_init_says_what_it_will_segment_and_that_a_table_was_not_read(
     assert sst.run([*words, str(tmp_path / "mine"), "--label-table", str(beside)]) == 0
     told = capsys.readouterr().out
     assert "it segments 2 structures: Hippocampus\n" in told and "was not read" not in told
+    preset = tmp_path / "mine.toml"
+    preset.write_text(f"extends = \"tiny\"\nlabel_table = '{beside}'\n", encoding="utf-8")
+    assert sst.run([*words[:-1], str(preset), str(tmp_path / "presets")]) == 0
+    told = capsys.readouterr().out
+    assert "it segments 2 structures: Hippocampus\n" in told and "was not read" not in told
 
 
 def test_init_takes_several_atlases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
