@@ -58,6 +58,7 @@ class PreparedScans:
     folder: Path  # of the volumes that are aligned to this atlas
     scans: tuple["PreparedCase", ...]  # case, person, path, labelled
     set_aside: tuple["SetAside", ...]  # file, code, reason
+    notes: tuple[str, ...]  # what a person should know of the choice of files, and of label maps that are not used
     report: Path | None  # check.html; None where none was asked for
     checks: tuple["Row", ...]  # of the report, the worst first: case, light, overlap, similarity, distance, concerns
 
@@ -69,6 +70,7 @@ class SegmentedScans:
     folder: Path  # a BIDS derivative
     scans: tuple["Segmented", ...]  # case, path, structures (ml, confidence), concerns, table, overlay, sidecar
     set_aside: tuple["SetAside", ...]  # file, code, reason
+    notes: tuple[str, ...]  # what a person should know of the choice of masks
     volumes: Path  # tab-separated: ml of each structure, a row for each scan
 
 
@@ -171,7 +173,7 @@ def prepare(
     store, page = store_of(folder, frame), folder / "check.html"
     done = prepare_site(sources, frame, store, progress, how)
     checks = write_check(done, frame, page, contrast) if report else []
-    return PreparedScans(store, done.cases, done.set_aside, page if report else None, tuple(checks))
+    return PreparedScans(store, done.cases, done.set_aside, done.notes, page if report else None, tuple(checks))
 
 
 def open_model(folder: StrPath) -> "Model":
@@ -235,13 +237,14 @@ def segment(
     from sst_models.training.device import choose
 
     opened, where = _opened(model), choose(device)
-    found = scans_at(sources, mask_pattern, opened.experiment.contrast)
+    found = scans_at(sources, mask_pattern, opened.experiment.contrast, opened.experiment.table)
     _writable(folder)
     done, aside = segment_all(found, opened, folder, how, where, largest=largest_component, watch=progress)
     if not done:
         listed = f"{folder / 'set_aside.tsv'} says why"
         raise DataError(f"none of {len(found)} scans could be segmented ({listed}); the first: {aside[0].reason}")
-    return SegmentedScans(folder, tuple(done), tuple(aside), folder / "volumes.tsv")
+    notes = tuple(scan.mask_note for scan in found if scan.mask_note)
+    return SegmentedScans(folder, tuple(done), tuple(aside), notes, folder / "volumes.tsv")
 
 
 @_disk_errors()

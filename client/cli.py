@@ -68,7 +68,7 @@ def prepare_command(
             label_table=label_table,
             progress=watch,
         )
-    _show_set_aside(done.set_aside)
+    _show_set_aside(done.set_aside, done.notes)
     typer.echo(f"{len(done.scans)} scans prepared, {len(done.set_aside)} set aside: {done.folder}")
     if done.report is not None:
         found = [row.light for row in done.checks]
@@ -104,7 +104,7 @@ def segment_command(
     for one in done.scans:
         for concern in one.concerns:
             typer.echo(f"look at {one.case}: {concern}", err=True)
-    _show_set_aside(done.set_aside)
+    _show_set_aside(done.set_aside, done.notes)
     typer.echo(f"{len(done.scans)} scans segmented, {len(done.set_aside)} set aside: {done.folder}")
 
 
@@ -158,6 +158,8 @@ def _progress(what: str) -> Iterator[api.Watch]:
         yield lambda done, of: progress.update(task, completed=done, total=of)
 
 
-def _show_set_aside(aside: "Sequence[SetAside]") -> None:
+def _show_set_aside(aside: "Sequence[SetAside]", notes: Sequence[str]) -> None:
     for item in aside:
         typer.echo(f"set aside: {item.reason}", err=True)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)

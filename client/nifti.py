@@ -7,6 +7,7 @@ Each message begins with its code (`unreadable`, `not-3d`, `size`, `not-finite`,
 # mypy: untyped-calls-exclude="SimpleITK,nibabel"
 
 import math
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from configs.errors import DataError
 from configs.structures import PAPER, LabelTable
-from sst_models.volume.grid import check_geometry, check_same_place, check_voxels, to_classes
+from sst_models.volume.grid import check_geometry, check_voxels, on_voxels_of, structures_among, to_classes
 
 SEG35_TO_ASEG: dict[int, int] = {
     index: id_
@@ -31,7 +32,13 @@ SEG35_TO_ASEG: dict[int, int] = {
 """The 35 structures of the neurite and Learn2Reg release of OASIS (`*seg35.nii.gz`), in the order of its label list."""
 
 
-_DAMAGE = (OSError, EOFError, ValueError, TypeError, OverflowError, zlib.error, ImageFileError, HeaderDataError)
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError) + (
+    zlib.error,
+    struct.error,
+    ImageFileError,
+    HeaderDataError,
+)
+"""What reading a damaged file raises in nibabel."""
 
 MOST_VOXELS = 1 << 29
 """Voxels beyond which a header is damaged rather than a scan large: 512 MB of bytes, 0.4 mm over a whole head."""
@@ -78,6 +85,8 @@ def open_image(path: Path) -> Any:
     """
     try:
         file: Any = nib.load(path, mmap=False)  # a file that shrinks under a map kills the process
+        if not isinstance(file, SpatialImage):  # CIFTI, of surfaces, has NIfTI's endings
+            raise DataError(f"not-3d: {path} holds no volume ({type(file).__name__}); give the scan itself")
         shape = tuple(int(side) for side in file.shape)
         affine = np.asarray(file.affine, dtype=np.float64)
     except _DAMAGE as error:
@@ -126,11 +135,17 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.dtype[Any]]:
     nibabel, because SimpleITK's reader turns NaN into 0 and fills a file that was cut short with 0, without a word.
     """
     file = open_image(path)
+    if file.get_data_dtype().kind not in "iuf":
+        raise DataError(f"unreadable: {path} holds {_no_numbers(file)} instead of one number a voxel; export it again")
     try:
         voxels = np.asarray(file.dataobj, dtype=np.float32)
     except _DAMAGE as error:
         raise _unreadable(path) from error
     return voxels.reshape(voxels.shape[:3]), np.asarray(file.affine, dtype=np.float64), file.get_data_dtype()
+
+
+def _no_numbers(file: Any) -> str:
+    return "complex numbers" if file.get_data_dtype().kind == "c" else "colours"
 
 
 def read_image(path: Path) -> sitk.Image:
@@ -178,8 +193,7 @@ def read_mask(path: Path, image: sitk.Image) -> np.ndarray:
         DataError: it cannot be read, does not lie on the image, or is empty.
     """
     voxels, affine, _ = _read(path)
-    check_same_place((image.GetSize(), affine_of(image)), (voxels.shape, affine), str(path))
-    inside: np.ndarray = voxels > 0.5
+    inside: np.ndarray = on_voxels_of((image.GetSize(), affine_of(image)), (voxels, affine), str(path)) > 0.5
     if not inside.any():
         raise DataError(f"constant: the mask {path} is empty; make it again")
     return inside
@@ -191,9 +205,23 @@ def read_labels(path: Path, image: sitk.Image, table: LabelTable = PAPER) -> sit
     Raises:
         DataError: it cannot be read, does not lie on the image, or holds an id that the table does not know.
     """
-    ids, affine, _ = _read(path)  # some tools write ids as floats; to_classes refuses fractions
-    check_same_place((image.GetSize(), affine_of(image)), (ids.shape, affine), str(path))
-    numbering = SEG35_TO_ASEG if "seg35" in path.name else None
-    classes = to_sitk(to_classes(ids, str(path), table, numbering), affine)
+    found, affine, _ = _read(path)  # some tools write ids as floats; to_classes refuses fractions
+    ids = on_voxels_of((image.GetSize(), affine_of(image)), (found, affine), str(path))
+    classes = to_sitk(to_classes(ids, str(path), table, _numbering(path)), affine_of(image))
     classes.CopyInformation(image)
     return classes
+
+
+def _numbering(path: Path) -> dict[int, int] | None:
+    return SEG35_TO_ASEG if "seg35" in path.name else None
+
+
+def structures_of(path: Path, table: LabelTable = PAPER) -> int:
+    """Count the structures of a label table that a map holds by the table's own ids, wherever it lies.
+
+    Raises:
+        DataError: it cannot be read, or holds an id that the table does not know.
+    """
+    ids, _, _ = _read(path)
+    to_classes(ids, str(path), table, _numbering(path))
+    return structures_among(ids, table)

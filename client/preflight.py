@@ -8,7 +8,7 @@ import shutil
 import ssl
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -26,6 +26,7 @@ from client.gate.ledger import NAME, verify
 from client.gate.policy import read_policy
 from client.home import Home
 from client.layouts import find_scans
+from client.preparation import Preparation
 from configs.errors import RefusalError, SstError
 from sst_models.wire.credentials import SOON, days_until, lasting
 
@@ -269,9 +270,9 @@ def _device(asked: str) -> Line:
 
 def _data(where: str) -> Line:
     folders = [Path(place) for place in where.split(os.pathsep)]
-    look: Callable[[], int] = lambda: len(find_scans(folders))  # noqa: E731
+    how = Preparation()
     try:
-        count = look()
+        count = len(find_scans(folders, how.contrast, how.table))
     except SstError as error:
         return Line("scans", False, str(error), "see docs/own-data.md")
     enough = count >= 3

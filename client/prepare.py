@@ -27,11 +27,12 @@ from client.brain import brain_of, unbias
 from client.layouts import Scan, find_scans, with_masks
 from client.nifti import affine_of, array_of, read_image, read_labels, to_sitk
 from client.preparation import Preparation
-from configs.errors import DataError, RunError
+from configs.errors import DataError, RunError, legible
 from configs.structures import PAPER
 from sst_models.volume.grid import Affine, Grid, sample_image, sample_labels
 from sst_models.volume.intensity import robust_scale
 from sst_models.wire import weights
+from sst_models.wire.files import lock
 
 PLAIN = Preparation()
 """What is done where a site says nothing."""
@@ -89,7 +90,7 @@ class SetAside:
     @staticmethod
     def of(scan: Scan, error: DataError) -> "SetAside":
         """Set a scan aside for an error whose message begins with its code."""
-        return SetAside(scan.image.name, str(error).split(":")[0], str(error))
+        return SetAside(legible(scan.image.name), str(error).split(":")[0], str(error))
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Prepared:
 
     cases: tuple[PreparedCase, ...]
     set_aside: tuple[SetAside, ...]
+    notes: tuple[str, ...] = ()  # what a person should know of the files of scans that are used
 
 
 def _key(scan: Scan, atlas: AtlasFrame, how: Preparation) -> str:
@@ -126,13 +128,16 @@ def _digest_of(path: Path) -> bytes:
 
 def _holds(path: Path, key: str) -> bool:
     """Whether a prepared file is there and was made from the same input."""
-    if not path.is_file():
-        return False
+    return path.is_file() and _about(path).startswith(key)
+
+
+def _about(path: Path) -> str:
+    """Give what a prepared file says of itself: its key, its case and, on a second line, what became of its labels."""
     try:
         with safe_open(path, framework="pt") as file:
-            return bool((file.metadata() or {}).get("about", "").startswith(key))
+            return str((file.metadata() or {}).get("about", ""))
     except (SafetensorError, OSError):
-        return False
+        return ""
 
 
 def _save(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
@@ -158,7 +163,8 @@ def _save(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> N
 
 def _write(part: Path, content: bytes, path: Path) -> None:
     with part.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(RunError):  # without locks nobody cleans up, either
+            lock(file, fcntl.LOCK_EX, part)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -170,9 +176,9 @@ def clean(store: Path) -> None:
     for part in store.glob(f".*{PART}"):
         try:
             with part.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, part)
                 part.unlink(missing_ok=True)
-        except OSError:
+        except (OSError, RunError):
             continue
 
 
@@ -180,16 +186,18 @@ def prepare(scan: Scan, atlas: AtlasFrame, store: Path, how: Preparation = PLAIN
     """Prepare one scan, or find it prepared: `store`/CASE.safetensors.
 
     The file holds "image" (D, H, W) float32 in [0, 1], "labels" (D, H, W) uint8 classes if the scan has them, and
-    "atlas_to_scan" (4, 4) float64, RAS mm, to carry a segmentation back to the scan.
+    "atlas_to_scan" (4, 4) float64, RAS mm, to carry a segmentation back to the scan. A label map that cannot be used
+    costs the scan nothing but its labels, which a site does not need; `Prepared.notes` says why.
 
     Raises:
-        DataError: the scan or its label map cannot be used; the message begins with an error code and names the file.
+        DataError: the scan cannot be used; the message begins with an error code and names the file.
         RunError: the prepared file cannot be written.
     """
     path, key = Path(store) / f"{scan.case}.safetensors", _key(scan, atlas, how)
     if _holds(path, key):
         return path
-    _save(_tensors(scan, atlas, how), {"about": f"{key} {scan.case}"}, path)
+    tensors, note = _tensors(scan, atlas, how)
+    _save(tensors, {"about": f"{key} {scan.case}" + (f"\n{note}" if note else "")}, path)
     return path
 
 
@@ -251,15 +259,20 @@ def _find_brain(image: sitk.Image, scan: Scan, how: Preparation) -> tuple[np.nda
     return inside, voxels
 
 
-def _tensors(scan: Scan, atlas: AtlasFrame, how: Preparation) -> dict[str, Tensor]:
-    """What `prepare` keeps of one scan."""
+def _tensors(scan: Scan, atlas: AtlasFrame, how: Preparation) -> tuple[dict[str, Tensor], str]:
+    """What `prepare` keeps of one scan, and why its label map cannot be used; "" where it can, or there is none."""
     image = read_image(scan.image)
-    labels = None if scan.labels is None else read_labels(scan.labels, image, how.table)
+    labels, note = None, ""
+    if scan.labels is not None:
+        try:
+            labels = read_labels(scan.labels, image, how.table)
+        except DataError as error:
+            note = f"{scan.case}: its label map is not used: {error}"
     tensors, _ = bring(image, scan, atlas, how)
     if labels is not None:
         place = np.linalg.inv(tensors["atlas_to_scan"].numpy()) @ affine_of(image)
         tensors["labels"] = sample_labels(array_of(labels), place, atlas.grid)
-    return tensors
+    return tensors, note
 
 
 def store_of(folder: Path, atlas: AtlasFrame) -> Path:
@@ -287,21 +300,24 @@ def prepare_site(
         DataError: a folder is missing or empty, or no scan can be used.
         RunError: a prepared file cannot be written.
     """
-    scans = with_masks(find_scans(folders, how.contrast), how.mask)
+    scans = with_masks(find_scans(folders, how.contrast, how.table), how.mask)
     roots = tuple(Path(folder).absolute() for folder in folders if Path(folder).is_dir())
     clean(Path(store))
     work = [(scan, atlas, Path(store), how, roots) for scan in scans]
     cases, aside = [], []
+    notes: list[str] = []
     for done, (scan, result) in enumerate(zip(scans, _each(work, how.jobs), strict=True), start=1):
         if isinstance(result, Path):
-            cases.append(PreparedCase(scan.case, scan.person, result, scan.labels is not None))
+            _, _, note = _about(result).partition("\n")
+            cases.append(PreparedCase(scan.case, scan.person, result, scan.labels is not None and not note))
+            notes += filter(None, (scan.mask_note, scan.labels_note, note))
         else:
             aside.append(result)
         if progress is not None:
             progress(done, len(scans))
     if not cases:
         raise DataError(f"none of {len(scans)} scans can be used; the first: {aside[0].reason}")
-    return Prepared(tuple(cases), tuple(aside))
+    return Prepared(tuple(cases), tuple(aside), tuple(notes))
 
 
 Work = tuple[Scan, AtlasFrame, Path, Preparation, tuple[Path, ...]]
@@ -324,13 +340,13 @@ def _each(work: Sequence[Work], jobs: int) -> Iterator[Path | SetAside]:
 def _one(work: Work) -> Path | SetAside:
     scan, atlas, store, how, roots = work
     try:
-        _check_inside((scan.image, scan.labels, None if how.mask else scan.mask), roots)
+        check_inside((scan.image, scan.labels, None if how.mask else scan.mask), roots)
         return prepare(scan, atlas, store, how)
     except DataError as error:
         return SetAside.of(scan, error)
 
 
-def _check_inside(files: Sequence[Path | None], roots: tuple[Path, ...]) -> None:
+def check_inside(files: Sequence[Path | None], roots: tuple[Path, ...]) -> None:
     """Refuse a link, of a file or of a folder above it, that leads out of the site's folders.
 
     What is used is what the site said: a scan that a table names, or a mask that a pattern names, may lie anywhere.

@@ -23,6 +23,7 @@ from sst_models.wire.files import write_json
 
 ATLAS = "atlas.safetensors"
 SET_ASIDE = "set_aside.json"
+NOTES = "notes.json"
 PEOPLE = "people.json"
 """In the state folder: the split of each person, for all runs."""
 
@@ -95,6 +96,7 @@ def prepare_scans(
     paths = {case.case: [splits.get(case.case, ""), str(case.path), case.person] for case in prepared.cases}
     write_json(paths, folder / SPLITS)
     write_json([[item.file, item.reason] for item in prepared.set_aside], folder / SET_ASIDE)
+    write_json(list(prepared.notes), folder / NOTES)
     return prepared, splits
 
 

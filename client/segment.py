@@ -21,7 +21,7 @@ from client.preparation import Preparation
 from client.prepare import SetAside, bring
 from client.quality import Quality, assess
 from configs.contrast import T1
-from configs.errors import DataError
+from configs.errors import DataError, legible
 from configs.structures import PAPER, LabelTable
 from sst_models.propagation.align import Aligner, Alignment
 from sst_models.propagation.fusion import fused_probabilities
@@ -87,13 +87,13 @@ class Segmented:
         return self.path.with_name(self.path.name.removesuffix("dseg.nii.gz") + end)
 
 
-def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = T1) -> list[Scan]:
+def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = T1, table: LabelTable = PAPER) -> list[Scan]:
     """List the scans of files, folders and tables of files, in the order of their cases.
 
     Raises:
         DataError: one is missing or holds no scan, or two scans have one case name.
     """
-    return with_masks(find_scans(sources, contrast), mask)
+    return with_masks(find_scans(sources, contrast, table), mask)
 
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
@@ -196,7 +196,7 @@ def _keep(scan: Scan, found: Segmentation, model: Model, folder: Path) -> Segmen
     save_png(found.picture, start.with_name(f"{start.name}_overlay.png"))
     quality = found.quality
     about = {
-        "Sources": [f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name],
+        "Sources": [legible(f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name)],
         "Model": model.digest,
         "Overlap": round(quality.overlap, 4),
         "Similarity": round(quality.similarity, 4),

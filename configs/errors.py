@@ -19,8 +19,17 @@ DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EA
 """What the system says when a disk is full, or may not be written."""
 
 
+def legible(text: str) -> str:
+    """Give a text that can be written and shown: of a file's name that is not UTF-8, the odd bytes as `\\xfc`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class SstError(Exception):
     """Root of all errors that a user can cause or mend."""
+
+    def __init__(self, *args: object) -> None:
+        """Keep what is to be said, with nothing in it that a terminal or a file cannot take."""
+        super().__init__(*(legible(part) if isinstance(part, str) else part for part in args))
 
 
 class ConfigError(SstError):

@@ -25,7 +25,7 @@ from configs.schema import from_json
 from server.federation import Federation, GridFederation
 from server.receipts import Receipts
 from sst_models.training.memory import keep_freed_on
-from sst_models.wire.files import replace_file
+from sst_models.wire.files import lock, replace_file
 
 FAILED, HOLDINGS = "failed.json", "holdings.json"
 
@@ -81,7 +81,7 @@ def _alone(hub: Path) -> Iterator[None]:
     try:
         for left in range(TRIES, 0, -1):  # `sst hub start` looks at the lock, too, for an instant
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB, hub)
                 break
             except BlockingIOError as error:
                 if left == 1:

@@ -25,8 +25,8 @@ from sst_models.volume.grid import (
     Grid,
     centred,
     check_geometry,
-    check_same_place,
     check_voxels,
+    on_voxels_of,
     sample_image,
     sample_labels,
     sample_parts,
@@ -117,7 +117,7 @@ def load_atlas(
         DataError: either cannot be read or used, they do not lie on each other, an id is unknown, none of the table's
             structures is there, or the brain is larger than the grid.
     """
-    volume, classes, affine = _labelled(image, labels, table)
+    volume, classes, affine = read_labelled(image, labels, table)
     grid = centred(volume, affine, shape, spacing, str(image))
     scaled, kept = _on_grid((volume, classes, affine), grid, finer, labels, device, table)
     return Atlas(scaled[None], kept, grid.affine, float(spacing), _digest(scaled, kept, grid.affine), image.name)
@@ -170,12 +170,15 @@ def load_atlases(
     return replace(first, further=further, digest=_digest(first.image[0], first.labels, first.affine, further))
 
 
-def _labelled(image: Path, labels: Path, table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read a labelled scan: voxels (i, j, k) float32, classes of the same shape, and its affine to RAS mm."""
+def read_labelled(image: Path, labels: Path, table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read a labelled scan: voxels (i, j, k) float32, classes of the same shape, and its affine to RAS mm.
+
+    Raises:
+        DataError: a file cannot be used, or the labels do not lie on the image.
+    """
     volume, affine = read_volume(image)
     check_voxels(volume, f"atlas {image}")
-    ids, ids_affine = read_volume(labels)
-    check_same_place((volume.shape, affine), (ids.shape, ids_affine), f"atlas labels {labels}")
+    ids = on_voxels_of((volume.shape, affine), read_volume(labels), f"atlas labels {labels}")
     return volume, to_classes(ids, f"atlas labels {labels}", table), affine
 
 
@@ -199,7 +202,7 @@ def _on_grid(
 
 def _brought(files: tuple[Path, Path], first: Atlas, finer: int, bring: Bring, device: torch.device) -> LabelledVolume:
     """Read a further atlas and bring it to the grid of the first, as sites bring their scans."""
-    volume, classes, affine = _labelled(*files, first.labels.table)
+    volume, classes, affine = read_labelled(*files, first.labels.table)
     place = (first.affine[0][3], first.affine[1][3], first.affine[2][3])
     grid = Grid(first.shape, first.spacing, place)
     found = bring(volume, affine, first, f"atlas {files[0]}")

@@ -25,8 +25,7 @@ from scipy.ndimage import binary_dilation
 
 from configs.errors import DataError
 from configs.structures import PAPER, LabelTable
-from server.atlas import read_volume
-from sst_models.volume.grid import to_classes
+from server.atlas import read_labelled
 
 INSIDE, COVERED = 0.95, 0.5
 """Least share of the labels that lies in the brain (0.989 and more in right pairs), and of the brain that has a label
@@ -56,8 +55,7 @@ def check_pair(image: Path, labels: Path, table: LabelTable = PAPER) -> None:
     Raises:
         DataError: it does not look so.
     """
-    volume, affine = read_volume(image)
-    classes = np.asarray(to_classes(read_volume(labels)[0], f"atlas labels {labels}", table))
+    volume, classes, affine = read_labelled(image, labels, table)
     voxel = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     inside, covered = overlap(volume, classes)
     told = f"atlas labels {labels} do not belong to {image}"

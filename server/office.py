@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from configs.errors import ConfigError, RunError
+from sst_models.wire.files import lock
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 """What a site or a federation may be called: it becomes the name of files, and of a node."""
@@ -144,7 +145,7 @@ def works(folder: Path) -> bool:
     """Whether the hub's app is at work in this folder: it holds the folder's lock for as long as it lives."""
     own = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(own, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(own, fcntl.LOCK_SH | fcntl.LOCK_NB, folder)
     except BlockingIOError:
         return True
     finally:

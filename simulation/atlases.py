@@ -48,7 +48,7 @@ class SiteAtlas:
 
 def splits_of(site: str, folder: Path, experiment: Experiment, table: Path | None) -> dict[str, str]:
     """Split a site's scans by person, by a table where there is one; give the split of each case."""
-    scans = {scan.case: scan for scan in find_scans([folder], experiment.contrast)}
+    scans = {scan.case: scan for scan in find_scans([folder], experiment.contrast, experiment.table)}
     return dict(_split(scans, site, folder, experiment.seed, table))
 
 
@@ -102,7 +102,7 @@ def choose(
     Raises:
         DataError: a named case is not there or has no label map, or there are fewer labelled scans than are wanted.
     """
-    scans = {scan.case: scan for scan in find_scans([folder], experiment.contrast)}
+    scans = {scan.case: scan for scan in find_scans([folder], experiment.contrast, experiment.table)}
     splits = dict(_split(scans, site, folder, experiment.seed, table))
     where = f"site '{site}'"
     for case in filter(None, named):

@@ -258,6 +258,8 @@ def prepare_all(stages: Sequence[Stage], progress: Progress) -> None:
     for site in sites:
         for file, reason in stages[0].set_aside(site):
             progress.note(f"set aside at {site}: {file}: {reason}")
+        for note in stages[0].notes(site):
+            progress.note(f"at {site}: {note}")
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,10 @@ class Stage:
         rows = json.loads((self._prepared(site) / scans.SET_ASIDE).read_text(encoding="utf-8"))
         return [(str(file), str(reason)) for file, reason in rows]
 
+    def notes(self, site: str) -> list[str]:
+        """Give what a person should know of the files of scans that are used."""
+        return [str(note) for note in json.loads((self._prepared(site) / scans.NOTES).read_text(encoding="utf-8"))]
+
     def _prepared(self, site: str) -> Path:
         return self.folder / "sites" / site / "runs" / f"{self.roles.name}-prepared"
 

@@ -19,8 +19,8 @@ Affine = tuple[tuple[float, float, float, float], ...]  # 4 x 4, voxel (i, j, k,
 VOXEL_MM = (0.2, 10.0)
 """Voxel sizes outside of this are a header in the wrong unit, not a scan of a head."""
 
-GEOMETRY_TOLERANCE = 1e-3
-"""Largest difference, in mm, between the affines of an image and of its label map."""
+GEOMETRY_TOLERANCE = 0.01
+"""Voxel sides that a label map may lie off its image at any corner: tools round affines to float32 or fewer digits."""
 
 OTHER_ASEG_IDS = frozenset(
     [1, 5, 6, 9, 18, 19, 20, 21, 22, 23, 25, 26, 27, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40]
@@ -29,7 +29,24 @@ OTHER_ASEG_IDS = frozenset(
 )
 """Ids of FreeSurfer's `aseg` and of the CMA protocol (CANDIShare) that are not among the paper's 28: dropped."""
 
+_PARCELS = {
+    range(1000, 1213): 3,
+    range(11100, 11176): 3,
+    range(2000, 2213): 42,
+    range(12100, 12176): 42,
+    range(3000, 3213): 2,
+    range(5001, 5002): 2,
+    range(13100, 13176): 2,
+    range(4000, 4213): 41,
+    range(5002, 5003): 41,
+    range(14100, 14176): 41,
+}
+"""Ids of `aparc+aseg`, `aparc.a2009s+aseg` and `wmparc` (FreeSurferColorLUT.txt) -> cortex, white matter of a side."""
+
 _LARGEST_ID = 65535
+
+ROUNDING = 1e-3
+"""What an id may be off a whole number."""
 
 CPU = torch.device("cpu")
 
@@ -189,21 +206,40 @@ def check_voxels(voxels: np.ndarray, where: str) -> None:
         raise DataError(f"constant: all voxels of {where} are equal; it holds no brain")
 
 
-def check_same_place(
-    image: tuple[tuple[int, ...], np.ndarray], labels: tuple[tuple[int, ...], np.ndarray], where: str
-) -> None:
-    """Refuse a label map that does not lie on its image; each is given as (shape, affine), `where` names the label map.
+def on_voxels_of(
+    image: tuple[tuple[int, ...], np.ndarray], labels: tuple[np.ndarray, np.ndarray], where: str
+) -> np.ndarray:
+    """Give a label map or mask in the voxel order of its image; without loss, for only axes are swapped and turned.
+
+    Args:
+        image: its shape and affine, voxels to RAS mm.
+        labels: the map, (i, j, k) in an order of its own, and its affine.
+        where: names the map.
 
     Raises:
-        DataError: shape or affine differ (`mismatch:`).
+        DataError: it lies on other voxels than the image (`mismatch:`).
     """
-    if image[0] != labels[0]:
-        raise DataError(f"mismatch: {where} has shape {labels[0]}, its image {image[0]}; resample it to the image")
-    apart = float(np.abs(image[1] - labels[1]).max())
-    if apart > GEOMETRY_TOLERANCE:
+    shape, affine = image
+    voxels, own = labels
+    turn = np.rint((np.linalg.inv(affine) @ own)[:3, :3])
+    if (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all():
+        order = np.abs(turn).argmax(axis=1)  # the axis of the map that runs along each of the image
+        signs = turn.sum(axis=1)
+        voxels = voxels.transpose(order)[tuple(slice(None, None, int(sign)) for sign in signs)]
+        back = np.eye(4)
+        back[:3, :3] = turn.T
+        back[order, 3] = np.where(signs < 0, np.array(voxels.shape) - 1, 0)
+        own = own @ back
+    if shape != voxels.shape:
+        raise DataError(f"mismatch: {where} has shape {labels[0].shape}, its image {shape}; resample it to the image")
+    corners = np.array([[*corner, 1.0] for corner in np.ndindex(2, 2, 2)]).T
+    corners[:3] *= np.array(shape)[:, None] - 1
+    apart = float(np.linalg.norm(((own - affine) @ corners)[:3], axis=0).max())
+    if not apart <= GEOMETRY_TOLERANCE * float(np.linalg.norm(affine[:3, :3], axis=0).min()):
         raise DataError(
-            f"mismatch: the affine of {where} is {apart:.3g} off that of its image; resample it to the image"
+            f"mismatch: the affine of {where} puts it {apart:.3g} mm off its image; resample it to the image"
         )
+    return voxels
 
 
 def to_classes(
@@ -211,31 +247,63 @@ def to_classes(
 ) -> np.ndarray:
     """Turn the ids of a label file into class indices (uint8, same shape).
 
-    Ids of FreeSurfer's `aseg` that a table of some of the paper's structures does not hold are background.
+    With a table of some of the paper's structures FreeSurfer's parcels of cortex and of the white matter below it count
+    as cortex and white matter, and other ids of its `aseg` as background.
 
     Args:
-        ids: whole numbers, any numeric type.
+        ids: whole numbers, any numeric type; what resampling or a slope in the header added (`ROUNDING`) is taken off.
         where: names the file.
         table: of labels.
         numbering: id in the file to id of the table, where the file has a numbering of its own.
 
     Raises:
-        DataError: an id that the table does not know (`unknown-label:`).
+        DataError: an id that the table does not know, or ids that are evidently another table's (`unknown-label:`).
     """
-    whole = np.nan_to_num(ids, nan=-1.0).clip(-1, _LARGEST_ID).astype(np.int64)
-    odd = ids[whole != ids]  # fractions, NaN, and what lies outside of any table
+    whole = np.rint(np.nan_to_num(ids, nan=-1.0).clip(-1, _LARGEST_ID)).astype(np.int64)
+    odd = ids[~(np.abs(ids - whole) <= ROUNDING)]  # fractions, NaN, and what lies outside of any table
     classes = np.zeros(_LARGEST_ID + 2, dtype=np.uint8)
-    if table.structures_named <= PAPER.structures_named:
+    freesurfer = table.structures_named <= PAPER.structures_named
+    if freesurfer:
         dropped, known = (
             OTHER_ASEG_IDS | set(PAPER.ids),
             "a FreeSurfer aseg id; map it to one or to 0, or name its label table",
         )
     else:
         dropped, known = table.dropped, "in the label table; add it, with the group 'background' if it means nothing"
-    for value in [*odd[:1].tolist(), *np.flatnonzero(np.bincount(whole.ravel() + 1)) - 1]:
+    present = np.flatnonzero(np.bincount(whole.ravel() + 1)) - 1
+    for value in [*odd[:1].tolist(), *present]:
         id_ = value if numbering is None else numbering.get(value, -1)
+        if freesurfer and id_ not in table.index_of:
+            id_ = aseg_of(id_)
         if id_ in table.index_of:
             classes[int(value)] = table.index_of[id_]
         elif id_ not in dropped:
-            raise DataError(f"unknown-label: id {value:g} in {where} is not {known}")
+            raise DataError(f"unknown-label: id {value:.6g} in {where} is not {known}")
+    if freesurfer and numbering is None:
+        _check_sides(present, where)
     return np.asarray(classes[whole])
+
+
+def _check_sides(present: np.ndarray, where: str) -> None:
+    """Refuse a map of tissues (BIDS, FSL, SPM), or one that numbers its structures from 1, read as FreeSurfer's ids."""
+    pairs = {structure.id: structure.mirror for structure in PAPER.structures if structure.mirror > structure.id}
+    left = [id_ for id_ in present.tolist() if id_ in pairs]
+    if len(left) > 1 and not any(aseg_of(id_) in pairs.values() for id_ in present.tolist()):
+        listed = ", ".join(str(id_) for id_ in present[present > 0][:8])
+        raise DataError(
+            f"unknown-label: {where} holds the ids {listed} and none of the right side; it numbers tissues, or "
+            "structures in another way than FreeSurfer: map it, name its label table, or take it out"
+        )
+
+
+def aseg_of(id_: int) -> int:
+    """Give the id of FreeSurfer's `aseg` for one of its parcels (Desikan, DKT, Destrieux); other ids as they are."""
+    for parcels, structure in _PARCELS.items():
+        if id_ in parcels:
+            return structure
+    return id_
+
+
+def structures_among(ids: np.ndarray, table: LabelTable) -> int:
+    """Count the structures of a label table whose own ids are in a file."""
+    return len(set(np.rint(np.unique(ids)).astype(np.int64).tolist()) & set(table.ids[1:]))

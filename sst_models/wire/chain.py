@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import RunError
+from sst_models.wire.files import lock
 
 _START = "0" * 64
 
@@ -28,11 +29,11 @@ def append(path: Path, entry: Mapping[str, Any], what: str) -> str:
 
     Raises:
         OSError: the entry could not be written.
-        RunError: the last entry cannot be read.
+        RunError: the last entry cannot be read, or the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, fcntl.LOCK_EX, path)
         previous = _cut_torn_tail(path, what)
         whole = {**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "previous": previous}
         whole["hash"] = _hash(whole)

@@ -1,8 +1,30 @@
-"""Small files that are written whole or not at all."""
+"""Small files that are written whole or not at all, and locks between processes."""
 
+import errno
+import fcntl
 import json
 import os
 from pathlib import Path
+from typing import IO, Any
+
+from configs.errors import RunError
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+def lock(file: int | IO[Any], how: int, where: Path) -> None:
+    """Lock an open file or folder (`fcntl.LOCK_*`) until it is closed.
+
+    Raises:
+        BlockingIOError: another process has it, and `how` does not wait.
+        RunError: the file system has no locks, as some network shares.
+    """
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise RunError(f"{where} is on a file system without locks; put its folder on a local disk") from error
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

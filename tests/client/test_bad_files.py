@@ -237,3 +237,28 @@ def test_a_table_of_files_says_who_is_who(tmp_path: Path) -> None:
     table.write_text("file\nx\n")
     with pytest.raises(DataError, match="no column image"):
         find_scans([table])
+
+
+def test_what_is_no_volume_sets_nothing_aside_but_itself(tmp_path: Path) -> None:
+    """CIFTI (surfaces, with NIfTI's endings), colours, complex numbers, and a name that is not UTF-8, among scans."""
+    model = make_model(tmp_path / "model")
+    folder = tmp_path / "in"
+    write_scan(folder / "good.nii.gz", "RAS", (3.0, 3.0, 3.0))
+    axes = nib.cifti2.cifti2_axes
+    surface = axes.BrainModelAxis.from_mask(np.ones(10, bool), name="cortex_left")
+    nib.save(nib.Cifti2Image(np.zeros((1, 10), "f4"), (axes.ScalarAxis(["x"]), surface)), folder / "a.dscalar.nii")
+    colour = np.zeros((8, 9, 10), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for name, voxels in (("colour", colour), ("complex", np.ones((8, 9, 10), np.complex64))):
+        nib.save(nib.Nifti1Image(voxels, np.diag([3.0, 3.0, 3.0, 1.0])), folder / f"{name}.nii.gz")
+    os.link(folder / "good.nii.gz", os.fsencode(folder) + b"/M\xfcller.nii.gz")
+    os.link(folder / "a.dscalar.nii", os.fsencode(folder) + b"/\xff.nii")
+    done = prepare_site([folder], model.frame, tmp_path / "store", how=Preparation(bias=False))
+    assert [case.case for case in done.cases] == ["Müller", "good"]
+    assert {item.file: item.code for item in done.set_aside} == {
+        "a.dscalar.nii": "not-3d",
+        "\\xff.nii": "not-3d",
+        "colour.nii.gz": "unreadable",
+        "complex.nii.gz": "unreadable",
+    }
+    for item in done.set_aside:
+        item.reason.encode()

@@ -1,5 +1,7 @@
 # mypy: untyped-calls-exclude="nibabel,SimpleITK"
 
+import errno
+import fcntl
 import gzip
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +15,12 @@ from safetensors.torch import load_file
 import client.prepare
 from client.cases import Cases, OnDevice
 from client.layouts import Scan
-from client.nifti import SEG35_TO_ASEG, read_image, read_labels
+from client.nifti import SEG35_TO_ASEG, array_of, read_image, read_labels, read_mask
 from client.preparation import Preparation
 from client.prepare import AtlasFrame, prepare, prepare_site
-from configs.errors import DataError
+from configs.errors import DataError, RunError
 from configs.structures import PAPER
+from sst_models.wire.chain import append
 
 SIDE, MM = 24, 6.0
 AFFINE = tuple(tuple(row) for row in np.diag([MM, MM, MM, 1.0]).tolist())
@@ -244,3 +247,73 @@ def test_seg35_is_read_in_its_own_numbering(tmp_path: Path) -> None:
     labels = read_labels(write(tmp_path / "aligned_seg35.nii.gz", ids), image)
     assert labels[0, 0, 0] == PAPER.index_of[10] and labels[0, 0, 1] == 0
     assert len(SEG35_TO_ASEG) == 36
+
+
+def test_labels_in_another_order_of_the_same_voxels_are_turned(tmp_path: Path) -> None:
+    """fMRIPrep and others write RAS whatever the scan has; an affine rounded to micrometres is the same place."""
+    voxels, ids = brain()
+    image = read_image(write(tmp_path / "i.nii.gz", voxels, axes="LIA"))
+    straight = array_of(read_labels(write(tmp_path / "s.nii.gz", ids, axes="LIA"), image))
+    for axes in ("RAS", "PSR", "LPI"):
+        turned = read_labels(write(tmp_path / f"{axes}.nii.gz", ids, axes=axes), image)
+        np.testing.assert_array_equal(array_of(turned), straight)
+        assert turned.GetOrigin() == image.GetOrigin() and turned.GetDirection() == image.GetDirection()
+        mask = write(tmp_path / f"{axes}_mask.nii.gz", (ids > 0).astype(np.uint8), axes=axes)
+        np.testing.assert_array_equal(read_mask(mask, image), straight > 0)
+    moved = nib.load(write(tmp_path / "m.nii.gz", ids))
+    nib.save(nib.Nifti1Image(ids, moved.affine + 4e-3 * np.eye(4, k=3)), tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(array_of(read_labels(tmp_path / "m.nii.gz", image)), straight)
+
+
+def test_labels_with_the_rounding_of_other_tools_are_read(tmp_path: Path) -> None:
+    """42.000004 is 42; half a number is none, and the message has it whole."""
+    voxels, ids = brain()
+    image = read_image(write(tmp_path / "i.nii.gz", voxels))
+    rounded = ids.astype(np.float32) + np.float32(4e-6) * (ids > 0)
+    read = read_labels(write(tmp_path / "r.nii.gz", rounded), image)
+    np.testing.assert_array_equal(array_of(read), array_of(read_labels(write(tmp_path / "s.nii.gz", ids), image)))
+    with pytest.raises(DataError, match=r"^unknown-label: id 49.02 in "):
+        read_labels(write(tmp_path / "f.nii.gz", np.where(ids == 49, 49.02, ids).astype(np.float32)), image)
+
+
+def test_parcels_of_cortex_count_as_cortex_and_tissues_as_nothing(tmp_path: Path) -> None:
+    """FreeSurfer's aparc+aseg is read by side; a map of tissues, or with numbers of its own, is no aseg."""
+    voxels, ids = brain()
+    image = read_image(write(tmp_path / "i.nii.gz", voxels))
+    parcels = np.where(ids == 3, 1008, np.where(ids == 2, 41, ids))
+    parcels[ids == 4] = 12124  # Destrieux, right
+    found = array_of(read_labels(write(tmp_path / "p.nii.gz", parcels.astype(np.int16)), image))
+    for before, after in ((1008, 3), (12124, 42), (41, 41), (49, 49)):
+        assert set(found[parcels == before].tolist()) == {PAPER.index_of[after]}
+    tissues = np.where(ids == 2, 2, np.where(ids > 0, 1, 0))
+    tissues[ids == 4] = 3
+    with pytest.raises(DataError, match="^unknown-label: .*ids 1, 2, 3 and none of the right side"):
+        read_labels(write(tmp_path / "t.nii.gz", tissues.astype(np.uint8)), image)
+
+
+def test_a_label_map_that_cannot_be_used_costs_no_scan(tmp_path: Path) -> None:
+    """A site needs none to train: the scan is prepared without, now and from the store, and a note says why."""
+    image, ids = brain()
+    write(tmp_path / "in" / "a.nii.gz", image)
+    write(tmp_path / "in" / "a_dseg.nii.gz", np.where(ids == 49, 1234, ids))
+    for _ in range(2):
+        done = prepare_site([tmp_path / "in"], frame(), tmp_path / "store", how=Preparation(bias=False))
+        assert [(case.case, case.labelled) for case in done.cases] == [("a", False)] and not done.set_aside
+        assert len(done.notes) == 1 and "a: its label map is not used: unknown-label: id 1234" in done.notes[0]
+        assert "labels" not in load_file(done.cases[0].path)
+
+
+def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network shares have none: scans are prepared, and nothing that is being written is cleaned up."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    write(tmp_path / "in" / "a.nii.gz", brain()[0])
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / f".b.safetensors.1{client.prepare.PART}").touch()
+    done = prepare_site([tmp_path / "in"], frame(), tmp_path / "store", how=Preparation(bias=False))
+    assert len(done.cases) == 1 and len(list((tmp_path / "store").iterdir())) == 2
+    with pytest.raises(RunError, match="without locks; put its folder on a local disk"):
+        append(tmp_path / "ledger", {}, "ledger")

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -216,3 +217,25 @@ def test_the_mask_pattern_finds_masks(tmp_path: Path) -> None:
     assert (a.mask, b.mask) == (tmp_path / "masks" / "a_brain.nii.gz", None)
     assert isinstance(a, Scan)
     assert egg(np.zeros((1, 3)))[0] == 2
+
+
+def test_a_name_that_is_not_utf_8_is_segmented_like_any_other(tmp_path: Path) -> None:
+    """All tables are written, and the label map is called by the letter that was meant."""
+    model = make_model(tmp_path / "model")
+    scan = write_scan(tmp_path / "in" / "a.nii.gz", "RAS", (3.0, 3.0, 3.0))
+    os.rename(scan, os.fsencode(tmp_path) + b"/in/M\xfcller.nii.gz")
+    done, aside = segment_all(scans_at([tmp_path / "in"]), model, tmp_path / "out", QUICK, CPU)
+    assert [one.path.name for one in done] == ["Müller_desc-sst_dseg.nii.gz"] and not aside
+    assert (tmp_path / "out" / "volumes.tsv").read_text(encoding="utf-8").splitlines()[1].startswith("Müller\t")
+
+
+def test_freesurfers_own_files_are_segmented(tmp_path: Path) -> None:
+    """An .mgz gives a NIfTI label map on its voxels."""
+    model = make_model(tmp_path / "model")
+    scan = nib.load(write_scan(tmp_path / "a.nii.gz", "LIA", (3.0, 3.0, 3.0)))
+    (tmp_path / "P1" / "mri").mkdir(parents=True)
+    nib.save(nib.MGHImage(np.asarray(scan.dataobj, np.float32), scan.affine), tmp_path / "P1" / "mri" / "norm.mgz")
+    done, _ = segment_all(scans_at([tmp_path / "P1"]), model, tmp_path / "out", QUICK, CPU)
+    written = nib.load(done[0].path)
+    assert written.shape == scan.shape
+    np.testing.assert_allclose(written.affine, scan.affine, atol=1e-4)
