@@ -131,15 +131,15 @@ def prepare(
     scaled to [0, 1]. What is in `out` already, made of the same files in the same way, is not made again.
 
     Args:
-        scans: T1-weighted scans, skull-stripped or with a mask.
+        scans: T1-weighted scans, skull-stripped, with a mask, or whole heads for a stripper.
         atlas: a model's folder, a run's folder with its atlas, or a skull-stripped scan.
         out: folder to write to. Each scan becomes a .safetensors with `image` (D, H, W) float32 in [0, 1],
             `atlas_to_scan` (4, 4) between RAS worlds in mm, and `labels` (D, H, W) uint8 where the scan has them.
         preset: whose grid to use where the atlas is a scan.
         report: write check.html, each scan with the outline of the atlas's brain over it.
         mask_pattern: where masks lie, from a scan's folder, e.g. "{stem}_brainmask.nii.gz".
-        skull_stripping: command for scans that are evidently whole heads and have no mask, e.g.
-            "mri_synthstrip -i {in} -o {out} -m {mask}"; run without a shell.
+        skull_stripping: for scans that are evidently whole heads and have no mask: "deepbet", or the command of
+            another stripper, e.g. "mri_synthstrip -i {in} -o {out} -m {mask}"; run without a shell.
         bias_correction: take the scanner's bias field out (N4).
         jobs: scans at a time, each in a process; 0: one a core. With more than one, a script needs the usual
             `if __name__ == "__main__":` around its calls.
@@ -210,7 +210,7 @@ def segment(
     """Segment scans: a label map on each scan's own voxels, volumes in ml, an overlay; one that is unfit is set aside.
 
     Args:
-        scans: T1-weighted scans, skull-stripped or with a mask.
+        scans: T1-weighted scans, skull-stripped, with a mask, or whole heads for a stripper.
         model: an opened model, or its folder.
         out: folder to write to, a BIDS derivative: for each scan *_dseg.nii.gz (ids of the model's label table,
             with the scan's shape, affine and header), *_volumes.tsv, *_overlay.png and *_dseg.json.

@@ -30,7 +30,11 @@ Mask = Annotated[
     typer.Option(metavar="PATTERN", help="Brain masks, from a scan's folder: e.g. '{stem}_mask.nii.gz'."),
 ]
 Strip = Annotated[
-    str, typer.Option(metavar="COMMAND", help="A stripper, e.g. 'mri_synthstrip -i {in} -o {out} -m {mask}'.")
+    str,
+    typer.Option(
+        metavar="deepbet|COMMAND",
+        help="For whole heads: deepbet, or a stripper's command, e.g. 'mri_synthstrip -i {in} -m {mask}'.",
+    ),
 ]
 Bias = Annotated[bool, typer.Option(help="Take the scanner's bias field out (N4), as in training.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]

@@ -2,28 +2,44 @@
 
 import shlex
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from configs.contrast import T1
 from configs.errors import ConfigError
 from configs.structures import PAPER, LabelTable
 
+DEEPBET = "deepbet"
+"""The stripper that needs no other program."""
+
+INSTALL = "pip install --no-deps --require-hashes -r requirements-strip.lock"
+
 
 @dataclass(frozen=True)
 class Stripping:
     """How skulls come off.
 
-    `command` is an external stripper, e.g. "mri_synthstrip -i {in} -o {out} -m {mask}", run without a shell for scans
-    that are evidently not stripped and have no mask; "" for none.
+    `command` is "deepbet" (Fisch et al. 2024, within this process), or an external stripper, e.g. "mri_synthstrip -i
+    {in} -o {out} -m {mask}", run without a shell; for scans that are evidently not stripped and have no mask. "" for
+    none.
 
     Raises:
-        ConfigError: the command has no {in} or no {mask}.
+        ConfigError: the command has no {in} or no {mask}, or deepbet is not installed.
     """
 
     command: str = ""
 
+    @property
+    def built_in(self) -> bool:
+        """Whether no other program is run."""
+        return self.command == DEEPBET
+
     def __post_init__(self) -> None:
         """Refuse a command that cannot work."""
+        if self.built_in:
+            if find_spec(DEEPBET) is None:
+                raise ConfigError(f"the stripper deepbet is not installed; {INSTALL}, or name the command of another")
+            return
         for field in ("{in}", "{mask}") if self.command else ():
             if not any(field in word for word in shlex.split(self.command)):
                 raise ConfigError(f"the stripper's command has no {field}; e.g. 'mri_synthstrip -i {{in}} -m {{mask}}'")

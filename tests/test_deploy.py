@@ -119,7 +119,7 @@ def test_the_image_is_made_of_pinned_versions_and_of_all_that_hub_and_site_need(
     assert [line for line in lines if line.startswith(("ARG", "FROM"))] == ["ARG BASE=python:3.12-slim", "FROM ${BASE}"]
     installs = [line.split("--no-cache-dir ")[1] for line in lines if "pip install" in line]
     assert installs == [
-        "--no-deps --require-hashes -r requirements.lock",
+        "--no-deps --require-hashes -r requirements-strip.lock",
         "-c constraints.txt \"$(grep '^torch==' constraints.txt)\"",
         "--no-deps --no-build-isolation -e . && pip check",
     ]

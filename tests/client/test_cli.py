@@ -77,11 +77,11 @@ def test_the_check_shows_the_worst_first(tmp_path: Path) -> None:
     affine, shape = affine_for("RAS", (3.0, 3.0, 3.0))
     image, ids = sample(affine, shape)
     negative = np.where(ids > 0, 1100 - image, 0).astype(np.float32)
-    nib.save(nib.Nifti1Image(negative, affine), tmp_path / "in" / "t2.nii.gz")
+    nib.save(nib.Nifti1Image(negative, affine), tmp_path / "in" / "inverted.nii.gz")
     (tmp_path / "in" / "<b>.nii").write_text("no image")
     prepared = prepare_site([tmp_path / "in"], frame, tmp_path / "store", how=Preparation(bias=False))
     rows = write_check(prepared, frame, tmp_path / "check.html")
-    assert rows[0].case == "t2" and rows[0].light == "red"
+    assert rows[0].case == "inverted" and rows[0].light == "red"
     assert [row.light for row in rows[1:]] == ["green"] * 3
     page = (tmp_path / "check.html").read_text()
     assert "&lt;b&gt;.nii" in page and "<b>.nii" not in page and "http" not in page
