@@ -2,6 +2,7 @@
 
 # mypy: untyped-calls-exclude="SimpleITK"
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +17,9 @@ from sst_models.volume.intensity import robust_scale
 
 _LEVELS_MM = (9.6, 4.8, 2.4)
 """Voxel sizes at which the affine is sought; 12 parameters gain nothing from finer ones, and it costs seconds."""
+
+_TILT, _STEP = 45.0, 15.0
+"""How far about each axis a head may be tilted for a start to be near, and how far apart starts are, degrees."""
 
 _SEED = 1  # of the metric's voxel sampling: the same scan is prepared to the same bytes
 
@@ -44,13 +48,14 @@ def scaled(image: sitk.Image) -> sitk.Image:
 
 
 def _coarse(image: sitk.Image) -> sitk.Image:
-    """Shrink to about the working resolution, blurred enough not to alias."""
+    """Average to about the working resolution.
+
+    ITK's Shrink would take one voxel of each block, for even factors half a voxel beside its centre, on one side or on
+    the other as the last bits of the affine fall.
+    """
     factors = [max(1, int(_LEVELS_MM[-1] / side + 0.3)) for side in image.GetSpacing()]
-    if max(factors) == 1:
-        return image
-    sigmas = [0.4 * factor * side for factor, side in zip(factors, image.GetSpacing(), strict=True)]
-    shrunk: sitk.Image = sitk.Shrink(sitk.SmoothingRecursiveGaussian(image, sigmas), factors)
-    return shrunk
+    averaged: sitk.Image = sitk.BinShrink(image, factors)
+    return averaged
 
 
 def _brain(image: sitk.Image, margin_mm: float) -> sitk.Image:
@@ -80,6 +85,31 @@ def _improve(
     method.Execute(fixed, moving)
 
 
+def _look_around(fixed: sitk.Image, moving: sitk.Image, start: sitk.Euler3DTransform) -> None:
+    """Turn `start`, in place, to where mutual information is largest of all poses on a grid of angles.
+
+    A head that lies tilted by more than some twenty degrees is out of reach of what follows.
+    """
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricFixedMask(_brain(fixed, 8.0))
+    method.SetInterpolator(sitk.sitkLinear)
+    steps = round(_TILT / _STEP)
+    method.SetOptimizerAsExhaustive([steps, steps, steps, 0, 0, 0], stepLength=math.radians(_STEP))
+    method.SetOptimizerScales([1.0] * 6)
+    seen: list[tuple[float, tuple[float, ...]]] = []
+    method.AddCommand(
+        sitk.sitkIterationEvent, lambda: seen.append((method.GetMetricValue(), method.GetOptimizerPosition()))
+    )
+    factor = max(1, round(_LEVELS_MM[0] / fixed.GetSpacing()[0]))
+    method.SetShrinkFactorsPerLevel([factor])
+    method.SetSmoothingSigmasPerLevel([0.5 * (factor - 1) * fixed.GetSpacing()[0]])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
+    method.Execute(fixed, moving)
+    start.SetParameters(min(seen)[1])
+
+
 def register(fixed: sitk.Image, moving: sitk.Image, where: str) -> sitk.AffineTransform:
     """Affine from the atlas's world to the scan's: centres and moments, then rigid, then 12 parameters.
 
@@ -97,6 +127,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, where: str) -> sitk.AffineTr
             fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
         )
         rigid = sitk.Euler3DTransform(centred)
+        _look_around(fixed, moving, rigid)
         _improve(fixed, moving, rigid, _LEVELS_MM[:2], 0.5)
         affine = sitk.AffineTransform(3)
         affine.SetMatrix(rigid.GetMatrix())

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from client.nifti import affine_of, array_of, read_mask, to_sitk
+from client.nifti import Turn, affine_of, array_of, read_mask, to_sitk
 from client.preparation import Stripping
 from configs.errors import DataError
 
@@ -77,12 +77,18 @@ def unbias(image: sitk.Image, inside: np.ndarray) -> np.ndarray:
     Returns:
         (i, j, k) float32, 0 outside the brain; the scan itself where N4 finds nothing to hold on to.
     """
-    voxels = np.where(inside, array_of(image), 0).astype(np.float32)
+    turn = Turn.of(affine_of(image))
+    affine, within = turn.affine(affine_of(image), inside.shape), turn.straight(inside)
+    return turn.back(_unbiased(turn.straight(array_of(image)), within, affine))
+
+
+def _unbiased(scan: np.ndarray, inside: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    voxels = np.where(inside, scan, 0).astype(np.float32)
     lowest = float(voxels[inside].min())
     lifted = np.where(inside, voxels - min(lowest, 0.0) + 1e-3 * float(voxels.max()), 0)  # N4 takes logarithms
-    whole = to_sitk(lifted.astype(np.float32), affine_of(image))
-    factors = [max(1, round(N4_MM / side)) for side in image.GetSpacing()]
-    brain = to_sitk(inside.astype(np.uint8), affine_of(image))
+    whole = to_sitk(lifted.astype(np.float32), affine)
+    factors = [max(1, round(N4_MM / side)) for side in whole.GetSpacing()]
+    brain = to_sitk(inside.astype(np.uint8), affine)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(N4_STEPS)
     try:

@@ -9,6 +9,7 @@ Each message begins with its code (`unreadable`, `not-3d`, `size`, `not-finite`,
 import math
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,36 @@ def to_sitk(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
     image.SetDirection((world[:3, :3] / sides).ravel().tolist())
     image.SetOrigin(world[:3, 3].tolist())
     return image
+
+
+@dataclass(frozen=True)
+class Turn:
+    """From the order of a scan's axes to right, front, top, as nearly as they go, and back; without loss.
+
+    What works along axes, in blocks of voxels or on a random sample of them, would give another result of the same head
+    stored in another order.
+    """
+
+    order: np.ndarray  # as nibabel's orientations
+
+    @staticmethod
+    def of(affine: np.ndarray) -> "Turn":
+        """Give that of an affine, voxels to RAS mm."""
+        return Turn(nib.orientations.io_orientation(affine))
+
+    def straight(self, voxels: np.ndarray) -> np.ndarray:
+        """Turn an array (i, j, k)."""
+        return np.ascontiguousarray(nib.orientations.apply_orientation(voxels, self.order))
+
+    def affine(self, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Give the affine of the turned array; both arguments are the scan's own."""
+        return np.asarray(affine @ nib.orientations.inv_ornt_aff(self.order, shape))
+
+    def back(self, voxels: np.ndarray) -> np.ndarray:
+        """Turn an array back to the scan's own order."""
+        straight = np.array([[0, 1], [1, 1], [2, 1]])
+        inverse = nib.orientations.ornt_transform(straight, self.order)
+        return np.ascontiguousarray(nib.orientations.apply_orientation(voxels, inverse))
 
 
 def open_image(path: Path) -> Any:

@@ -25,7 +25,7 @@ from torch import Tensor
 from client.affine import from_array, one_thread, register, scaled, to_matrix
 from client.brain import brain_of, unbias
 from client.layouts import Scan, find_scans, with_masks
-from client.nifti import affine_of, array_of, read_image, read_labels, to_sitk
+from client.nifti import Turn, affine_of, array_of, read_image, read_labels, to_sitk
 from client.preparation import Preparation
 from configs.errors import DataError, RunError, legible
 from configs.structures import PAPER
@@ -37,7 +37,7 @@ from sst_models.wire.files import lock
 PLAIN = Preparation()
 """What is done where a site says nothing."""
 
-PREPARE_VERSION = 2
+PREPARE_VERSION = 3
 """Part of the cache key: raised whenever the same files would be prepared differently."""
 
 
@@ -218,11 +218,12 @@ def bring(image: sitk.Image, scan: Scan, atlas: AtlasFrame, how: Preparation) ->
     """
     where = str(scan.image)
     with one_thread():
-        inside, voxels = _brain(image, scan, how)
-        brain = to_sitk(voxels, affine_of(image))
+        inside, own = _brain(image, scan, how)
+        turn = Turn.of(affine_of(image))
+        voxels, affine = turn.straight(own), turn.affine(affine_of(image), own.shape)
+        brain = to_sitk(voxels, affine)
         atlas_to_scan = to_matrix(register(from_array(atlas.image, atlas.grid), scaled(brain), where))
-    place = np.linalg.inv(atlas_to_scan) @ affine_of(image)
-    volume = robust_scale(sample_image(voxels, place, atlas.grid))
+    volume = robust_scale(sample_image(voxels, np.linalg.inv(atlas_to_scan) @ affine, atlas.grid))
     if not bool(volume.any()):
         raise DataError(f"registration: {scan.image} does not overlap the atlas; check its orientation and mask")
     return {"image": volume, "atlas_to_scan": torch.from_numpy(atlas_to_scan)}, inside
