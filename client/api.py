@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # torch and all that: imported only when work begins
     from client.generate import PairFiles
     from client.model import Model
     from client.prepare import PreparedCase, SetAside
-    from client.segment import Segmented
+    from client.segmented import Segmented
 
 StrPath = str | os.PathLike[str]
 Paths = StrPath | Sequence[StrPath]

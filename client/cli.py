@@ -32,7 +32,7 @@ Mask = Annotated[
 Strip = Annotated[
     str,
     typer.Option(
-        metavar="deepbet|COMMAND",
+        metavar="COMMAND",
         help="For whole heads: deepbet, or a stripper's command, e.g. 'mri_synthstrip -i {in} -m {mask}'.",
     ),
 ]

@@ -107,10 +107,15 @@ def _key(scan: Scan, atlas: AtlasFrame, how: Preparation) -> str:
     facts = [PREPARE_VERSION, atlas.digest, atlas.shape, atlas.affine, how.key]
     if how.table != PAPER:
         facts.append([astuple(row) for row in how.table.rows])
-    return _digest(facts, (scan.image, scan.labels, scan.mask))
+    return digest_with(facts, (scan.image, scan.labels, scan.mask))
 
 
-def _digest(facts: Sequence[object], files: Sequence[Path | None]) -> str:
+def digest_with(facts: Sequence[object], files: Sequence[Path | None]) -> str:
+    """Digest settings and the bytes of files; of an Analyze image both.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     digest = hashlib.sha256(json.dumps(facts).encode())
     for path in files:
         pair = [] if path is None else [path, path.with_suffix(".img")] if path.suffix == ".hdr" else [path]
@@ -237,7 +242,7 @@ def _brain(image: sitk.Image, scan: Scan, how: Preparation) -> tuple[np.ndarray,
     if how.brains is None:
         return _find_brain(image, scan, how)
     path = how.brains / f"{scan.case}.safetensors"
-    key = _digest([PREPARE_VERSION, "brain", how.key], (scan.image, scan.mask))
+    key = digest_with([PREPARE_VERSION, "brain", how.key], (scan.image, scan.mask))
     if not _holds(path, key):
         inside, voxels = _find_brain(image, scan, how)
         box = tuple(slice(int(found.min()), int(found.max()) + 1) for found in np.nonzero(inside))

@@ -2,89 +2,32 @@
 
 # mypy: untyped-calls-exclude="SimpleITK"
 
-import csv
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from client.bids import describe
 from client.layouts import Scan, find_scans, with_masks
 from client.model import Model
-from client.native import keep_largest, to_native, write_labels
+from client.native import keep_largest, to_native
 from client.nifti import affine_of, array_of, read_image
-from client.pictures import Pixels, gray, in_a_row, paint, plane, save_png, square, to_ras
+from client.pictures import Pixels, gray, in_a_row, paint, plane, square, to_ras
 from client.preparation import Preparation
 from client.prepare import SetAside, bring
-from client.quality import Quality, assess
+from client.quality import assess
+from client.segmented import Results, Segmentation, Segmented, Structure
 from configs.contrast import T1
-from configs.errors import DataError, legible
+from configs.errors import DataError
 from configs.structures import PAPER, LabelTable
 from sst_models.propagation.align import Aligner, Alignment
 from sst_models.propagation.fusion import fused_probabilities
 from sst_models.propagation.predict import Prediction, probabilities
 from sst_models.volume.intensity import robust_scale
-from sst_models.wire.files import replace_file, write_json
 
 PIXEL = 0.6
 """mm of a side of a pixel of the overlay: a picture of some 900 x 500 pixels."""
-
-
-@dataclass(frozen=True)
-class Structure:
-    """One row of a scan's table."""
-
-    id: int
-    name: str
-    voxels: int
-    ml: float
-    confidence: float  # mean probability of the structure over its voxels; nan where it has none
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a model says of a scan, on the scan's own voxels."""
-
-    labels: np.ndarray  # (i, j, k) class indices, uint8
-    structures: tuple[Structure, ...]
-    quality: Quality
-    picture: Pixels
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """One scan that was segmented, and what was written of it."""
-
-    scan: Scan
-    path: Path  # the label map: ids of the model's label table on the scan's own voxels
-    structures: tuple[Structure, ...]  # all of the table, also those without a voxel
-    concerns: tuple[str, ...]  # why a person should look at it; empty where all is well
-
-    @property
-    def case(self) -> str:
-        """The scan's name."""
-        return self.scan.case
-
-    @property
-    def table(self) -> Path:
-        """Id, name, voxels, ml and confidence of each structure, tab-separated."""
-        return self._beside("volumes.tsv")
-
-    @property
-    def overlay(self) -> Path:
-        """A picture of three slices, without and with labels."""
-        return self._beside("overlay.png")
-
-    @property
-    def sidecar(self) -> Path:
-        """The model's digest, how well the scan fits, and the concerns, as JSON."""
-        return self._beside("dseg.json")
-
-    def _beside(self, end: str) -> Path:
-        return self.path.with_name(self.path.name.removesuffix("dseg.nii.gz") + end)
 
 
 def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = T1, table: LabelTable = PAPER) -> list[Scan]:
@@ -136,7 +79,9 @@ def segment_scan(
     quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually, model.experiment.contrast)
     ml = float(np.prod(image.GetSpacing())) / 1000
     picture = overlay(array_of(image) * inside, labels, affine_of(image), table)
-    return Segmentation(labels, _structures(labels, certainty, ml, table), quality, picture)
+    brain_ml = float(inside.sum()) * ml
+    structures = _structures(labels, certainty, ml, brain_ml, table)
+    return Segmentation(labels, structures, brain_ml, quality, picture)
 
 
 def segment_all(
@@ -151,70 +96,30 @@ def segment_all(
 ) -> tuple[list[Segmented], list[SetAside]]:
     """Segment scans into a folder that is a BIDS derivative; one that cannot be used is set aside.
 
-    The folder gets, for each scan, the label map, its table of structures, what is to be said of it, and an overlay;
-    and for all, `volumes.tsv` (ml), the table of labels, the colours for viewers, and `dataset_description.json`.
+    What an earlier call made of the same files with the same model and settings is not made again. The folder gets,
+    for each scan, the label map, its table of structures, what is to be said of it, and an overlay; and for all,
+    `volumes.tsv` (ml), the table of labels, the colours for viewers, and `dataset_description.json`.
 
     Raises:
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or holds segmentations of other structures.
     """
-    predict = predictor(model, device)
+    results = Results(folder, model, how, largest=largest)
+    predict = cache(lambda: predictor(model, device))  # nothing is loaded where all is there
     done: list[Segmented] = []
     aside: list[SetAside] = []
-    _describe(folder, model)
     for number, scan in enumerate(scans, start=1):
         try:
-            found = segment_scan(scan, model, predict, how, largest=largest)
+            key = results.key(scan)
+            one = results.find(scan, key)
+            if one is None:
+                one = results.keep(scan, segment_scan(scan, model, predict(), how, largest=largest), key)
+            done.append(one)
         except DataError as error:
             aside.append(SetAside.of(scan, error))
-        else:
-            done.append(_keep(scan, found, model, folder))
         if watch is not None:
             watch(number, len(scans))
-    header = ["scan", *(s.name for s in model.experiment.table.structures)]
-    rows = [[one.scan.case, *(f"{s.ml:.4f}" for s in one.structures)] for one in done]
-    replace_file(folder / "volumes.tsv", _table(header, rows))
-    replace_file(folder / "set_aside.tsv", _table(["file", "reason"], [[item.file, item.reason] for item in aside]))
+    results.tables(done, aside, scans)
     return done, aside
-
-
-def home_of(case: str, folder: Path) -> Path:
-    """Give the folder of a case's files: as BIDS has it where the case has BIDS's name."""
-    parts = case.split("_")
-    if not parts[0].startswith("sub-"):
-        return folder
-    session = [part for part in parts if part.startswith("ses-")]
-    return folder.joinpath(parts[0], *session, "anat")
-
-
-def _keep(scan: Scan, found: Segmentation, model: Model, folder: Path) -> Segmented:
-    start = home_of(scan.case, folder) / f"{scan.case}_desc-sst"
-    path = start.with_name(f"{start.name}_dseg.nii.gz")
-    write_labels(found.labels, scan.image, path, model.experiment.table)
-    rows = [[s.id, s.name, s.voxels, f"{s.ml:.4f}", _number(s.confidence)] for s in found.structures]
-    header = ["index", "name", "voxels", "volume_ml", "confidence"]
-    replace_file(start.with_name(f"{start.name}_volumes.tsv"), _table(header, rows))
-    save_png(found.picture, start.with_name(f"{start.name}_overlay.png"))
-    quality = found.quality
-    about = {
-        "Sources": [legible(f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name)],
-        "Model": model.digest,
-        "Overlap": round(quality.overlap, 4),
-        "Similarity": round(quality.similarity, 4),
-        "StyleDistance": round(quality.distance, 4),
-        "Concerns": list(quality.concerns),
-    }
-    write_json(about, start.with_name(f"{start.name}_dseg.json"), indent=2)
-    return Segmented(scan, path, found.structures, quality.concerns)
-
-
-def _describe(folder: Path, model: Model) -> None:
-    by = f"model {model.digest}, run {model.card.get('run')}, site {model.card.get('site')}"
-    describe(folder, "Segmentations by federated one-shot segmentation", "derivative", by)
-    structures = model.experiment.table.structures
-    colors = [[s.id, s.name, "#{:02x}{:02x}{:02x}".format(*s.color)] for s in structures]
-    replace_file(folder / "desc-sst_dseg.tsv", _table(["index", "name", "color"], colors))
-    lines = ["0 Unknown 0 0 0 0", *(f"{s.id} {s.name} {s.color[0]} {s.color[1]} {s.color[2]} 0" for s in structures)]
-    replace_file(folder / "FreeSurferColorLUT.txt", "\n".join(lines) + "\n")
 
 
 def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray, table: LabelTable = PAPER) -> Pixels:
@@ -241,22 +146,27 @@ def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray, table: L
     return np.concatenate(rows, axis=0)
 
 
-def _structures(labels: np.ndarray, certainty: np.ndarray, ml: float, table: LabelTable) -> tuple[Structure, ...]:
+def _structures(
+    labels: np.ndarray, certainty: np.ndarray, ml: float, brain_ml: float, table: LabelTable
+) -> tuple[Structure, ...]:
     size = table.classes
     counts = np.bincount(labels.ravel(), minlength=size)
     sums = np.bincount(labels.ravel(), weights=certainty.ravel(), minlength=size)
     means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+    other = counts[list(table.mirrored)]
+    both = counts + other
+    paired = (both > 0) & (np.array(table.mirrored) != np.arange(size))
+    uneven = np.divide(2.0 * (counts - other), both, out=np.full(size, np.nan), where=paired)
+    volumes = counts * ml
     return tuple(
-        Structure(s.id, s.name, int(counts[s.index]), float(counts[s.index] * ml), float(means[s.index]))
+        Structure(
+            s.id,
+            s.name,
+            int(counts[s.index]),
+            float(volumes[s.index]),
+            float(volumes[s.index] / brain_ml),
+            float(uneven[s.index]),
+            float(means[s.index]),
+        )
         for s in table.structures
     )
-
-
-def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    file = io.StringIO()
-    csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])
-    return file.getvalue()
-
-
-def _number(value: float) -> str:
-    return "n/a" if value != value else f"{value:.4f}"

@@ -24,7 +24,7 @@ import torch
 import client.api
 import sst
 from client.model import Model
-from client.segment import Segmented
+from client.segmented import Segmented
 from configs.structures import PAPER
 from egg import make_model, remember, sample, write_scan
 

@@ -15,8 +15,9 @@ from client.layouts import Scan
 from client.model import Model
 from client.native import keep_largest, to_native, write_labels
 from client.preparation import Preparation
-from client.segment import home_of, predictor, scans_at, segment_all
-from configs.errors import DataError
+from client.segment import predictor, scans_at, segment_all
+from client.segmented import home_of
+from configs.errors import DataError, RunError
 from configs.structures import PAPER
 from egg import LEFT, RIGHT, affine_for, egg, make_model, remember, sample, write_scan
 from sst_models.volume.grid import Grid, sample_labels
@@ -239,3 +240,55 @@ def test_freesurfers_own_files_are_segmented(tmp_path: Path) -> None:
     written = nib.load(done[0].path)
     assert written.shape == scan.shape
     np.testing.assert_allclose(written.affine, scan.affine, atol=1e-4)
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is found, not made again, and listed with what is new; rows of other scans stay."""
+    model = make_model(tmp_path / "model")
+    a, b = (write_scan(tmp_path / f"{name}.nii.gz") for name in "ab")
+    first, _ = segment_all(scans_at([a]), model, tmp_path / "out", QUICK, CPU)
+    written = first[0].path.stat().st_mtime_ns
+    both, _ = segment_all(scans_at([a, b]), model, tmp_path / "out", QUICK, CPU)
+    assert first[0].path.stat().st_mtime_ns == written
+    assert [one.case for one in both] == ["a", "b"] and len(both[0].structures) == len(first[0].structures)
+    assert both[0].structures[2].ml == pytest.approx(first[0].structures[2].ml, abs=1e-3)
+    segment_all(scans_at([b]), model, tmp_path / "out", QUICK, CPU)
+    rows = (tmp_path / "out" / "volumes.tsv").read_text(encoding="utf-8").splitlines()
+    assert [row.split("\t")[0] for row in rows] == ["scan", "a", "b"]
+    monkeypatch.setattr("client.segment.predictor", lambda *_: pytest.fail("nothing is left to do"))
+    segment_all(scans_at([a, b]), model, tmp_path / "out", QUICK, CPU)
+    assert (tmp_path / "out" / "volumes.tsv").read_text(encoding="utf-8").splitlines() == rows
+
+
+def test_other_files_or_settings_are_segmented_anew(tmp_path: Path) -> None:
+    """A scan that was changed, a setting, and results of which a file is missing; other structures are refused."""
+    model = make_model(tmp_path / "model")
+    scan, out = write_scan(tmp_path / "a.nii.gz"), tmp_path / "out"
+
+    def written(**how: bool) -> int:
+        done, _ = segment_all(scans_at([scan]), model, out, QUICK, CPU, **how)
+        return done[0].path.stat().st_mtime_ns
+
+    times = [written()]
+    (out / "a_desc-sst_overlay.png").unlink()
+    times.append(written())
+    times.append(written(largest=True))
+    write_scan(scan, turn=0.1)
+    times.append(written(largest=True))
+    assert len(set(times)) == 4 and written(largest=True) == times[-1]
+    (out / "volumes.tsv").write_text("scan\tLiver\na\t1\n", encoding="utf-8")
+    with pytest.raises(RunError, match="lists other structures than this model has; give another folder"):
+        written()
+
+
+def test_sides_are_compared_and_volumes_are_shares_of_the_brain(tmp_path: Path) -> None:
+    """Asymmetry is the difference over the mean, of opposite sign on the other side; no figure where both are empty."""
+    model = make_model(tmp_path / "model")
+    done, _ = segment_all(scans_at([write_scan(tmp_path / "a.nii.gz")]), model, tmp_path / "out", QUICK, CPU)
+    found = {s.name: s for s in done[0].structures}
+    left, right = found["Left-Lateral-Vent"], found["Right-Lateral-Vent"]
+    mean = (left.ml + right.ml) / 2
+    assert left.asymmetry == pytest.approx((left.ml - right.ml) / mean) and right.asymmetry == -left.asymmetry
+    assert np.isnan(found["Left-Amygdala"].asymmetry) and np.isnan(found["3rd-Vent"].asymmetry)
+    assert left.fraction == pytest.approx(left.ml / done[0].brain_ml)
+    assert sum(s.fraction for s in done[0].structures) <= 1

@@ -1,6 +1,7 @@
 """A federation on another organ and contrast: all that is known of it is a label table and an atlas."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def test_pairs_and_figures_have_the_names_of_the_table(run: tuple[Path, Results]
 
 
 def test_labelled_scans_are_prepared_by_the_table_of_the_model(run: tuple[Path, Results], tmp_path: Path) -> None:
-    """Or by that which is given; by the usual one their labels are unknown, and each is set aside with its reason."""
+    """Or by that which is given; by the usual one their labels are unknown, which costs each its labels, and is said."""
     folder, _ = run
     scan = folder / "a" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     done = sst.prepare(folder / "b", model_of(folder), tmp_path / "one", bias_correction=False)
@@ -158,8 +159,10 @@ def test_labelled_scans_are_prepared_by_the_table_of_the_model(run: tuple[Path, 
     given = {"preset": "tiny", "bias_correction": False}
     again = sst.prepare(folder / "b", scan, tmp_path / "two", label_table=folder / "labels.tsv", **given)
     assert len(again.scans) == 6
-    with pytest.raises(sst.DataError, match="id 500 in .*; map it to one or to 0, or name its label table"):
-        sst.prepare(folder / "b", scan, tmp_path / "three", **given)
+    usual = sst.prepare(folder / "b", scan, tmp_path / "three", **given)
+    assert len(usual.scans) == 6 and not any(case.labelled for case in usual.scans)
+    told = re.compile("id 500 in .*; map it to one or to 0, or name its label table")
+    assert len(usual.notes) == 6 and all(told.search(note) for note in usual.notes)
 
 
 def test_scans_of_another_contrast_are_none(run: tuple[Path, Results], tmp_path: Path) -> None:
