@@ -79,9 +79,9 @@ def segment_scan(
     quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually, model.experiment.contrast)
     ml = float(np.prod(image.GetSpacing())) / 1000
     picture = overlay(array_of(image) * inside, labels, affine_of(image), table)
-    brain_ml = float(inside.sum()) * ml
-    structures = _structures(labels, certainty, ml, brain_ml, table)
-    return Segmentation(labels, structures, brain_ml, quality, picture)
+    mask_ml = float(inside.sum()) * ml
+    structures = _structures(labels, certainty, ml, mask_ml, table)
+    return Segmentation(labels, structures, mask_ml, quality, picture)
 
 
 def segment_all(
@@ -147,7 +147,7 @@ def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray, table: L
 
 
 def _structures(
-    labels: np.ndarray, certainty: np.ndarray, ml: float, brain_ml: float, table: LabelTable
+    labels: np.ndarray, certainty: np.ndarray, ml: float, mask_ml: float, table: LabelTable
 ) -> tuple[Structure, ...]:
     size = table.classes
     counts = np.bincount(labels.ravel(), minlength=size)
@@ -164,7 +164,7 @@ def _structures(
             s.name,
             int(counts[s.index]),
             float(volumes[s.index]),
-            float(volumes[s.index] / brain_ml),
+            float(volumes[s.index] / mask_ml),
             float(uneven[s.index]),
             float(means[s.index]),
         )

@@ -25,7 +25,7 @@ VERSION = 1
 
 VOLUMES, SET_ASIDE = "volumes.tsv", "set_aside.tsv"
 
-BRAIN = "Brain-Mask"
+MASK = "Mask"
 """Column of `volumes.tsv`: the brain with its fluid, as the scan's mask or stripper has it, ml."""
 
 _COLUMNS = ("index", "name", "voxels", "volume_ml", "fraction", "asymmetry", "confidence")
@@ -50,7 +50,7 @@ class Segmentation:
 
     labels: np.ndarray  # (i, j, k) class indices, uint8
     structures: tuple[Structure, ...]
-    brain_ml: float  # the brain with its fluid
+    mask_ml: float  # the brain with its fluid
     quality: Quality
     picture: Pixels
 
@@ -62,7 +62,7 @@ class Segmented:
     scan: Scan
     path: Path  # the label map: ids of the model's label table on the scan's own voxels
     structures: tuple[Structure, ...]  # all of the table, also those without a voxel
-    brain_ml: float  # the brain with its fluid
+    mask_ml: float  # the brain with its fluid
     concerns: tuple[str, ...]  # why a person should look at it; empty where all is well
 
     @property
@@ -100,7 +100,7 @@ class Results:
         """
         self.folder, self.model = folder, model
         self._facts = [VERSION, model.digest, how.key, largest]
-        self._header = ["scan", *(s.name for s in model.experiment.table.structures), BRAIN]
+        self._header = ["scan", *(s.name for s in model.experiment.table.structures), MASK]
         self._earlier = self._read()
         self._describe()
 
@@ -146,14 +146,14 @@ class Results:
             with found.table.open(encoding="utf-8", newline="") as file:
                 rows = [dict(zip(_COLUMNS, row, strict=True)) for row in list(csv.reader(file, delimiter="\t"))[1:]]
             structures = tuple(_structure(row) for row in rows)
-            return Segmented(scan, path, structures, float(about["BrainVolume"]), tuple(about["Concerns"]))
+            return Segmented(scan, path, structures, float(about["MaskVolume"]), tuple(about["Concerns"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def keep(self, scan: Scan, found: Segmentation, key: str) -> Segmented:
         """Write what was found of a scan; its sidecar comes last, and says that all is there."""
         path = self._label_map(scan.case)
-        kept = Segmented(scan, path, found.structures, found.brain_ml, found.quality.concerns)
+        kept = Segmented(scan, path, found.structures, found.mask_ml, found.quality.concerns)
         kept.sidecar.unlink(missing_ok=True)
         write_labels(found.labels, scan.image, path, self.model.experiment.table)
         rows = [
@@ -167,7 +167,7 @@ class Results:
             "Sources": [legible(f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name)],
             "Model": self.model.digest,
             "Key": key,
-            "BrainVolume": round(found.brain_ml, 4),
+            "MaskVolume": round(found.mask_ml, 4),
             "Overlap": round(quality.overlap, 4),
             "Similarity": round(quality.similarity, 4),
             "StyleDistance": round(quality.distance, 4),
@@ -192,7 +192,7 @@ class Results:
         replace_file(path, _table(["file", "reason"], [*earlier, *([item.file, item.reason] for item in aside)]))
 
     def _row(self, one: Segmented) -> list[str]:
-        return [one.case, *(f"{s.ml:.4f}" for s in one.structures), f"{one.brain_ml:.4f}"]
+        return [one.case, *(f"{s.ml:.4f}" for s in one.structures), f"{one.mask_ml:.4f}"]
 
 
 def home_of(case: str, folder: Path) -> Path:

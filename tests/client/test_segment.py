@@ -290,5 +290,5 @@ def test_sides_are_compared_and_volumes_are_shares_of_the_brain(tmp_path: Path) 
     mean = (left.ml + right.ml) / 2
     assert left.asymmetry == pytest.approx((left.ml - right.ml) / mean) and right.asymmetry == -left.asymmetry
     assert np.isnan(found["Left-Amygdala"].asymmetry) and np.isnan(found["3rd-Vent"].asymmetry)
-    assert left.fraction == pytest.approx(left.ml / done[0].brain_ml)
+    assert left.fraction == pytest.approx(left.ml / done[0].mask_ml)
     assert sum(s.fraction for s in done[0].structures) <= 1

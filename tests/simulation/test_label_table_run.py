@@ -132,7 +132,7 @@ def test_a_model_writes_the_ids_of_its_table(run: tuple[Path, Results], tmp_path
     assert image.get_data_dtype() == np.uint16
     found = np.asarray(image.dataobj)
     assert set(np.unique(found)) <= {0, *IDS.values()} and 9 in found
-    assert done.volumes.read_text().split("\n")[0].split("\t") == ["scan", *IDS]
+    assert done.volumes.read_text().split("\n")[0].split("\t") == ["scan", *IDS, "Mask"]
     assert "500 Spine" in (tmp_path / "FreeSurferColorLUT.txt").read_text()
     assert json.loads((model_of(folder) / "card.json").read_text())["use"].startswith("Segmenting 5 structures")
 
@@ -151,7 +151,7 @@ def test_pairs_and_figures_have_the_names_of_the_table(run: tuple[Path, Results]
 
 
 def test_labelled_scans_are_prepared_by_the_table_of_the_model(run: tuple[Path, Results], tmp_path: Path) -> None:
-    """Or by that which is given; by the usual one their labels are unknown, which costs each its labels, and is said."""
+    """Or by that which is given; by the usual one their labels are unknown, and count for nothing, which is said."""
     folder, _ = run
     scan = folder / "a" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     done = sst.prepare(folder / "b", model_of(folder), tmp_path / "one", bias_correction=False)
