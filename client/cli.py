@@ -24,7 +24,9 @@ Sources = Annotated[
     typer.Argument(metavar="SCANS...", help="Files, folders (BIDS, or any NIfTI files), or tables of files (.csv)."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write.")]
-ModelFolder = Annotated[Path, typer.Option("--model", metavar="MODEL", help="The folder of a model.")]
+ModelFolder = Annotated[
+    Path, typer.Option("--model", metavar="MODEL", help="A model's folder, or that of a run or site that holds one.")
+]
 Mask = Annotated[
     str,
     typer.Option(metavar="PATTERN", help="Brain masks, from a scan's folder: e.g. '{stem}_mask.nii.gz'."),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.model import CARD, open_model
+from client.model import CARD, models_in, open_model
 from client.nifti import affine_of, array_of, read_image
 from client.prepare import AtlasFrame
 from configs.contrast import T1
@@ -35,14 +35,14 @@ def find_atlas(atlas: Path, preset: str | None) -> Found:
     """Read an atlas; it has a label table and a contrast of its own, or those of the preset, or the usual ones.
 
     Args:
-        atlas: a model, a folder with `FILES`, or a skull-stripped scan.
+        atlas: a model, or a folder that holds one; a folder with `FILES`; or a skull-stripped scan.
         preset: whose grid a scan is put on; the others have one.
 
     Raises:
         ConfigError: no such preset.
         DataError: there is no atlas at the path, or it cannot be used.
     """
-    if (atlas / CARD).is_file():
+    if (atlas / CARD).is_file() or (models_in(atlas) and not (atlas / FILES[0]).is_file()):
         model = open_model(atlas)
         return Found(model.frame, model.experiment.table, model.experiment.contrast)
     experiment = load(preset) if preset else None

@@ -58,6 +58,12 @@ AS_IT_BEGINS = "as it begins"
 
 LICENCE = "The weights are the federation's: its sites agree on their terms. The code is Apache-2.0."
 
+PLACES = ("", "model/", "runs/*/model/", "sites/*/runs/*/model/")
+"""Where a model may lie from its own folder, a run's at a site, a site's, and a simulation's."""
+
+SHOWN = 6
+"""How many models are named where one has to be chosen."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -206,12 +212,23 @@ def _fill(
     write_json(card, part / CARD, indent=2)
 
 
+def models_in(folder: Path) -> list[Path]:
+    """List the folders of models that a folder is, or holds as a site's or a simulation's does, in order."""
+    return sorted(card.parent for place in PLACES for card in folder.glob(f"{place}{CARD}"))
+
+
 def open_model(folder: Path) -> Model:
-    """Open a model folder; every file is held against its digest first.
+    """Open a model folder, or the one model of a site's or a run's folder; every file is held against its digest first.
 
     Raises:
-        DataError: it is no model, of another format, a file is missing, or one was changed.
+        DataError: it is no model, of another format, a file is missing, or one was changed; or there are several.
     """
+    found = models_in(folder)
+    if len(found) > 1 and folder not in found:
+        listed = ", ".join(str(path) for path in found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
+        raise DataError(f"{folder} holds {len(found)} models; name one of {listed}")
+    if found and folder not in found:
+        folder = found[0]
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         form, digests = card["format"], dict(card["digests"])

@@ -184,10 +184,16 @@ def demo_command(
 def _show(results: Results, out: Path) -> None:
     from rich.console import Console
 
+    from client.model import SHOWN, models_in
     from simulation.table import print_table
 
     print_table(results, Console())
     typer.echo(f"report: {out / 'report.html'}")
+    if models := models_in(out):
+        for path in models[:SHOWN]:
+            typer.echo(f"model of {path.relative_to(out).parts[1]}: {path}")
+        more = f" (of {len(models)} models the first {SHOWN} are listed)" if len(models) > SHOWN else ""
+        typer.echo(f"to use one: sst segment SCANS --model MODEL -o DIR{more}")
 
 
 def write_demo_sites(

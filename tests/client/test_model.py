@@ -90,3 +90,15 @@ def test_the_digest_names_the_weights(tmp_path: Path) -> None:
     assert first.digest == second.digest
     assert make_model(tmp_path / "c", generator=False).digest != first.digest
     assert weights.load(first.folder / SEGMENTER)
+
+
+def test_a_run_s_or_site_s_folder_leads_to_its_model(tmp_path: Path) -> None:
+    """The only one is opened; of several the choices are listed, and none is guessed."""
+    run = tmp_path / "run"
+    first = make_model(run / "sites" / "a" / "runs" / "x" / "model")
+    for folder in (run, run / "sites" / "a", run / "sites" / "a" / "runs" / "x"):
+        assert open_model(folder).digest == first.digest
+    other = make_model(run / "sites" / "b" / "runs" / "x" / "model").folder
+    with pytest.raises(DataError, match=f"run holds 2 models; name one of {first.folder}, {other}$"):
+        open_model(run)
+    assert open_model(run / "sites" / "b").folder == other
