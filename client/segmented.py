@@ -18,6 +18,7 @@ from client.preparation import Preparation
 from client.prepare import SetAside, digest_with
 from client.quality import Quality
 from configs.errors import RunError, legible
+from configs.structures import colour_table
 from sst_models.wire.files import replace_file, write_json
 
 VERSION = 1
@@ -119,12 +120,13 @@ class Results:
         return home_of(case, self.folder) / f"{case}_desc-sst_dseg.nii.gz"
 
     def _describe(self) -> None:
-        card, structures = self.model.card, self.model.experiment.table.structures
+        card, table = self.model.card, self.model.experiment.table
+        structures = table.structures
         by = f"model {self.model.digest}, run {card.get('run')}, site {card.get('site')}"
         describe(self.folder, "Segmentations by federated one-shot segmentation", "derivative", by)
         colors = [[s.id, s.name, "#{:02x}{:02x}{:02x}".format(*s.color)] for s in structures]
         replace_file(self.folder / "desc-sst_dseg.tsv", _table(["index", "name", "color"], colors))
-        lines = [f"{s.id} {s.name} {s.color[0]} {s.color[1]} {s.color[2]} 0" for s in structures]
+        lines = [f"{id_} {name} {red} {green} {blue} 0" for id_, name, (red, green, blue) in colour_table(table)]
         replace_file(self.folder / "FreeSurferColorLUT.txt", "\n".join(["0 Unknown 0 0 0 0", *lines]) + "\n")
 
     def key(self, scan: Scan) -> str:

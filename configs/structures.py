@@ -147,6 +147,22 @@ def table_of(rows: tuple[Row, ...]) -> LabelTable:
     return LabelTable(rows)
 
 
+def colour_table(table: LabelTable) -> list[tuple[int, str, tuple[int, int, int]]]:
+    """Give id, name and colour of each structure for viewers; of the paper's as FreeSurferColorLUT.txt has them.
+
+    Our names are those of the paper's tables, and right white matter is light grey in our pictures, as the left.
+    """
+    if table != PAPER:
+        return [(s.id, s.name, s.color) for s in table.structures]
+    rows = []
+    for structure in table.structures:
+        name = structure.name
+        for short, long in (("-WM", "-White-Matter"), ("-CX", "-Cortex"), ("-Vent", "-Ventricle"), ("-Proper", "")):
+            name = name.removesuffix(short) + (long if name.endswith(short) else "")
+        rows.append((structure.id, name, (0, 225, 0) if structure.id == 41 else structure.color))
+    return rows
+
+
 def change_of(path: Path | None) -> tuple[str, ...]:
     """Give the change of a preset, for `configs.schema.load`, that has the label table of a file; none without one."""
     return () if path is None else (f"label_table={json.dumps(str(path))}",)

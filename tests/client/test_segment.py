@@ -292,3 +292,21 @@ def test_sides_are_compared_and_volumes_are_shares_of_the_brain(tmp_path: Path) 
     assert np.isnan(found["Left-Amygdala"].asymmetry) and np.isnan(found["3rd-Vent"].asymmetry)
     assert left.fraction == pytest.approx(left.ml / done[0].mask_ml)
     assert sum(s.fraction for s in done[0].structures) <= 1
+
+
+def test_viewers_get_freesurfers_own_names_and_colours(tmp_path: Path) -> None:
+    """As its FreeSurferColorLUT.txt has them, not the short names of the paper's tables."""
+    model = make_model(tmp_path / "model")
+    segment_all(scans_at([write_scan(tmp_path / "a.nii.gz")]), model, tmp_path / "out", QUICK, CPU)
+    lines = (tmp_path / "out" / "FreeSurferColorLUT.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == PAPER.classes
+    for line in (
+        "0 Unknown 0 0 0 0",
+        "2 Left-Cerebral-White-Matter 245 245 245 0",
+        "8 Left-Cerebellum-Cortex 230 148 34 0",
+        "10 Left-Thalamus 0 118 14 0",
+        "14 3rd-Ventricle 204 182 142 0",
+        "41 Right-Cerebral-White-Matter 0 225 0 0",
+        "43 Right-Lateral-Ventricle 120 18 134 0",
+    ):
+        assert line in lines
