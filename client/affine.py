@@ -65,22 +65,28 @@ def _brain(image: sitk.Image, margin_mm: float) -> sitk.Image:
     return grown
 
 
-def _improve(
-    fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform, levels: Sequence[float], share: float
-) -> None:
-    """Maximise mutual information over the parameters of `start`, in place; `levels` in mm, `share` of the voxels."""
+def _search(fixed: sitk.Image, levels: Sequence[float]) -> sitk.ImageRegistrationMethod:
+    """Begin a search by mutual information within the brain of `fixed`; `levels` are voxel sizes, mm."""
     factors = [max(1, round(level / fixed.GetSpacing()[0])) for level in levels]
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricFixedMask(_brain(fixed, 8.0))
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(share, _SEED)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 60, relaxationFactor=0.6)
-    method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel(factors)
     method.SetSmoothingSigmasPerLevel([0.5 * (factor - 1) * fixed.GetSpacing()[0] for factor in factors])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    return method
+
+
+def _improve(
+    fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform, levels: Sequence[float], share: float
+) -> None:
+    """Maximise mutual information over the parameters of `start`, in place; `levels` in mm, `share` of the voxels."""
+    method = _search(fixed, levels)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(share, _SEED)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 60, relaxationFactor=0.6)
+    method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, inPlace=True)
     method.Execute(fixed, moving)
 
@@ -90,10 +96,7 @@ def _look_around(fixed: sitk.Image, moving: sitk.Image, start: sitk.Euler3DTrans
 
     A head that lies tilted by more than some twenty degrees is out of reach of what follows.
     """
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricFixedMask(_brain(fixed, 8.0))
-    method.SetInterpolator(sitk.sitkLinear)
+    method = _search(fixed, _LEVELS_MM[:1])
     steps = round(_TILT / _STEP)
     method.SetOptimizerAsExhaustive([steps, steps, steps, 0, 0, 0], stepLength=math.radians(_STEP))
     method.SetOptimizerScales([1.0] * 6)
@@ -101,10 +104,6 @@ def _look_around(fixed: sitk.Image, moving: sitk.Image, start: sitk.Euler3DTrans
     method.AddCommand(
         sitk.sitkIterationEvent, lambda: seen.append((method.GetMetricValue(), method.GetOptimizerPosition()))
     )
-    factor = max(1, round(_LEVELS_MM[0] / fixed.GetSpacing()[0]))
-    method.SetShrinkFactorsPerLevel([factor])
-    method.SetSmoothingSigmasPerLevel([0.5 * (factor - 1) * fixed.GetSpacing()[0]])
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
     method.Execute(fixed, moving)
     start.SetParameters(min(seen)[1])

@@ -224,10 +224,10 @@ def open_model(folder: Path) -> Model:
         DataError: it is no model, of another format, a file is missing, or one was changed; or there are several.
     """
     found = models_in(folder)
-    if len(found) > 1 and folder not in found:
-        listed = ", ".join(str(path) for path in found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
-        raise DataError(f"{folder} holds {len(found)} models; name one of {listed}")
     if found and folder not in found:
+        if len(found) > 1:
+            listed = ", ".join(str(path) for path in found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
+            raise DataError(f"{folder} holds {len(found)} models; name one of {listed}")
         folder = found[0]
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))

@@ -1,16 +1,14 @@
 """Slices of volumes as a person looks at them, with structures in their colours, as PNG."""
 
-# mypy: untyped-calls-exclude="nibabel"
-
 import base64
 import io
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from client.nifti import Turn
 from configs.structures import PAPER, LabelTable
 from sst_models.wire.files import replace_file
 
@@ -41,9 +39,9 @@ def to_ras(
     volume: npt.NDArray[Any], affine: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
     """Turn a volume's axes to right, front, top as nearly as they go; gives the sides of its voxels (3,), mm, too."""
-    turn = nib.orientations.io_orientation(affine)
-    sides = np.linalg.norm(affine[:3, :3], axis=0)
-    return nib.orientations.apply_orientation(volume, turn), sides[np.argsort(turn[:, 0])]
+    turn = Turn.of(affine)
+    sides = np.linalg.norm(turn.affine(affine, volume.shape)[:3, :3], axis=0)
+    return turn.straight(volume), sides
 
 
 def square(picture: npt.NDArray[Any], height: float, width: float, side: float) -> npt.NDArray[Any]:

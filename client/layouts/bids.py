@@ -111,17 +111,17 @@ def find(folder: Path, contrast: str, table: LabelTable) -> list[Scan]:
     Raises:
         DataError: it is a BIDS folder, and holds no such scan.
     """
-    found = list(_images(folder))
-    beside: dict[Path, list[tuple[Path, Name]]] = {}  # session's folder, from the data set's -> derivatives
+    sessions: dict[Path, list[tuple[Path, Name]]] = {}  # folder, from the data set's own -> its images
+    derived: dict[Path, list[tuple[Path, Name]]] = {}  # likewise, of all derivatives
     homes = [home for home in sorted(folder.glob("derivatives/*")) if home.is_dir()]
-    for home in (folder, *homes):
+    for home, kept in ((folder, sessions), *((home, derived) for home in homes)):
         for path, name in _images(home):
-            beside.setdefault(path.parent.relative_to(home), []).append((path, name))
+            kept.setdefault(path.parent.relative_to(home), []).append((path, name))
     scans = []
-    for path, name in found:
-        others = [other for at, other in found if at.parent == path.parent]
-        if _is_scan(name, contrast, others):
-            scans.append(_scan(path, name, beside[path.parent.relative_to(folder)], table))
+    for session, images in sessions.items():
+        names = [name for _, name in images]
+        beside = [*images, *derived.get(session, ())]
+        scans += [_scan(path, name, beside, table) for path, name in images if _is_scan(name, contrast, names)]
     if not scans and is_bids(folder):
         has = Counter(name.suffix for _, name in _images(folder, "*"))
         listed = ", ".join(f"{suffix}: {count}" for suffix, count in sorted(has.items())) or "no image at all"

@@ -43,10 +43,9 @@ def find(folder: Path, contrast: str) -> list[Scan]:
         if name is not None and name.entities.get("part") in NO_MAGNITUDE:
             continue
         case = "_".join([*(stem_of(Path(part)) for part in within.parts[:-1]), stem])
+        name_alone = image.name.removesuffix(".gz").removesuffix(".nii")  # as it is on disk, UTF-8 or not
         labels, segmented, mask = (
-            first(image.with_name(f"{image.name.removesuffix(end)}_{kind}{other}") for other in ENDS)
-            for kind in ("dseg", "seg", "mask")
-            for end in [next(end for end in ENDS if image.name.endswith(end))]
+            first(image.with_name(f"{name_alone}_{kind}{end}") for end in ENDS) for kind in ("dseg", "seg", "mask")
         )
         person = case if name is None else f"sub-{name.entities['sub']}"
         scans.append(Scan(case, person, image, labels or segmented, mask))
