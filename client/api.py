@@ -68,10 +68,12 @@ class SegmentedScans:
     """Label maps on the scans' own voxels, and what else was written of each."""
 
     folder: Path  # a BIDS derivative
-    scans: tuple["Segmented", ...]  # case, path, structures (ml, confidence), concerns, table, overlay, sidecar
+    scans: tuple["Segmented", ...]  # case, path, structures (ml, confidence), judgement, table, overlay, sidecar
     set_aside: tuple["SetAside", ...]  # file, code, reason
-    notes: tuple[str, ...]  # what a person should know of the choice of masks
+    notes: tuple[str, ...]  # what a person should know of the model and of the choice of masks
     volumes: Path  # tab-separated: ml of each structure, a row for each scan
+    judgements: Path  # tab-separated: light, predicted Dice and concerns, a row for each scan
+    page: Path  # segmentations.html: all results, the worst first, with a viewer
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,13 @@ def segment(
     device: str = "auto",
     progress: Watch | None = None,
 ) -> SegmentedScans:
-    """Segment scans: a label map on each scan's own voxels, volumes in ml, an overlay; one that is unfit is set aside.
+    """Segment scans: label maps on their own voxels, volumes in ml, a judgement; one that is unfit is set aside.
 
     Args:
         scans: T1-weighted scans, skull-stripped, with a mask, or whole heads for a stripper.
         model: an opened model, or its folder.
         out: folder to write to, a BIDS derivative: for each scan *_dseg.nii.gz (ids of the model's label table,
-            with the scan's shape, affine and header), *_volumes.tsv, *_overlay.png and *_dseg.json.
+            with the scan's shape, affine and header), *_volumes.tsv, *_overlay.png, *_view.js and *_dseg.json.
         mask_pattern: as in `prepare`.
         skull_stripping: as in `prepare`.
         bias_correction: as in `prepare`, and as in the model's training.
@@ -233,7 +235,10 @@ def segment(
     how = Preparation(bias_correction, mask_pattern, Stripping(skull_stripping))
     _one_of("--device", device, DEVICES)
 
+    from client.model import OF_NOBODY
+    from client.results_page import PAGE
     from client.segment import scans_at, segment_all
+    from client.segmented import JUDGEMENTS, VOLUMES
     from sst_models.training.device import choose
 
     opened, where = _opened(model), choose(device)
@@ -243,8 +248,9 @@ def segment(
     if not done:
         listed = f"{folder / 'set_aside.tsv'} says why"
         raise DataError(f"none of {len(found)} scans could be segmented ({listed}); the first: {aside[0].reason}")
-    notes = tuple(scan.mask_note for scan in found if scan.mask_note)
-    return SegmentedScans(folder, tuple(done), tuple(aside), notes, folder / "volumes.tsv")
+    notes = (*((OF_NOBODY.strip(),) if opened.of_nobody else ()), *(s.mask_note for s in found if s.mask_note))
+    tables = (folder / name for name in (VOLUMES, JUDGEMENTS, PAGE))
+    return SegmentedScans(folder, tuple(done), tuple(aside), notes, *tables)
 
 
 @_disk_errors()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.pictures import gray, in_a_row, outline, plane, png_uri, zoom
+from client.pictures import CONVENTION, gray, in_a_row, marked, outline, plane, png_uri, zoom
 from client.prepare import AtlasFrame, Prepared, PreparedCase, SetAside
 from client.quality import DISTANCE, OVERLAP, SIMILARITY, Light, Quality, assess, histogram, usual
 from configs.contrast import T1
@@ -67,7 +67,9 @@ def _html(shown: Sequence[Row], aside: Sequence[SetAside]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template("check.html")
-    return page.render(rows=shown, aside=aside, overlap=OVERLAP, similarity=SIMILARITY, distance=DISTANCE)
+    return page.render(
+        rows=shown, aside=aside, convention=CONVENTION, overlap=OVERLAP, similarity=SIMILARITY, distance=DISTANCE
+    )
 
 
 def _row(case: str, found: Quality, size: float, image: np.ndarray, atlas: np.ndarray) -> Row:
@@ -75,6 +77,7 @@ def _row(case: str, found: Quality, size: float, image: np.ndarray, atlas: np.nd
     slices = []
     for axis in range(3):
         pixels = zoom(gray(plane(image, axis)), factor)
-        slices.append(outline(pixels, np.kron(plane(atlas, axis) > 0, np.ones((factor, factor), bool))))
+        outlined = outline(pixels, np.kron(plane(atlas, axis) > 0, np.ones((factor, factor), bool)))
+        slices.append(marked(outlined, axis))
     picture = png_uri(in_a_row(slices))
     return Row(case, found.light, found.overlap, found.similarity, found.distance, size, found.concerns, picture)

@@ -109,9 +109,12 @@ def segment_command(
         )
     for one in done.scans:
         for concern in one.concerns:
-            typer.echo(f"look at {one.case}: {concern}", err=True)
+            what = "do not use" if one.judgement.light == "red" else "look at"
+            typer.echo(f"{what} {one.case}: {concern}", err=True)
     _show_set_aside(done.set_aside, done.notes)
-    typer.echo(f"{len(done.scans)} scans segmented, {len(done.set_aside)} set aside: {done.folder}")
+    found = [one.judgement.light for one in done.scans]
+    lights = ", ".join(f"{found.count(light)} {light}" for light in ("red", "yellow", "green"))
+    typer.echo(f"{len(done.scans)} scans segmented ({lights}), {len(done.set_aside)} set aside: {done.page}")
 
 
 @app.command("generate")

@@ -1,15 +1,20 @@
 """Phases 7 and 8 at a site: test a segmenter on held-out labelled scans, and keep the one that is the site's."""
 
 import json
+import math
 
 import torch
 
 from client import alignments, scans
+from client.bids import of_nobody
+from client.cases import Cases
+from client.expected import Expected, expect, shares
 from client.gate.release import DIGITS
 from client.learn import load_nets
-from client.model import AS_IT_BEGINS, write_model
+from client.model import AS_IT_BEGINS, Model, open_model, write_model
 from client.progress import Progress
 from client.quality import histogram, usual
+from client.segment import predictor
 from client.site import Site
 from client.withheld import Withheld
 from configs.errors import TooFewError
@@ -18,6 +23,9 @@ from sst_models.propagation.predict import Prediction, segment
 from sst_models.training.device import choose
 from sst_models.volume.metrics import dice_per_group
 from sst_models.wire.exchange import PhaseRequest, SiteReply
+
+PEOPLE = 12
+"""Training scans that say what is usual at a site, at most; each takes seconds to segment."""
 
 
 def evaluate(request: PhaseRequest, site: Site) -> SiteReply:
@@ -60,7 +68,7 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
     Raises:
         DataError: the weights do not fit the preset, or the site has not joined the run.
     """
-    experiment, folder = from_json(request.experiment), site.folder(request.run)
+    experiment, folder, device = from_json(request.experiment), site.folder(request.run), choose(site.device)
     withheld = Withheld(site, request.run, experiment)
     mine = {part: kept for part in ("segmenter", "A") if (kept := withheld.last(part))}
     parts = {**request.arrays, **mine}
@@ -77,6 +85,26 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
     if experiment.segmenter.fuse_registration:
         about["registration"] = "trained" if {"E", "F"} <= set(parts) else AS_IT_BEGINS
     further = scans.atlas_volumes(folder)[1:]
-    write_model(folder / "model", parts, scans.frame(folder), experiment, about, further)
+    if any(map(of_nobody, site.data)):
+        about["simulated"] = True
+
+    def write() -> None:
+        write_model(folder / "model", parts, scans.frame(folder), experiment, about, further)
+
+    write()  # opened again as whoever uses it will
+    about["expected"] = _expected(open_model(folder / "model"), own, Progress(site, request, len(own)), device).card
+    write()
     alignments.remove(folder)  # where `adapt` did not come to its end
     return SiteReply(site.name, request.phase, request.round, 0)
+
+
+def _expected(model: Model, own: Cases, progress: Progress, device: torch.device) -> Expected:
+    """Say what is usual at the site: of at most `PEOPLE` of its training scans, evenly apart, as its model has them."""
+    predict, table = predictor(model, device), model.experiment.table
+    people = []
+    for position in range(0, len(own), max(1, math.ceil(len(own) / PEOPLE))):
+        image = own.image(position)
+        people.append(shares(predict(image).probabilities.argmax(dim=0).cpu(), image[0] > 0, table))
+        progress.learnt(position + 1, 0.0)
+    atlas = model.atlases(torch.device("cpu"))[0][1]
+    return expect(atlas, model.frame.spacing, torch.from_numpy(model.frame.image) > 0, people)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.expected import Expected, expect
 from client.prepare import AtlasFrame
 from client.quality import QUANTILES
 from configs.contrast import weighted
@@ -53,6 +54,12 @@ LIMITS = (
     "scan: lesions, tumours, operated brains and ages far from the site's are unknown to it. It labels every scan that "
     "it is given; look at the overlay and at the confidence."
 )
+OF_NOBODY = (
+    "It was made of simulated scans of people who do not exist: it shows how the parts work together, and is of no use "
+    "for a scan of a real person. "
+)
+"""In the card's limits, and said on each use, where the site's own scans are simulated."""
+
 AS_IT_BEGINS = "as it begins"
 """In the card: the site trained no networks with others, and its registration is what the preset begins with."""
 
@@ -76,9 +83,26 @@ class Model:
     usually: Tensor  # (QUANTILES,): the histogram of the site's training scans
 
     @property
+    def of_nobody(self) -> bool:
+        """Whether it was made of simulated people."""
+        return bool(self.card.get("simulated"))
+
+    @property
     def digest(self) -> str:
         """Name the model: sha256 of its files' digests."""
         return digest_of(self.card["digests"])
+
+    @property
+    def expected(self) -> Expected:
+        """What sizes are usual: as the card says, or, of a model of version 0.3, by the atlas alone.
+
+        Raises:
+            DataError: the card's word for it is damaged.
+        """
+        if "expected" in self.card:
+            return Expected.of(self.card, self.experiment.table)
+        atlas = self.atlases(torch.device("cpu"))[0][1]
+        return expect(atlas, self.frame.spacing, torch.from_numpy(self.frame.image) > 0, [])
 
     def segmenter(self, device: torch.device) -> nn.Module:
         """Give the U-Net, ready to segment."""
@@ -101,6 +125,19 @@ class Model:
                 return None
             parts["A"] = generator["A"]
         return {part: self._net(part, tensors, device).eval() for part, tensors in parts.items()}
+
+    def beside(self, device: torch.device) -> dict[str, nn.Module] | None:
+        """Give E, A and F for a second opinion: the registration, or where nobody trains it, what a run begins with.
+
+        None where they are trained and the model lacks them, or where nothing is aligned without training: no demons.
+        """
+        own = self.experiment.propagation
+        if (found := self.registration(device)) is not None:
+            return found
+        demons = own.demons_iterations_per_level or own.demons_iterations_full_resolution
+        if self.experiment.trained & {"E", "A", "F"} or not demons:
+            return None
+        return {part: place(first(part, self.experiment), device).eval() for part in ("E", "A", "F")}
 
     def atlases(self, device: torch.device) -> tuple[LabelledVolume, ...]:
         """Give the hub's labelled scans on the run's grid, each (1, D, H, W) in [0, 1] with its labels."""
@@ -205,7 +242,7 @@ def _fill(
         "labels": {str(s.id): s.name for s in experiment.table.structures},
         "experiment": json.loads(experiment.to_json()),
         "use": _use(experiment),
-        "limits": LIMITS,
+        "limits": (OF_NOBODY if about.get("simulated") else "") + LIMITS,
         "licence": LICENCE,
         "digests": {path.name: _digest(path) for path in sorted(part.iterdir())},
     }

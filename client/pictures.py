@@ -17,6 +17,12 @@ Labels = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8]
 Affine = npt.NDArray[np.float64]
 
+CONVENTION = "Neurological convention: the patient's left is on the left."
+"""Of all pictures; `marked` writes the sides on them."""
+
+SIDES = (("P", "A"), ("L", "R"), ("L", "R"))
+"""What is on the left and on the right of a picture across each axis of a RAS volume."""
+
 PLANES = ("sagittal", "coronal", "axial")
 """Names of the planes across the axes of a RAS volume."""
 
@@ -24,7 +30,8 @@ PLANES = ("sagittal", "coronal", "axial")
 def plane(volume: npt.NDArray[Any], axis: int, index: int | None = None) -> npt.NDArray[Any]:
     """Cut a RAS volume (D, H, W) across an axis, head or face up; the middle slice if `index` is None.
 
-    The patient's left is on the left of coronal and axial pictures, the face on the right of sagittal ones.
+    Neurological convention: the patient's left is on the left of coronal and axial pictures, so that one looks from
+    behind and from above; the face is on the right of sagittal ones.
     """
     middle = volume.shape[axis] // 2 if index is None else index
     return np.ascontiguousarray(volume.take(middle, axis).T[::-1])
@@ -80,6 +87,22 @@ def outline(pixels: Pixels, inside: npt.NDArray[np.bool_], color: tuple[int, int
 def zoom(pixels: Pixels, factor: int) -> Pixels:
     """Repeat each pixel `factor` times along both sides."""
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def marked(pixels: Pixels, axis: int) -> Pixels:
+    """Write on (H, W, 3) pixels of a slice across an axis which side is which; nothing where there is no room."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
+
+    height, width = pixels.shape[:2]
+    size = min(24, height // 8)
+    if size < 9:
+        return pixels
+    picture = Pillow.fromarray(pixels)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    for text, place, anchor in zip(SIDES[axis], (3, width - 3), ("lt", "rt"), strict=True):
+        draw.text((place, 3), text, (255, 255, 255), font, anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+    return np.asarray(picture)
 
 
 def in_a_row(pictures: list[Pixels], gap: int = 4) -> Pixels:

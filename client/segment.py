@@ -2,28 +2,33 @@
 
 # mypy: untyped-calls-exclude="SimpleITK"
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from client.expected import Expected
+from client.judgement import agreement, evidence, judge
 from client.layouts import Scan, find_scans, with_masks
 from client.model import Model
 from client.native import keep_largest, to_native
 from client.nifti import affine_of, array_of, read_image
-from client.pictures import Pixels, gray, in_a_row, paint, plane, square, to_ras
+from client.pictures import Pixels, gray, in_a_row, marked, paint, plane, square, to_ras
 from client.preparation import Preparation
 from client.prepare import SetAside, bring
 from client.quality import assess
+from client.results_page import view_of
 from client.segmented import Results, Segmentation, Segmented, Structure
 from configs.contrast import T1
 from configs.errors import DataError
 from configs.structures import PAPER, LabelTable
 from sst_models.propagation.align import Aligner, Alignment
-from sst_models.propagation.fusion import fused_probabilities
-from sst_models.propagation.predict import Prediction, probabilities
+from sst_models.propagation.fusion import both, fused
+from sst_models.propagation.predict import Prediction, probabilities, refined
 from sst_models.volume.intensity import robust_scale
 
 PIXEL = 0.6
@@ -39,19 +44,38 @@ def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = T1, table:
     return with_masks(find_scans(sources, contrast, table), mask)
 
 
-Predict = Callable[[torch.Tensor], torch.Tensor]
-"""From a prepared scan (1, D, H, W) to the probabilities of each class, (classes, D, H, W)."""
+@dataclass(frozen=True)
+class Predicted:
+    """What a model makes of a prepared scan."""
+
+    probabilities: torch.Tensor  # of each class, (classes, D, H, W)
+    agreement: float  # of its U-Net with its registration, see `client.judgement`; nan where it has none
+
+
+Predict = Callable[[torch.Tensor], Predicted]
+"""From a prepared scan (1, D, H, W)."""
 
 
 def predictor(model: Model, device: torch.device) -> Predict:
-    """Make what segments prepared scans: the model's U-Net, and its registration beside it where it holds one."""
-    net, registration = model.segmenter(device), model.registration(device)
+    """Make what segments prepared scans: the model's U-Net, and its registration beside it.
+
+    What the registration propagates is part of the labels where the preset has them fused, and else tells only how far
+    the two agree.
+    """
+    net, registration, fuse = model.segmenter(device), model.beside(device), model.registration(device) is not None
     prediction = Prediction.of(model.experiment)
     if registration is None:
-        return lambda image: probabilities(net, image.to(device), prediction)
+        return lambda image: Predicted(probabilities(net, image.to(device), prediction), math.nan)
     (atlas, labels), *further = model.atlases(device)
     aligner = Aligner(registration, atlas, labels, Alignment.of(model.experiment), further)
-    return lambda image: fused_probabilities(net, image.to(device), aligner, prediction)
+
+    def predict(image: torch.Tensor) -> Predicted:
+        volume = image.to(device)
+        ours, theirs = both(net, volume, aligner, prediction)
+        found = fused(ours, theirs, volume, prediction) if fuse else refined(ours, volume, prediction)
+        return Predicted(found, agreement(ours, theirs, prediction.table))
+
+    return predict
 
 
 def segment_scan(
@@ -73,15 +97,20 @@ def segment_scan(
     tensors, inside = bring(image, scan, model.frame, how)
     found = predict(tensors["image"][None])
     place = tensors["atlas_to_scan"].numpy()
-    labels, certainty = to_native(found, model.frame.affine, place, affine_of(image), inside)
+    labels, certainty = to_native(found.probabilities, model.frame.affine, place, affine_of(image), inside)
     if largest:
         labels = keep_largest(labels)
-    quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually, model.experiment.contrast)
+    contrast = model.experiment.contrast
+    quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually, contrast)
+    seen = evidence(tensors["image"].to(found.probabilities), found.probabilities, found.agreement, table, contrast)
     ml = float(np.prod(image.GetSpacing())) / 1000
     picture = overlay(array_of(image) * inside, labels, affine_of(image), table)
     mask_ml = float(inside.sum()) * ml
-    structures = _structures(labels, certainty, ml, mask_ml, table)
-    return Segmentation(labels, structures, mask_ml, quality, picture)
+    expected = model.expected
+    structures = _structures(labels, certainty, ml, mask_ml, table, expected)
+    judgement = judge(seen, quality, expected, structures)
+    view = view_of(array_of(image), labels, affine_of(image))
+    return Segmentation(labels, structures, mask_ml, seen, quality, judgement, picture, view)
 
 
 def segment_all(
@@ -105,10 +134,13 @@ def segment_all(
     """
     results = Results(folder, model, how, largest=largest)
     predict = cache(lambda: predictor(model, device))  # nothing is loaded where all is there
+    written: dict[Path, str] = {}
     done: list[Segmented] = []
     aside: list[SetAside] = []
     for number, scan in enumerate(scans, start=1):
         try:
+            if (other := written.setdefault(results.label_map(scan.case), scan.case)) != scan.case:
+                raise DataError(f"same-name: {scan.image} would be written over {other}; rename one of them")
             key = results.key(scan)
             one = results.find(scan, key)
             if one is None:
@@ -140,14 +172,14 @@ def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray, table: L
     for axis in range(3):
         across, up = [side for other, side in enumerate(sides) if other != axis]
         seen, colored = (square(plane(volume, axis), up, across, PIXEL) for volume in (scan, classes))
-        plain.append(gray(seen))
-        painted.append(paint(seen, colored, 0.6, table))
+        plain.append(marked(gray(seen), axis))
+        painted.append(marked(paint(seen, colored, 0.6, table), axis))
     rows = [in_a_row(plain), in_a_row(painted)]
     return np.concatenate(rows, axis=0)
 
 
 def _structures(
-    labels: np.ndarray, certainty: np.ndarray, ml: float, mask_ml: float, table: LabelTable
+    labels: np.ndarray, certainty: np.ndarray, ml: float, mask_ml: float, table: LabelTable, expected: Expected
 ) -> tuple[Structure, ...]:
     size = table.classes
     counts = np.bincount(labels.ravel(), minlength=size)
@@ -167,6 +199,7 @@ def _structures(
             float(volumes[s.index] / mask_ml),
             float(uneven[s.index]),
             float(means[s.index]),
+            (mask_ml * expected.fractions[s.name][0], mask_ml * expected.fractions[s.name][1]),
         )
         for s in table.structures
     )

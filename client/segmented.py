@@ -3,33 +3,46 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from client.bids import describe
+from client.judgement import Evidence, Judgement
 from client.layouts import Scan
-from client.model import Model
+from client.model import OF_NOBODY, Model
 from client.native import write_labels
 from client.pictures import Pixels, save_png
 from client.preparation import Preparation
 from client.prepare import SetAside, digest_with
 from client.quality import Quality
+from client.results_page import MEANING, write_page
 from configs.errors import RunError, legible
 from configs.structures import colour_table
 from sst_models.wire.files import replace_file, write_json
 
-VERSION = 1
+VERSION = 2
 """Part of the key: raised whenever the same scan would be segmented differently, or described by other fields."""
 
-VOLUMES, SET_ASIDE = "volumes.tsv", "set_aside.tsv"
+NO_BIDS = (
+    "segmentations.html", "view", "view/**", "FreeSurferColorLUT.txt", "volumes.tsv", "judgements.tsv", "set_aside.tsv",
+    "*_overlay.png", "*_view.js", "*_volumes.tsv",
+)  # fmt: skip
+"""What the folder holds beside what BIDS knows of: `.bidsignore`."""
+
+VOLUMES, JUDGEMENTS, SET_ASIDE = "volumes.tsv", "judgements.tsv", "set_aside.tsv"
+
+UNREAD = Judgement(math.nan, "yellow", ("another version of sst made it; segment it again to have it judged",))
+"""Of a label map whose other files are not there, or are those of an earlier version."""
 
 MASK = "Mask"
 """Column of `volumes.tsv`: the brain with its fluid, as the scan's mask or stripper has it, ml."""
 
-_COLUMNS = ("index", "name", "voxels", "volume_ml", "fraction", "asymmetry", "confidence")
+_USUAL = ("usual_from_ml", "usual_to_ml")
+_COLUMNS = ("index", "name", "voxels", "volume_ml", "fraction", "asymmetry", "confidence", *_USUAL)
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Structure:
     fraction: float  # of the brain with its fluid, 0 to 1
     asymmetry: float  # this side less the other, over their mean; nan where there is one alone, or neither is found
     confidence: float  # mean probability of the structure over its voxels; nan where it has none
+    usual_ml: tuple[float, float]  # from and to: in a brain of this size, see `client.expected`
 
 
 @dataclass(frozen=True)
@@ -52,24 +66,27 @@ class Segmentation:
     labels: np.ndarray  # (i, j, k) class indices, uint8
     structures: tuple[Structure, ...]
     mask_ml: float  # the brain with its fluid
+    evidence: Evidence
     quality: Quality
+    judgement: Judgement
     picture: Pixels
+    view: str  # for the viewer, see `client.results_page`
 
 
 @dataclass(frozen=True)
 class Segmented:
     """One scan that was segmented, and what was written of it."""
 
-    scan: Scan
+    case: str  # the scan's name
     path: Path  # the label map: ids of the model's label table on the scan's own voxels
     structures: tuple[Structure, ...]  # all of the table, also those without a voxel
     mask_ml: float  # the brain with its fluid
-    concerns: tuple[str, ...]  # why a person should look at it; empty where all is well
+    judgement: Judgement  # whether it can be used: predicted Dice, light, concerns
 
     @property
-    def case(self) -> str:
-        """The scan's name."""
-        return self.scan.case
+    def concerns(self) -> tuple[str, ...]:
+        """Why a person should look at it; empty where nothing speaks against it."""
+        return self.judgement.concerns
 
     @property
     def table(self) -> Path:
@@ -80,6 +97,11 @@ class Segmented:
     def overlay(self) -> Path:
         """A picture of three slices, without and with labels."""
         return self._beside("overlay.png")
+
+    @property
+    def view(self) -> Path:
+        """The scan and its labels for the viewer of `segmentations.html`."""
+        return self._beside("view.js")
 
     @property
     def sidecar(self) -> Path:
@@ -114,16 +136,24 @@ class Results:
             header, *rows = list(csv.reader(file, delimiter="\t")) or [[]]
         if header != self._header:
             raise RunError(f"{path} lists other structures than this model has; give another folder")
-        return {row[0]: row for row in rows if len(row) == len(header) and self._label_map(row[0]).is_file()}
+        return {row[0]: row for row in rows if len(row) == len(header) and self._is_there(row[0])}
 
-    def _label_map(self, case: str) -> Path:
-        return home_of(case, self.folder) / f"{case}_desc-sst_dseg.nii.gz"
+    def label_map(self, case: str) -> Path:
+        """Give where a scan's label map goes: named as BIDS has it, without the scan's suffix, where the scan is."""
+        end = f"_{self.model.experiment.contrast}"
+        name = case.removesuffix(end) if case.startswith("sub-") else case
+        return home_of(case, self.folder) / f"{name}_desc-sst_dseg.nii.gz"
+
+    def _is_there(self, case: str) -> bool:
+        """Whether there is a label map of a case, by this version's name or by that of 0.3.0."""
+        path = self.label_map(case)
+        return path.is_file() or path.with_name(f"{case}_desc-sst_dseg.nii.gz").is_file()
 
     def _describe(self) -> None:
         card, table = self.model.card, self.model.experiment.table
         structures = table.structures
         by = f"model {self.model.digest}, run {card.get('run')}, site {card.get('site')}"
-        describe(self.folder, "Segmentations by federated one-shot segmentation", "derivative", by)
+        describe(self.folder, "Segmentations by federated one-shot segmentation", "derivative", by, NO_BIDS)
         colors = [[s.id, s.name, "#{:02x}{:02x}{:02x}".format(*s.color)] for s in structures]
         replace_file(self.folder / "desc-sst_dseg.tsv", _table(["index", "name", "color"], colors))
         lines = [f"{id_} {name} {red} {green} {blue} 0" for id_, name, (red, green, blue) in colour_table(table)]
@@ -139,41 +169,57 @@ class Results:
 
     def find(self, scan: Scan, key: str) -> Segmented | None:
         """Give what an earlier call left of a scan; None where it left nothing whole, or of other files or settings."""
-        path = self._label_map(scan.case)
-        found = Segmented(scan, path, (), 0.0, ())
+        found = self._kept(scan.case)
+        return found[0] if found and found[1] == key else None
+
+    def _kept(self, case: str) -> tuple[Segmented, str] | None:
+        """Give what lies there of a scan, and its key; None where it is not whole, or of another version."""
+        blank = Segmented(case, self.label_map(case), (), 0.0, UNREAD)
         try:
-            about = json.loads(found.sidecar.read_text(encoding="utf-8"))
-            if about["Key"] != key or not (path.is_file() and found.overlay.is_file()):
+            about = json.loads(blank.sidecar.read_text(encoding="utf-8"))
+            if not all(path.is_file() for path in (blank.path, blank.overlay, blank.view)):
                 return None
-            with found.table.open(encoding="utf-8", newline="") as file:
+            with blank.table.open(encoding="utf-8", newline="") as file:
                 rows = [dict(zip(_COLUMNS, row, strict=True)) for row in list(csv.reader(file, delimiter="\t"))[1:]]
-            structures = tuple(_structure(row) for row in rows)
-            return Segmented(scan, path, structures, float(about["MaskVolume"]), tuple(about["Concerns"]))
+            dice = math.nan if about["PredictedDice"] is None else float(about["PredictedDice"])
+            judgement = Judgement(dice, about["Light"], tuple(about["Concerns"]))
+            structures, mask_ml = tuple(map(_structure, rows)), float(about["MaskVolume"])
+            return replace(blank, structures=structures, mask_ml=mask_ml, judgement=judgement), str(about["Key"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def keep(self, scan: Scan, found: Segmentation, key: str) -> Segmented:
         """Write what was found of a scan; its sidecar comes last, and says that all is there."""
-        path = self._label_map(scan.case)
-        kept = Segmented(scan, path, found.structures, found.mask_ml, found.quality.concerns)
+        path = self.label_map(scan.case)
+        kept = Segmented(scan.case, path, found.structures, found.mask_ml, found.judgement)
         kept.sidecar.unlink(missing_ok=True)
         write_labels(found.labels, scan.image, path, self.model.experiment.table)
         rows = [
             [s.id, s.name, s.voxels, f"{s.ml:.4f}", _number(s.fraction, 6), _number(s.asymmetry), _number(s.confidence)]
+            + [f"{end:.4f}" for end in s.usual_ml]
             for s in found.structures
         ]
         replace_file(kept.table, _table(_COLUMNS, rows))
         save_png(found.picture, kept.overlay)
-        quality = found.quality
+        replace_file(kept.view, found.view)
+        quality, seen, judgement = found.quality, found.evidence, found.judgement
         about = {
+            "Description": f"Structures by sst, see desc-sst_dseg.tsv; {MEANING[judgement.light]}",
+            "SpatialReference": "orig",
             "Sources": [legible(f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name)],
             "Model": self.model.digest,
             "Key": key,
             "MaskVolume": round(found.mask_ml, 4),
+            "Light": judgement.light,
+            "PredictedDice": _known(judgement.dice),
+            "Agreement": _known(seen.agreement),
+            "Confidence": _known(seen.confidence),
+            "WhiteOverGrey": _known(seen.grey_white),
+            "GreyOverFluid": _known(seen.fluid_grey),
             "Overlap": round(quality.overlap, 4),
             "Similarity": round(quality.similarity, 4),
             "StyleDistance": round(quality.distance, 4),
-            "Concerns": list(quality.concerns),
+            "Concerns": list(judgement.concerns),
         }
         write_json(about, kept.sidecar, indent=2)
         return kept
@@ -186,6 +232,15 @@ class Results:
         """
         rows = {**self._earlier, **{one.case: self._row(one) for one in done}}
         replace_file(self.folder / VOLUMES, _table(self._header, [rows[case] for case in sorted(rows)]))
+        here = {case: one[0] for case in rows if (one := self._kept(case))}
+        unread = {case: Segmented(case, self.label_map(case), (), math.nan, UNREAD) for case in sorted(rows)}
+        judged = [here.get(case, blank) for case, blank in unread.items()]
+        lines = [
+            [one.case, one.judgement.light, _number(one.judgement.dice), "; ".join(one.concerns)] for one in judged
+        ]
+        replace_file(self.folder / JUDGEMENTS, _table(["scan", "light", "predicted_dice", "concerns"], lines))
+        notes = (OF_NOBODY,) if self.model.of_nobody else ()
+        write_page(self.folder, judged, self.model.experiment.table, notes)
         now, path = {legible(scan.image.name) for scan in asked}, self.folder / SET_ASIDE
         earlier: list[list[str]] = []
         if path.is_file():
@@ -216,6 +271,7 @@ def _structure(row: dict[str, str]) -> Structure:
         float(number["fraction"]),
         float(number["asymmetry"]),
         float(number["confidence"]),
+        (float(row[_USUAL[0]]), float(row[_USUAL[1]])),
     )
 
 
@@ -223,6 +279,11 @@ def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     file = io.StringIO()
     csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])
     return file.getvalue()
+
+
+def _known(value: float) -> float | None:
+    """Round for JSON, which knows no nan."""
+    return None if math.isnan(value) else round(value, 4)
 
 
 def _number(value: float, digits: int = 4) -> str:

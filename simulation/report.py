@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from client.pictures import CONVENTION
 from simulation.arms import ARMS
 from simulation.figures import arms_chart, losses_chart, pairs_chart, plain_group, structures_chart
 from simulation.gains import Gain, gains
@@ -54,7 +55,7 @@ def report_html(results: Results, panels: Sequence[Panel]) -> str:
     environment.filters["group"] = plain_group
     environment.filters["direction"] = lambda pair: direction_name(*pair)
     return environment.get_template("report.html").render(
-        **_scores(results), **_pictures(results, panels), **_run(results)
+        convention=CONVENTION, **_scores(results), **_pictures(results, panels), **_run(results)
     )
 
 

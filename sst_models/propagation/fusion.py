@@ -37,8 +37,18 @@ def fused_probabilities(segmenter: nn.Module, volume: Tensor, aligner: Aligner, 
         aligner: of the atlas or atlases, with their labels.
         how: the preset's part for prediction.
     """
-    propagated = aligner.probabilities(*aligner.flows(volume[None]))
-    predicted = network_probabilities(segmenter, volume, how)
+    return fused(*both(segmenter, volume, aligner, how), volume, how)
+
+
+@torch.no_grad()
+def both(segmenter: nn.Module, volume: Tensor, aligner: Aligner, how: Prediction) -> tuple[Tensor, Tensor]:
+    """Give the probabilities by the segmenter alone, and those that F propagates, (classes, D, H, W) each."""
+    return network_probabilities(segmenter, volume, how), aligner.probabilities(*aligner.flows(volume[None]))
+
+
+@torch.no_grad()
+def fused(predicted: Tensor, propagated: Tensor, volume: Tensor, how: Prediction) -> Tensor:
+    """Fuse what `both` gives."""
     weight = registration_weight(predicted, propagated, volume > 0, how.spacing, how.table)
     return refined(torch.lerp(predicted, propagated, weight), volume, how)
 

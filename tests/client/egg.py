@@ -96,7 +96,7 @@ def remember(model: Model, device: torch.device) -> nn.Module:
     return Remembers(weights.load(model.folder / ATLAS)["labels"])
 
 
-def make_model(folder: Path, generator: bool = True, registration: bool = False) -> Model:
+def make_model(folder: Path, generator: bool = True, registration: bool = False, simulated: bool = False) -> Model:
     """Write and open a model of preset "tiny" whose atlas is the egg; its networks have their first weights."""
     grid = TINY.grid
     affine = np.diag([grid.spacing] * 3 + [1.0])
@@ -118,5 +118,7 @@ def make_model(folder: Path, generator: bool = True, registration: bool = False)
         arrays |= {part: weights.parameters(build(part, TINY)) for part in ("E", "F")}
     found = histogram(torch.from_numpy(frame.image))
     about = {"run": "r", "site": "here", "sites": ["here"], "figures": {}, "histogram": found.tolist()}
+    if simulated:
+        about["simulated"] = True
     write_model(folder, arrays, frame, TINY, about)
     return open_model(folder)

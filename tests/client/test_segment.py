@@ -3,6 +3,7 @@
 
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import sst
 from client.layouts import Scan
 from client.model import Model
 from client.native import keep_largest, to_native, write_labels
@@ -69,11 +71,13 @@ def test_a_model_with_a_registration_asks_it_too(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", registration=True)
     told = predictor(model, CPU)(torch.from_numpy(model.frame.image)[None])
     labels = model.atlases(CPU)[0][1].on_grid
-    assert told.shape == (PAPER.classes, *model.frame.shape)
+    assert told.probabilities.shape == (PAPER.classes, *model.frame.shape)
+    assert 0.5 < told.agreement <= 1
     inside = (labels == PAPER.index_of[LEFT]) | (labels == PAPER.index_of[RIGHT])
-    assert dice((told.argmax(0) == labels)[inside].numpy(), np.ones(int(inside.sum()), bool)) > 0.9
+    assert dice((told.probabilities.argmax(0) == labels)[inside].numpy(), np.ones(int(inside.sum()), bool)) > 0.9
     alone = predictor(make_model(tmp_path / "alone"), CPU)(torch.from_numpy(model.frame.image)[None])
-    assert (told - alone).abs().max() > 0.1
+    assert (told.probabilities - alone.probabilities).abs().max() > 0.1
+    assert math.isnan(alone.agreement)  # its preset trains E, A and F, and it has none
 
 
 @pytest.mark.parametrize(("axes", "sides", "turn"), GEOMETRIES)
@@ -112,7 +116,7 @@ def test_scaled_integers_and_a_fourth_axis_of_one_change_nothing(tmp_path: Path)
     nib.save(scaled, tmp_path / "scaled.nii.gz")
     sources = [tmp_path / f"{name}.nii.gz" for name in ("plain", "frame", "scaled")]
     done, _ = segment_all(scans_at(sources), model, tmp_path / "out", QUICK, CPU)
-    found = {one.scan.case: np.asarray(nib.load(one.path).dataobj) for one in done}
+    found = {one.case: np.asarray(nib.load(one.path).dataobj) for one in done}
     assert found["frame"].shape == shape
     assert (found["plain"] == found["frame"]).mean() > 0.999
     assert (found["plain"] == found["scaled"]).mean() > 0.999
@@ -172,11 +176,16 @@ def test_a_scan_unlike_the_training_style_is_told(tmp_path: Path) -> None:
     write_scan(tmp_path / "t1.nii.gz")
     scans = scans_at([tmp_path / "t1.nii.gz", tmp_path / "t2.nii.gz"])
     done, _ = segment_all(scans, model, tmp_path / "o", QUICK, CPU)
-    concerns = {one.scan.case: one.concerns for one in done}
-    assert not concerns["t1"]
+    concerns = {one.case: one.concerns for one in done}
+    assert not any("T1" in concern for concern in concerns["t1"])
     assert any("T1" in concern for concern in concerns["t2"])
     told = json.loads((tmp_path / "o" / "t2_desc-sst_dseg.json").read_text())
     assert told["Concerns"] == list(concerns["t2"])
+    light, dice = {one.case: (one.judgement.light, one.judgement.dice) for one in done}["t2"]
+    with (tmp_path / "o" / "judgements.tsv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file, delimiter="\t") if row["scan"] == "t2")
+    assert (row["light"], float(row["predicted_dice"])) == (light, pytest.approx(dice, abs=1e-4))
+    assert row["concerns"] == "; ".join(concerns["t2"]) and light != "green"
 
 
 def test_a_broken_scan_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -185,7 +194,7 @@ def test_a_broken_scan_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None
     write_scan(tmp_path / "in" / "good.nii.gz")
     (tmp_path / "in" / "bad ü.nii.gz").write_bytes(b"no image")
     done, aside = segment_all(scans_at([tmp_path / "in"]), model, tmp_path / "out", QUICK, CPU)
-    assert [one.scan.case for one in done] == ["good"]
+    assert [one.case for one in done] == ["good"]
     assert aside[0].code == "unreadable"
     assert "bad ü" in (tmp_path / "out" / "set_aside.tsv").read_text(encoding="utf-8")
 
@@ -310,3 +319,25 @@ def test_viewers_get_freesurfers_own_names_and_colours(tmp_path: Path) -> None:
         "43 Right-Lateral-Ventricle 120 18 134 0",
     ):
         assert line in lines
+
+
+def test_a_model_of_simulated_people_says_so_on_each_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In its card, in the terminal, and on the page of results."""
+    model = make_model(tmp_path / "model", simulated=True)
+    assert "people who do not exist" in model.card["limits"] and model.of_nobody
+    write_scan(tmp_path / "scan.nii.gz")
+    words = ["segment", "scan.nii.gz", "--model", "model", "--no-bias", "-o", "out"]
+    assert sst.run([str(tmp_path / word) if word in ("scan.nii.gz", "model", "out") else word for word in words]) == 0
+    assert "people who do not exist" in capsys.readouterr().err
+    assert "people who do not exist" in (tmp_path / "out" / "segmentations.html").read_text(encoding="utf-8")
+    assert not make_model(tmp_path / "real").of_nobody
+
+
+def test_scans_whose_results_would_have_one_name_are_set_aside(tmp_path: Path) -> None:
+    """BIDS leaves a scan's suffix out of the name of its label map; nothing is written over another result."""
+    model = make_model(tmp_path / "model")
+    for name in ("sub-1", "sub-1_T1w"):
+        write_scan(tmp_path / "in" / f"{name}.nii.gz")
+    done, aside = segment_all(scans_at([tmp_path / "in"]), model, tmp_path / "out", QUICK, CPU)
+    assert [one.case for one in done] == ["sub-1"] and [one.code for one in aside] == ["same-name"]
+    assert done[0].path == tmp_path / "out" / "sub-1" / "anat" / "sub-1_desc-sst_dseg.nii.gz"
