@@ -2,18 +2,19 @@
 
     python benchmarks/judged.py collect --model oasis=DIR --model ixi=DIR --model simulated=DIR \\
         --site oasis=DIR --site ixi=DIR --site ibsr=DIR --splits FILE --split val --out val.jsonl
-    python benchmarks/judged.py fit val.jsonl test.jsonl
+    python benchmarks/judged.py fit val.jsonl test.jsonl --model oasis=DIR ...
 
 `collect` segments each labelled scan of a split: as it is with each model, and spoilt in each way with the model of its
-own site (else with the first); each way meets every second test scan. A line of JSON holds what is measured of one result and its true mean Dice, both on the
+own site (else with the first). A line of JSON holds what is measured of one result and its true mean Dice, both on the
 model's grid. Scans of the split `val` are spoilt in the ways of `CHOSEN_BY`, those of `test` in all, so that half of
-the ways were not seen by what is fitted. `fit` works out the constants of `client.judgement` by the first file, and
-prints what they say of both.
+the ways were not seen by what is fitted; each way meets every second test scan. `fit` works out the constants of
+`client.judgement` by the first file, and prints what they say of both.
 """
 
 import argparse
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,19 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from client.judgement import evidence
+from client.expected import Expected
+from client.judgement import Evidence, evidence, judge, unlikeness
 from client.layouts import Scan, find_scans
 from client.model import Model, open_model
 from client.nifti import affine_of, array_of, read_image, read_labels, to_sitk
 from client.preparation import Preparation
 from client.prepare import bring
-from client.quality import assess
+from client.quality import Quality, assess
 from client.segment import Predict, predictor
+from client.segmented import Structure
 from configs.errors import DataError
 from configs.structures import PAPER
+from configs.structures import Structure as LabelStructure
 from simulation.atlases import splits_of
 from sst_models.volume.grid import sample_labels
 from sst_models.volume.metrics import mean_dice
@@ -190,13 +194,13 @@ def collect(asked: argparse.Namespace) -> None:
                 spoiler = Spoiler(array_of(image).astype(np.float32), affine_of(image), truth, 1000 + number)
                 voxels, affine = getattr(spoiler, way)()
                 for one, name in zip(key, named, strict=True):
-                    row = judge(to_sitk(voxels, affine), affine, truth, scan, models[name], predicts[name])
+                    row = measured(to_sitk(voxels, affine), affine, truth, scan, models[name], predicts[name])
                     with asked.out.open("a") as file:
                         file.write(json.dumps({"key": one, **row}) + "\n")
                     print(one, round(row.get("dice", -1), 3), flush=True)
 
 
-def judge(
+def measured(
     image: sitk.Image, affine: NDArray[np.float64], truth: NDArray[np.uint8], scan: Scan, model: Model, predict: Predict
 ) -> dict[str, Any]:
     """Measure one result, and its true Dice."""
@@ -225,6 +229,76 @@ def judge(
     }
 
 
+def fit(asked: argparse.Namespace) -> None:
+    """Fit the predicted Dice by the first file, and say what is told of all."""
+    expected = {
+        name: open_model(Path(folder)).expected for name, folder in (word.split("=", 1) for word in asked.model)
+    }
+    files = {path.stem: rows_of(path, expected) for path in asked.files}
+    chosen = next(iter(files.values()))
+    known = [row for row in chosen if not math.isnan(row["agreement"])]
+    design = np.array([[1.0, row["agreement"], row["confidence"], row["overlap"], row["unlike"]] for row in known])
+    truth = np.array([row["dice"] for row in known])
+    near = 1 + 2 * ((truth > 0.5) & (truth < 0.9))  # what is decided about counts for more than what is evident
+    solved = np.linalg.lstsq(design * near[:, None], truth * near, rcond=None)[0]
+    print("intercept, agreement, confidence, overlap, sizes:", ", ".join(f"{value:.3f}" for value in solved))
+    for name, rows in files.items():
+        print(f"\n{name}: {len(rows)} results")
+        for title, some in (
+            ("all", rows),
+            ("ways that chose", [row for row in rows if row["key"][2] in CHOSEN_BY]),
+            ("ways unseen", [row for row in rows if row["key"][2] in UNSEEN]),
+        ):
+            print(f"  {title}: {told(some)}")
+        for row in rows:
+            missed, doubted = (
+                row["dice"] < 0.7 and row["light"] == "green",
+                row["dice"] > 0.8 and row["light"] != "green",
+            )
+            if missed or doubted or asked.verbose:
+                what = "MISSED" if missed else "DOUBTED" if doubted else ""
+                print("   ", *row["key"], f"{row['dice']:.3f} told {row['told']:.3f} {row['light']}", what, row["why"])
+
+
+def rows_of(path: Path, expected: dict[str, Expected]) -> list[dict[str, Any]]:
+    """Read results, each with what is said of it today."""
+    rows = []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        if "refused" in row:
+            rows.append(row | {"light": "red", "told": 0.0, "why": row["refused"], "agreement": math.nan})
+            continue
+        usual, quality = expected[row["key"][3]], Quality(row["overlap"], row["similarity"], row["distance"])
+        seen = Evidence(**{field.name: row[field.name] for field in fields(Evidence)})
+        sizes = [
+            Structure(s.id, s.name, 1, 1000 * share, share, uneven(row["fractions"], s), 1.0, (0.0, 0.0))
+            for s, share in zip(PAPER.structures, row["fractions"], strict=True)
+        ]
+        said = judge(seen, quality, usual, sizes)
+        unlike = unlikeness(usual, [(s.name, s.fraction) for s in sizes])
+        why = "; ".join(concern[:60] for concern in said.concerns)
+        rows.append(row | {"light": said.light, "told": said.dice, "why": why, "unlike": unlike})
+    return rows
+
+
+def uneven(fractions: list[float], structure: LabelStructure) -> float:
+    """Give a structure's size less the other side's, over their mean."""
+    ours, theirs = (fractions[index - 1] for index in (structure.index, PAPER.mirrored[structure.index]))
+    return 2 * (ours - theirs) / (ours + theirs) if ours + theirs and structure.mirror != structure.id else math.nan
+
+
+def told(rows: list[dict[str, Any]]) -> str:
+    """Say how many bad results were caught, and how many good ones doubted."""
+    bad, good = [row for row in rows if row["dice"] < 0.7], [row for row in rows if row["dice"] > 0.8]
+    caught, doubted = (sum(row["light"] != "green" for row in some) for some in (bad, good))
+    red = sum(row["light"] == "red" for row in bad), sum(row["light"] == "red" for row in good)
+    apart = [abs(row["told"] - row["dice"]) for row in rows if not math.isnan(row["told"])]
+    return (
+        f"caught {caught} of {len(bad)} under 0.7 ({red[0]} red); doubted {doubted} of {len(good)} over 0.8 "
+        f"({red[1]} red); predicted Dice off by {np.mean(apart) if apart else math.nan:.3f} in the mean"
+    )
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -236,6 +310,11 @@ def main() -> None:
     step.add_argument("--split", default="val")
     step.add_argument("--out", type=Path, required=True)
     step.set_defaults(run=collect)
+    step = steps.add_parser("fit")
+    step.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    step.add_argument("--model", action="append", required=True, metavar="NAME=DIR")
+    step.add_argument("--verbose", action="store_true")
+    step.set_defaults(run=fit)
     asked = parser.parse_args()
     asked.run(asked)
 
