@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.shown import size_text
 from simulation.arms import ARMS
 from simulation.figures import arms_chart, losses_chart, pairs_chart, plain_group, structures_chart
 from simulation.gains import Gain, gains
@@ -17,7 +18,6 @@ from simulation.report_tables import (
     crossing_tables,
     duration_text,
     score_tables,
-    size_text,
     traffic_tables,
 )
 from sst_models.wire.files import replace_file
