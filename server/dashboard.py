@@ -9,6 +9,7 @@ gets nothing).
 import ipaddress
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -66,8 +67,8 @@ class Simulated:
     stage: str  # what is being done
     share: float  # of the whole run that is done, 0 to 1
     left: tuple[float, float] | None  # least and most seconds to the end
-    federations: tuple[str, ...]  # that have begun, the newest last
-    chosen: str  # of these, the one that is shown
+    federations: tuple[tuple[str, str], ...]  # that have begun, the newest last: key, and what it is called
+    chosen: str  # key of the one that is shown
     report: str  # where the report will be
 
 
@@ -235,13 +236,16 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     Raises:
         RunError: it is taken, or the machine has no such address.
     """
+    own = None
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         own = socket.socket(family, kind, protocol)
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        own.bind(address)
+        own.bind(place)
         own.listen(64)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
+        if own is not None:
+            own.close()
         why = getattr(error, "strerror", None) or error
         raise RunError(f"no page at {host}, port {port}: {why}; give another {option}, or {option} 0") from error
     return own
@@ -282,6 +286,8 @@ def serve(source: Source, own: socket.socket, names: frozenset[str] = frozenset(
 
     if parent:
         threading.Thread(target=follow, daemon=True).start()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn ends in peace, then raises what it was sent
     try:
         server.run(sockets=[own])
     except KeyboardInterrupt:

@@ -90,7 +90,8 @@ def picture(pairs: Sequence["GeneratedPair"], table: LabelTable) -> Pixels:
         grey = np.repeat(np.clip(image, 0.0, 1.0)[..., None] * 255.0, 3, axis=2)
         mixed = (1.0 - OPACITY) * grey + OPACITY * palette[labels]
         columns.append(np.concatenate([grey, np.where((labels > 0)[..., None], mixed, grey)]))
-    return np.rint(np.concatenate(columns, axis=1)).astype(np.uint8)
+    pixels: Pixels = np.rint(np.concatenate(columns, axis=1)).astype(np.uint8)
+    return pixels
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -51,7 +51,7 @@ class RunSource:
             stage=str(said.get("stage", "")),
             share=min(1.0, max(0.0, float(said.get("share", 0.0)))),
             left=(float(left[0]), float(left[1])) if left else None,
-            federations=tuple(hubs),
+            federations=tuple((key, _called(key)) for key in hubs),
             chosen=chosen,
             report=str((self._out / "report.html").resolve()),
         )
@@ -59,7 +59,12 @@ class RunSource:
             return View(None, None, simulated)
         hub = hubs[chosen]
         recorded = self._recorded.setdefault(hub, events.Recorded(hub)).read()
-        return View(facts(hub, played(hub, recorded), recorded, chosen), hub, simulated)
+        return View(facts(hub, played(hub, recorded), recorded, _called(chosen)), hub, simulated)
+
+
+def _called(key: str) -> str:
+    atlas, _, name = key.partition("/")
+    return f"Atlas of {atlas}, {name}"
 
 
 @contextmanager
