@@ -9,7 +9,7 @@ from server.facts import Curve, Loss
 WIDTH, HEIGHT = 320, 190
 """Of a chart, in units of its own."""
 
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 38
+LEFT, RIGHT, TOP, BOTTOM = 52, 22, 14, 38
 """Margins, for numbers and names of the axes."""
 
 COLOURS = 6

@@ -306,7 +306,10 @@ def _plain(view: View) -> dict[str, object]:
 
 
 def _clock(moment: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(moment))
+    """Say a time, with its day if that is not today."""
+    then = time.localtime(moment)
+    today = time.strftime("%F", then) == time.strftime("%F")
+    return time.strftime("%H:%M:%S" if today else "%F %H:%M:%S", then)
 
 
 def _templates() -> "jinja2.Environment":

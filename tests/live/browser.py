@@ -23,7 +23,7 @@ FLAGS = (
 )  # fmt: skip
 
 PATIENCE = 60.0
-"""Seconds until something that is awaited counts as never."""
+"""Seconds until something that is awaited counts as never, unless a test says otherwise (`Browser.patience`)."""
 
 
 class Browser:
@@ -31,6 +31,7 @@ class Browser:
 
     def __init__(self, driver: str, folder: Path) -> None:
         """Open it, with a profile in `folder`; all that its console says is kept."""
+        self.patience = PATIENCE
         self._opener = build_opener(ProxyHandler({}))
         self._at = driver
         options = {"binary": BROWSER, "args": [*FLAGS, f"--user-data-dir={folder}"]}
@@ -64,7 +65,7 @@ class Browser:
 
     def wait(self, script: str) -> Any:
         """Give what a function body returns as soon as that is true."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         while not (found := self.run(script)):
             assert time.monotonic() < end, f"never: {script}"
             time.sleep(0.1)
