@@ -73,7 +73,7 @@ def _chart(loss: Loss, looks: dict[str, int]) -> Chart:
     steps = [step for curve in loss.curves for step in curve.steps]
     values = [value for curve in loss.curves for value in curve.values]
     low, high = min(values), max(values)
-    up, across = ticks(low, high, 3), ticks(0.0, float(max(steps)), 4)
+    up, across = ticks(low, high, 3), ticks(0.0, float(max(steps)), 4, whole=True)
     low, high, last = min(low, up[0]), max(high, up[-1]), max(across[-1], float(max(steps)))
 
     def x(step: float) -> float:
@@ -96,11 +96,18 @@ def _chart(loss: Loss, looks: dict[str, int]) -> Chart:
     )
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Give about so many round numbers that reach from `low` or below to `high` or above; two at least."""
+def ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:
+    """Give about so many round numbers that reach from `low` or below to `high` or above; two at least.
+
+    Args:
+        low: end of what is shown.
+        high: the other.
+        about: how many.
+        whole: numbers without a fraction alone, as of steps.
+    """
     if high <= low:
         low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
-    rough = (high - low) / about
+    rough = max((high - low) / about, 1.0 if whole else 0.0)
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -6,11 +6,11 @@ const PATIENCE = 10000; // milliseconds for an answer
 const gone = document.getElementById("gone");
 const said = document.getElementById("said");
 const report = document.getElementById("report");
+const chosen = new Map(); // id of what somebody opened or closed, and which of the two
 let since = null; // since when nobody answers
 
 function take(part, newer) {
-  const open = new Set([...part.querySelectorAll("details[open]")].map((one) => one.id));
-  newer.querySelectorAll("details").forEach((one) => { one.open = open.has(one.id); });
+  newer.querySelectorAll("details").forEach((one) => { one.open = chosen.get(one.id) ?? one.open; });
   if (part.outerHTML === newer.outerHTML) return;
   const inside = part.contains(document.activeElement) ? document.activeElement : null;
   const focused = inside && [...part.querySelectorAll("a, summary")].indexOf(inside);
@@ -31,6 +31,11 @@ function takeAll(text) {
   const state = document.querySelector("h1").textContent;
   if (said.textContent !== state) said.textContent = state; // read out, once for each state
 }
+
+document.addEventListener("click", (event) => {
+  const details = event.target.closest("summary")?.parentElement;
+  if (details) chosen.set(details.id, !details.open);
+});
 
 async function look() {
   if (!document.hidden) {

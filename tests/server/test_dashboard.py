@@ -291,6 +291,7 @@ def test_numbers_of_an_axis_are_round_and_cover_it(low: float, high: float) -> N
     assert 2 <= len(found) <= 6 and found[0] <= low + near and found[-1] >= high - near
     gaps = {f"{b - a:.6g}" for a, b in zip(found, found[1:], strict=False)}
     assert len(gaps) == 1
+    assert all(value == int(value) for value in ticks(low, high, 3, whole=True))
 
 
 @pytest.fixture
@@ -343,10 +344,12 @@ def test_a_browser_follows_a_run(served: tuple[str, subprocess.Popen[str]], offi
     window.wait("return document.querySelector('.now')?.textContent.includes('2 of 2')")
     assert window.run("return document.querySelectorAll('.chart polyline').length") == 1
     assert "onerror" in window.run("return document.getElementById('refusals').textContent")
-    window.run("document.querySelector('summary').focus(); document.querySelector('details').open = true")
+    window.run("document.querySelector('details details summary').click()")
+    window.run("document.querySelector('details details summary').focus()")
     brought(office, "register", 2, 0.4)
     window.wait("return document.querySelectorAll('.chart polyline').length === 2")
-    assert window.run("return document.querySelector('details').open && document.activeElement.tagName") == "SUMMARY"
+    assert window.run("return document.activeElement.textContent") == "Values of register"
+    assert window.run("return document.querySelector('details details').open")
     assert window.run("return document.title") == "trial: live"
     for width in (360, 390, 1280):
         for dark in (False, True):
