@@ -78,7 +78,7 @@ def points(
                 yield Point("hub", f"{name}/{phase}", number, value, time)
     for row in tested:
         if row["dice"]:
-            yield Point(f"sites/{row['site']}", f"dice/model_of_{row['style']}", 1, mean_dice(row), time)
+            yield Point(f"sites/{row['site']}", f"dice/model_of_{row['style']}", 1, mean_of_groups(row), time)
 
 
 def losses(event: Mapping[str, Any], experiment: Experiment) -> Iterator[tuple[str, str, list[int], list[float]]]:
@@ -89,7 +89,7 @@ def losses(event: Mapping[str, Any], experiment: Experiment) -> Iterator[tuple[s
             yield site, name, steps(int(event["round"]), each, len(values)), values
 
 
-def mean_dice(row: Mapping[str, Any]) -> float:
+def mean_of_groups(row: Mapping[str, Any]) -> float:
     """Give the mean over structure groups of a row of `cross-site.json` that has figures, 0 to 1."""
     return float(sum(row["dice"].values()) / len(row["dice"]))
 

@@ -256,5 +256,5 @@ def _curve(site: str, points: Mapping[int, float]) -> Curve:
 
 def _tested(folder: Path) -> Iterator[Tested]:
     for row in _read(folder / "cross-site.json", []):
-        dice = 100 * board.mean_dice(row) if row["dice"] else None
+        dice = 100 * board.mean_of_groups(row) if row["dice"] else None
         yield Tested(shown(row["style"]), shown(row["site"]), int(row["scans"]), dice, shown(row["error"]))
