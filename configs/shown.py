@@ -28,5 +28,14 @@ def shown(word: object, most: int = MOST) -> str:
     return plain if len(plain) <= most else plain[: most - 3] + "..."
 
 
+def size_text(size: float) -> str:
+    """Bytes for people, in powers of 1000: `12.4 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def _code(mark: str) -> str:
     return mark.encode("unicode_escape").decode("ascii")

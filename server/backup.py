@@ -26,8 +26,8 @@ LIST = "backup.json"
 FORMAT = 1
 
 LEFT_OUT = frozenset(
-    {"bin", "empty", "engine", "flower", "heartbeat.json", "logs", "metrics.prom", "nginx", "progress.json", "spool"}
-    | {"state", "tensorboard"}
+    {"bin", "empty", "engine", "flower", "generated", "heartbeat.json", "logs", "metrics.prom", "nginx"}
+    | {"progress.json", "spool", "state", "tensorboard"}
 )
 """What a hub makes again by itself, or what is of this machine; of `state`, what state.json names is taken."""
 

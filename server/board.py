@@ -66,11 +66,9 @@ def points(
     time = 0.0
     for event in events.finished(recorded):
         phase, number, time = str(event["phase"]), int(event["round"]), float(event["time"])
-        for site, curves in event.get("series", {}).items():
-            for name, values in curves.items():
-                at = steps(number, experiment.phases.of(phase).steps, len(values))
-                for step, value in zip(at, values, strict=True):
-                    yield Point(f"sites/{site}", f"{phase}/{name}", step, value, time)
+        for site, name, at, values in losses(event, experiment):
+            for step, value in zip(at, values, strict=True):
+                yield Point(f"sites/{site}", f"{phase}/{name}", step, value, time)
         for row in event.get("traffic", []):
             for way in ("down", "up"):
                 yield Point(f"sites/{row['site']}", f"bytes_{way}/{phase}", number, row[way], time)
@@ -80,8 +78,20 @@ def points(
                 yield Point("hub", f"{name}/{phase}", number, value, time)
     for row in tested:
         if row["dice"]:
-            mean = sum(row["dice"].values()) / len(row["dice"])
-            yield Point(f"sites/{row['site']}", f"dice/model_of_{row['style']}", 1, mean, time)
+            yield Point(f"sites/{row['site']}", f"dice/model_of_{row['style']}", 1, mean_of_groups(row), time)
+
+
+def losses(event: Mapping[str, Any], experiment: Experiment) -> Iterator[tuple[str, str, list[int], list[float]]]:
+    """Give the curves of one finished round: site, name of the loss, steps, values."""
+    for site, curves in event.get("series", {}).items():
+        for name, values in curves.items():
+            each = experiment.phases.of(str(event["phase"])).steps
+            yield site, name, steps(int(event["round"]), each, len(values)), values
+
+
+def mean_of_groups(row: Mapping[str, Any]) -> float:
+    """Give the mean over structure groups of a row of `cross-site.json` that has figures, 0 to 1."""
+    return float(sum(row["dice"].values()) / len(row["dice"]))
 
 
 def steps(number: int, each: int, points: int) -> list[int]:

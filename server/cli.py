@@ -269,14 +269,14 @@ def status_command(
     from rich.table import Table
 
     from server.office import Office
-    from server.status import CODES, ago, lasting, status, with_health
+    from server.status import CODES, ago, span, status, with_health
 
     found = with_health(Office(hub), status(Office(hub)))
     if json_:
         typer.echo(found.json())
     else:
         where = f", phase {found.phase}, round {found.round}, since {ago(found.since)}" if found.phase else ""
-        left = f", about {lasting(found.left)} left" if found.left is not None else ""
+        left = f", {span(found.between)} left" if found.between is not None else ""
         typer.echo(f"{found.state}{where}{left}{': ' + found.message if found.message else ''}")
         table = Table("site", "state", "last seen", "rounds", "last failure")
         for site in found.sites:
@@ -289,3 +289,28 @@ def status_command(
         _warn(Office(hub))
     if code := CODES[found.state]:
         raise typer.Exit(code)
+
+
+@app.command()
+def dashboard(
+    hub: Folder,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Of the page; 0: any that is free.")
+    ] = 8765,
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="Address to listen at: as it is, this machine alone sees the page.")
+    ] = "127.0.0.1",
+) -> None:
+    """Show a page that follows the run: sites, rounds, losses, bytes, refusals, images, time left. Ctrl-C ends it.
+
+    It reads the hub's folder and changes nothing; the run may be at work, over, or not begun.
+    """
+    from server import dashboard as live
+    from server.office import Office
+
+    source = live.HubSource(Office(hub))
+    own = live.listen(host, port)
+    if not live.is_loopback(host):
+        typer.secho(live.OPEN.format(host=host), fg=typer.colors.YELLOW, err=True)
+    typer.echo(f"{live.address(own, host)} shows {hub}; Ctrl-C ends it")
+    live.serve(source, own, live.own_names(host))

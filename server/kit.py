@@ -16,7 +16,7 @@ from configs.schema import from_json
 from server import receipts
 from server.atlas import published, read_atlas
 from server.authority import sign
-from server.office import LEFT, Office, check_name
+from server.office import LEFT, Office, check_name, dismissed
 from sst_models.secure_sum.terms import site_key
 from sst_models.wire.credentials import fingerprint
 from sst_models.wire.files import replace_file, write_json
@@ -177,12 +177,6 @@ def dismiss(office: Office, site: str) -> None:
     _write_left(office, dismissed(office) | {site})
     replace_file(office.old_key(site), key.read_bytes())
     key.unlink()
-
-
-def dismissed(office: Office) -> set[str]:
-    """Give the names of the sites that were dismissed."""
-    path = office.folder / LEFT
-    return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
 
 
 def _write_left(office: Office, names: set[str]) -> None:

@@ -37,12 +37,9 @@ def _metrics(
 ) -> Iterator[tuple[str, str, str, Series]]:
     seen: Series = [({"site": one.name}, now - one.seen) for one in found.sites if one.seen is not None]
     failed = Counter[str]()
-    traffic: dict[str, Counter[str]] = {"down": Counter(), "up": Counter()}
+    traffic = sent(recorded)
     for event in recorded:
         failed.update(list(event.get("failed", {})) if event["event"] == "round.finished" else ())
-        for row in event.get("traffic", ()):
-            for way, count in traffic.items():
-                count[str(row["site"])] += int(row[way])
     names = [site.name for site in found.sites]
     days: Series = [({"certificate": one.name}, one.days) for one in found.certificates]
     yield "sst_hub_written_seconds", "gauge", "When this was written, in seconds since 1970.", [({}, now)]
@@ -69,6 +66,16 @@ def _metrics(
     free = float(shutil.disk_usage(office.folder).free)
     yield "sst_hub_free_disk_bytes", "gauge", "Free bytes on the disk of the hub's folder.", [({}, free)]
     yield "sst_hub_certificate_days", "gauge", "Days until the certificate ends.", days
+
+
+def sent(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
+    """Count bytes of arrays by way, `down` to a site and `up` from it, and by site; repeated rounds count again."""
+    traffic: dict[str, Counter[str]] = {"down": Counter(), "up": Counter()}
+    for event in recorded:
+        for row in event.get("traffic", ()):
+            for way, count in traffic.items():
+                count[str(row["site"])] += int(row[way])
+    return traffic
 
 
 def _of(names: Sequence[str], counts: Mapping[str, int]) -> Series:

@@ -141,6 +141,12 @@ class Office:
             raise ConfigError(f"{path} is incomplete: {error}") from error
 
 
+def dismissed(office: Office) -> set[str]:
+    """Give the names of the sites that were dismissed."""
+    path = office.folder / LEFT
+    return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
+
+
 def works(folder: Path) -> bool:
     """Whether the hub's app is at work in this folder: it holds the folder's lock for as long as it lives."""
     own = os.open(folder, os.O_RDONLY)

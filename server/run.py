@@ -10,7 +10,7 @@ from pathlib import Path
 from configs import levels
 from configs.errors import FederationError
 from configs.phases import Phase
-from server import bounds, events, generators, segmenters, sums
+from server import bounds, drawn, events, generators, segmenters, sums
 from server.atlas import published
 from server.delivery import closing, deliver, evaluate, finish
 from server.federation import Federation
@@ -192,6 +192,7 @@ def _train(hub: Hub, state: RunState, site: str, number: int, of: tuple[int, int
     device, phase = choose(hub.plan.device), hub.experiment.phases.segment
     generator = generators.generator_of(hub.experiment, hub.atlas, state, site, hub.members.counts, device)
     pairs = generators.generated(generator, hub.experiment, site)
+    drawn.draw(hub.folder, generator, hub.experiment, site, number)
     done, all_ = (count * phase.steps for count in of)
 
     def watch(step: int, loss: float) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import fmean, median_low
 from typing import Any
 
@@ -12,8 +13,7 @@ from configs.shown import LINE, shown
 from server.certificates import Certificate, certificates
 from server.events import ended, read
 from server.health import health
-from server.kit import dismissed
-from server.office import Office, works
+from server.office import Office, dismissed, works
 from server.pulse import Heartbeat, heartbeat
 
 CODES = {"not begun": 0, "running": 0, "waiting": 0, "finished": 0, "failed": 1, "stopped": 3}
@@ -21,6 +21,9 @@ CODES = {"not begun": 0, "running": 0, "waiting": 0, "finished": 0, "failed": 1,
 
 stopped: the run is not finished, and no hub works on it: it was stopped, or killed.
 """
+
+ADMITTED, DISMISSED = "admitted", "dismissed"
+"""States of a site that may take part and has not answered yet, and of one that the operator let out."""
 
 RECENT = 5  # rounds of a phase that tell how long the next ones take
 
@@ -49,6 +52,7 @@ class Status:
     message: str = ""  # why it failed or stopped, or whom it waits for
     certificates: tuple[Certificate, ...] = ()
     superlink: str = ""  # serving, not serving, does not answer; "" where it was not asked
+    between: tuple[float, float] | None = None  # least and most seconds to the end, as rounds of late went
 
     def json(self) -> str:
         """Give it as one line of JSON."""
@@ -67,19 +71,50 @@ def status(office: Office, recorded: list[dict[str, Any]] | None = None) -> Stat
     """
     _ = office.settings
     events = read(office.folder) if recorded is None else recorded
+    state, message = _state(office, events)
+    begin = dict.fromkeys((path.stem for path in (office.folder / "kits").glob("*.zip")), "invited")
+    begin |= dict.fromkeys(office.admitted, ADMITTED)
+    begin |= dict.fromkeys(dismissed(office) & begin.keys(), DISMISSED)
+    return _status(office.folder, events, state, message, begin, certificates(office))
+
+
+def played(folder: Path, events: list[dict[str, Any]]) -> Status:
+    """Give the status of a simulated hub that is at work: it has no settings, no keys and no sign of life.
+
+    Args:
+        folder: the hub's.
+        events: what it wrote.
+    """
+    state, message = _last(events)
+    path = folder / "failed.json"  # which a hub that begins takes away
+    if state != "finished" and path.exists():
+        state, message = "failed", str(json.loads(path.read_text(encoding="utf-8"))["message"])
+    names = {name for event in events if event.get("phase") == "join" for name in event.get("sites", {})}
+    return _status(folder, events, state, message, dict.fromkeys(names, ADMITTED), ())
+
+
+def _status(
+    folder: Path,
+    events: list[dict[str, Any]],
+    state: str,
+    message: str,
+    sites: Mapping[str, str],
+    certificates: tuple[Certificate, ...],
+) -> Status:
+    """Put together what is known; `sites` has the state of each before the first event."""
     begun = [event for event in events if event["event"] == "round.started"]
     last = begun[-1] if begun else None
-    state, message = _state(office, events)
-    names = sorted({*office.admitted, *(path.stem for path in (office.folder / "kits").glob("*.zip"))})
+    planned, took = _rounds(folder, events) if state == "running" else ({}, {})
     return Status(
         state=state,
         phase=shown(last["phase"]) if last else "",
         round=int(last["round"]) if last else 0,
         since=float(last["time"]) if last else None,
-        left=_left(office, events) if state == "running" else None,
-        sites=tuple(_site(name, office, events) for name in names),
+        left=time_left(planned, took) or None,  # after the last of them the hub tests and delivers
+        sites=tuple(_site(name, sites[name], events) for name in sorted(sites)),
         message=shown(message, LINE),
-        certificates=certificates(office),
+        certificates=certificates,
+        between=time_between(planned, took),
     )
 
 
@@ -100,8 +135,15 @@ def _state(office: Office, events: list[dict[str, Any]]) -> tuple[str, str]:
             return "failed", str(json.loads(path.read_text(encoding="utf-8"))["message"])
     if (events or life is not None) and not (life is not None and life.alive) and not works(office.folder):
         return "stopped", _ended(life)
+    return _last(events)
+
+
+def _last(events: list[dict[str, Any]]) -> tuple[str, str]:
+    """Give the state that events of a hub which is alive tell, and whom it waits for."""
     if not events:
         return "not begun", ""
+    if ended(events):
+        return "finished", ""
     if events[-1]["event"] == "round.waiting":
         return "waiting", ", ".join(f"{shown(site)} ({shown(code)})" for site, code in events[-1]["missing"].items())
     return "running", ""
@@ -114,9 +156,8 @@ def _ended(life: Heartbeat | None) -> str:
     return f"{ago(life.time)}: {why}; sst hub start goes on from its last finished round"
 
 
-def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus:
-    gone = dismissed(office)
-    seen, rounds, code, state = None, 0, "", "admitted" if name in office.admitted else "invited"
+def _site(name: str, begin: str, events: list[dict[str, Any]]) -> SiteStatus:
+    seen, rounds, code, state = None, 0, "", begin
     for event in events:
         if event["event"] == "site.quarantined" and event["site"] == name:
             state = "quarantined"
@@ -126,16 +167,16 @@ def _site(name: str, office: Office, events: list[dict[str, Any]]) -> SiteStatus
             continue
         if name in event.get("series", {}) or name in event.get("sites", {}):
             seen, rounds, code = float(event["time"]), rounds + 1, ""
-            state = "taking part" if state == "admitted" else state
+            state = "taking part" if state == ADMITTED else state
         code = shown(event.get("failed", {}).get(name, code))
-    return SiteStatus(name, "dismissed" if name in gone else state, seen, rounds, code)
+    return SiteStatus(name, DISMISSED if begin == DISMISSED else state, seen, rounds, code)
 
 
-def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
-    """Estimate the time left from how long the rounds of each phase took."""
+def _rounds(folder: Path, events: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, list[float]]]:
+    """Give the rounds that each phase will have, and how many seconds each finished one took."""
     from configs.schema import from_json
 
-    experiment = from_json((office.folder / "experiment.json").read_text(encoding="utf-8"))
+    experiment = from_json((folder / "experiment.json").read_text(encoding="utf-8"))
     planned = {phase.name: experiment.phases.rounds(phase.name) for phase in learning()}
     took: dict[str, list[float]] = {}
     began: dict[tuple[str, int], float] = {}
@@ -145,7 +186,7 @@ def _left(office: Office, events: list[dict[str, Any]]) -> float | None:
             began[key] = float(event["time"])
         elif event["event"] == "round.finished" and key in began:
             took.setdefault(key[0], []).append(float(event["time"]) - began[key])
-    return time_left(planned, took) or None  # after the last of them the hub tests and delivers
+    return planned, took
 
 
 def time_left(planned: Mapping[str, int], took: Mapping[str, Sequence[float]]) -> float | None:
@@ -166,11 +207,45 @@ def time_left(planned: Mapping[str, int], took: Mapping[str, Sequence[float]]) -
     return sum(rounds * usual.get(phase, others) for phase, rounds in rest.items())
 
 
+def time_between(planned: Mapping[str, int], took: Mapping[str, Sequence[float]]) -> tuple[float, float] | None:
+    """Tell the least and the most that the rounds still to come will take, as long as they go on as of late.
+
+    A phase goes on between the quicker and the slower of its last `RECENT` rounds: from three on, between their lower
+    and upper quartile, so that one night of waiting does not count. A phase without a finished round takes as long as
+    the quickest of the others at least, and as long as the slowest at most. None where `time_left` tells nothing.
+
+    Args:
+        planned: phase -> rounds of it.
+        took: phase -> seconds of each round that is finished.
+    """
+    ends = {phase: _quartiles(took[phase][-RECENT:]) for phase in planned if took.get(phase)}
+    rest = {phase: max(0, rounds - len(took.get(phase, ()))) for phase, rounds in planned.items()}
+    if not ends or not any(rest.values()):
+        return None
+    others = min(low for low, _ in ends.values()), max(high for _, high in ends.values())
+    least, most = (sum(n * ends.get(phase, others)[end] for phase, n in rest.items()) for end in (0, 1))
+    return least, most
+
+
+def _quartiles(seconds: Sequence[float]) -> tuple[float, float]:
+    ordered, last = sorted(seconds), len(seconds) - 1
+    return (ordered[last // 4], ordered[3 * last // 4]) if last > 1 else (ordered[0], ordered[-1])
+
+
 def ago(moment: float | None) -> str:
     """Say how long ago a time was."""
     if moment is None:
         return "never"
     return lasting(time.time() - moment) + " ago"
+
+
+def span(between: tuple[float, float]) -> str:
+    """Say a time of which the least and the most are known: "5 to 8 min", "40 s to 2 min", "about 5 min"."""
+    least, most = map(lasting, between)
+    if least == most:
+        return f"about {least}"
+    number, unit = least.split(" ", 1)
+    return f"{number} to {most}" if most.endswith(f" {unit}") else f"{least} to {most}"
 
 
 def lasting(seconds: float) -> str:

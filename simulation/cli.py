@@ -49,6 +49,11 @@ Style = Annotated[
     str | None, typer.Option(metavar="|".join(STYLES), help="How style reaches the hub, instead of the preset's way.")
 ]
 
+Watch = Annotated[bool, typer.Option("--watch", help="Show a live page of the run, for this machine's browsers alone.")]
+WatchPort = Annotated[
+    int, typer.Option(metavar="PORT", min=0, max=65535, help="Of the page of --watch; 0: any that is free.")
+]
+
 
 @app.command("simulate")
 def simulate_command(
@@ -97,6 +102,8 @@ def simulate_command(
     bias: Annotated[
         bool, typer.Option("--bias/--no-bias", help="Take the scanners' bias fields out (N4), as `sst prepare` does.")
     ] = True,
+    watch: Watch = False,
+    watch_port: WatchPort = 8765,
 ) -> None:
     """Play the federation of two or more sites on this machine, and compare what each would get."""
     sites = parse_sites(site)
@@ -115,6 +122,7 @@ def simulate_command(
 
     from simulation.progress import RichProgress
     from simulation.simulate import Options, simulate
+    from simulation.watching import page
 
     options = Options(
         preset=preset,
@@ -133,7 +141,7 @@ def simulate_command(
         atlases=atlases,
         unseen=late,
     )
-    with RichProgress() as progress:
+    with page(out, watch_port if watch else None, typer.echo) as told, RichProgress(told=told) as progress:
         results = simulate(options, progress)
     _show(results, out)
 
@@ -152,6 +160,8 @@ def demo_command(
     seed: Seed = None,
     device: Device = "auto",
     style: Style = None,
+    watch: Watch = False,
+    watch_port: WatchPort = 8765,
 ) -> None:
     """Make sites of simulated scans, then play the federation between them."""
     check_choices(engine, device, style)
@@ -160,8 +170,9 @@ def demo_command(
 
     from simulation.progress import RichProgress
     from simulation.simulate import Options, simulate
+    from simulation.watching import page
 
-    with RichProgress() as progress:
+    with page(out, watch_port if watch else None, typer.echo) as told, RichProgress(told=told) as progress:
         made, splits = write_demo_sites(out / "sites", people, progress, sites)
         options = Options(
             preset=preset,

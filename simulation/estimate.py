@@ -122,9 +122,25 @@ class Estimate:
 
         Between two looks it grows by at most the factor `MOST`, and falls by at most that beside what was done.
         """
+        run = self._run.value
+        return None if run is None else self._left(run)
+
+    @property
+    def between(self) -> tuple[float, float] | None:
+        """Least and most seconds until the whole run is done: later stages go on at the run's pace, or at this stage's.
+
+        None as long as nothing tells.
+        """
+        here, run = self._here.value, self._run.value
+        if run is None:
+            return None
+        least, most = (self._left(end((here or run, run))) for end in (min, max))
+        return None if least is None or most is None else (least, most)
+
+    def _left(self, later_pace: float) -> float | None:
         here, run = self._here.value, self._run.value
         if not self._planned or self._worked < WARM or run is None:
             return None
         rest_here = self.units[self._name] - self.done[self._name] if self._name else 0.0
         later = sum(self.units.values()) - sum(self.done.values()) - rest_here
-        return rest_here * (here or run) + later * run
+        return rest_here * (here or run) + later * later_pace

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +21,11 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from simulation.estimate import Estimate
+from sst_models.wire.files import write_json
 
 POLL = 0.5  # seconds between two looks at the files of hub and sites
 ROUND = ("round.started", "round.finished")
+TELL_EVERY = 1.0  # seconds between two words to whoever else shows the run
 LINE_EVERY = 30.0  # seconds between two lines of a stage where there is no terminal
 
 
@@ -65,8 +67,17 @@ class RichProgress:
     A context manager. A stage that an exception leaves is not reported as done.
     """
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Show on `console`, by default stdout; `clock` gives seconds."""
+    def __init__(
+        self,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        told: Path | None = None,
+    ) -> None:
+        """Show on `console`, by default stdout; `clock` gives seconds.
+
+        Where somebody else shows it, too, `told` is the file that has `stage`, `share` and `left` for them.
+        """
+        self._told, self._told_at = told, -TELL_EVERY
         self._console = console or Console()
         self._clock = clock
         self._lock = threading.RLock()  # `watch` reports from its own thread
@@ -125,6 +136,9 @@ class RichProgress:
 
     def _draw(self) -> None:
         now, left = self._clock(), self._estimate.left
+        if self._told is not None and now - self._told_at >= TELL_EVERY:
+            self._told_at = now
+            self._tell(self._told)
         said = "" if left is None else f"about {duration(left)} left"
         words = _join(said, self._name, *describe(self._shown))
         if self._console.is_terminal:
@@ -132,6 +146,12 @@ class RichProgress:
         elif now - self._said >= LINE_EVERY:
             self._said = now
             self.note(_join(f"{self._estimate.share:4.0%}", words))
+
+    def _tell(self, path: Path) -> None:
+        stage = _join(self._name, *describe(self._shown))
+        values = {"stage": stage, "share": self._estimate.share, "left": self._estimate.between}
+        with suppress(OSError):  # a full disk; the next one may be written
+            write_json(values, path)
 
 
 def describe(shown: Mapping[str, object]) -> list[str]:

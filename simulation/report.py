@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.pictures import CONVENTION
+from configs.shown import size_text
 from simulation.arms import ARMS
 from simulation.figures import arms_chart, losses_chart, pairs_chart, plain_group, structures_chart
 from simulation.gains import Gain, gains
@@ -18,7 +19,6 @@ from simulation.report_tables import (
     crossing_tables,
     duration_text,
     score_tables,
-    size_text,
     traffic_tables,
 )
 from sst_models.wire.files import replace_file

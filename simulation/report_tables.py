@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from configs.shown import size_text
 from simulation.arms.arm import ALL
 from simulation.measured import ArmScore, Crossing, Results, Traffic, arms_in_order
 from simulation.reference import PaperRow, rows_for
@@ -134,15 +135,6 @@ def traffic_tables(traffic: Sequence[Traffic]) -> tuple[TrafficTable, ...]:
     """One table for each way of training, with phases in the order in which they ran."""
     schemes = dict.fromkeys(item.scheme for item in traffic)
     return tuple(_traffic_table(scheme, [t for t in traffic if t.scheme == scheme]) for scheme in schemes)
-
-
-def size_text(size: float) -> str:
-    """Bytes for people, in powers of 1000: `12.4 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def duration_text(seconds: float) -> str:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from client.pictures import paint, png_uri
+from configs.shown import size_text
 from configs.structures import PAPER
 from parsed_page import Page
 from simulation.arms import ARMS
@@ -20,7 +21,7 @@ from simulation.measured import Crossing, Curve
 from simulation.overview import brief
 from simulation.report import headline, report_html, write_report
 from simulation.report_pictures import paint_mistakes, strips
-from simulation.report_tables import crossing_tables, duration_text, score_tables, size_text, traffic_tables
+from simulation.report_tables import crossing_tables, duration_text, score_tables, traffic_tables
 from simulation.results import ArmScore, Results, ScanScore, SetAside
 from simulation.table import print_table, table_text
 from synthetic_run import arm_score, run_panels, run_results
