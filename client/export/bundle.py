@@ -18,6 +18,8 @@ VERSION = "1.0.0"
 NEEDS = {"fire": "0.7.1", "nibabel": "5.4.2", "pytorch-ignite": "0.5.5"}
 """What running it needs beside what MONAI itself needs, as it is tested."""
 
+IMPORTS = ("$import glob", "$import sys", "$import numpy", "$from monai.data import MetaTensor")
+
 FINER = (
     "$lambda factor: torch.matmul(torch.tensor(@grid_affine, dtype=torch.float64), torch.tensor("
     "[[1 / factor, 0, 0, (1 / factor - 1) / 2], [0, 1 / factor, 0, (1 / factor - 1) / 2], "
@@ -28,7 +30,7 @@ FINER = (
 TO_GRID = (
     "$lambda image: (lambda factor: MetaTensor(torch.nn.functional.avg_pool3d(@resample(image, "
     "dst_affine=@finer(factor), spatial_size=[side * factor for side in @grid_shape]).as_tensor(), factor), "
-    "affine=torch.tensor(@grid_affine, dtype=torch.float64), meta=image.meta))"
+    "affine=torch.tensor(@grid_affine, dtype=torch.float64), meta={'filename_or_obj': image.meta['filename_or_obj']}))"
     "(max(1, round(@grid_spacing / float(image.pixdim.mean()))))"
 )
 """As `sst_models.volume.grid.sample_image`: a finer volume is averaged over the grid's voxels, not skipped."""
@@ -40,7 +42,7 @@ SCALE = (
 """As `sst_models.volume.intensity.robust_scale`."""
 
 READ = (
-    "$lambda path: MetaTensor(__import__('safetensors.torch').torch.load_file(path)['image'][None], "
+    "$lambda path: MetaTensor(load_file(path)['image'][None], "
     "affine=torch.tensor(@grid_affine, dtype=torch.float64), meta={'filename_or_obj': path})"
 )
 """What `sst prepare` keeps of a scan, as MONAI keeps an image."""
@@ -84,7 +86,7 @@ def inference(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Give `inference.json`: NIfTI files that are aligned to the atlas, to label maps on its grid."""
     classes = list(range(len(facts["ids"])))
     return {
-        "imports": ["$import glob", "$import sys", "$import numpy", "$from monai.data import MetaTensor"],
+        "imports": list(IMPORTS),
         "bundle_root": ".",
         "dataset_dir": "scans",
         "output_dir": "$@bundle_root + '/eval'",
@@ -150,6 +152,7 @@ def inference(facts: Mapping[str, Any]) -> dict[str, Any]:
 def prepared() -> dict[str, Any]:
     """Give `prepared.json`, which goes over `inference.json`: scans that `sst prepare` has brought to the grid."""
     return {
+        "imports": [*IMPORTS, "$from safetensors.torch import load_file"],
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*.safetensors'))",
         "read": READ,
         "preprocessing": {
