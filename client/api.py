@@ -1,4 +1,6 @@
-"""Preparing, segmenting, generating, exporting and evaluating from Python; `import sst` gives all of it, `sst` the same commands.
+"""Preparing, segmenting, generating, exporting and evaluating from Python.
+
+`import sst` gives all of it, `sst` the same commands.
 
 In a folder with a model that a federation delivered, scans, and label maps to compare with:
 

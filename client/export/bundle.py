@@ -51,7 +51,8 @@ READ = (
 def metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Give `metadata.json` by the facts of a model."""
     shape, names = facts["grid"]["shape"], facts["names"]
-    volume = {"type": "image", "spatial_shape": shape, "dtype": "float32", "value_range": [0, 1], "is_patch_data": False}
+    volume = {"type": "image", "spatial_shape": shape, "dtype": "float32", "value_range": [0, 1]}
+    volume["is_patch_data"] = False
     image = {"format": "magnitude", "modality": "MR", "num_channels": 1, "channel_def": {"0": "image"}}
     pred = {
         "format": "labels",

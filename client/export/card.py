@@ -5,7 +5,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-
 TEMPLATE = Path(__file__).parent.parent / "templates" / "export.md"
 
 LIBRARIES = {"monai-bundle": "monai", "torchscript": "pytorch", "onnx": "onnx"}

@@ -1,4 +1,4 @@
-"""What an export says of itself, the same in all of its files: from the model's card, and of the network as exported."""
+"""What an export says of itself, the same in all of its files: of the model, by its card, and of the network."""
 
 from importlib import metadata
 from typing import Any

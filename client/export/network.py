@@ -1,8 +1,8 @@
 """The network as it is exported: one module from a prepared scan to probabilities, which needs nothing beside it.
 
-It gives what `sst_models.propagation.predict.network_probabilities` does, up to rounding, in operations that TorchScript
-and ONNX have: every voxel is computed, where the segmenter leaves out those beyond the brain, and all constants are
-buffers, so that they move to a GPU with the weights.
+It gives what `sst_models.propagation.predict.network_probabilities` does, up to rounding, in operations that
+TorchScript and ONNX have: every voxel is computed, where the segmenter leaves out those beyond the brain, and all
+constants are buffers, so that they move to a GPU with the weights.
 """
 
 import copy

@@ -52,7 +52,7 @@ def torchscript(model: Model) -> bytes:
     """Give the network as TorchScript, with what is known of it in the extra file `FACTS`."""
     traced = torch.jit.trace(network(model), example(model), check_trace=False)  # type: ignore[no-untyped-call]
     whole = io.BytesIO()
-    torch.jit.save(traced, whole, _extra_files={FACTS: json.dumps(facts(model))})  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, whole, _extra_files={FACTS: json.dumps(facts(model))})
     return _without_places(whole.getvalue())
 
 

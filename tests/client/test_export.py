@@ -219,7 +219,9 @@ def test_a_bundle_runs_on_prepared_scans(model: Model, bundle: Path, monai: Any,
     np.testing.assert_allclose(written.affine, model.frame.affine)
 
 
-@pytest.mark.parametrize(("axes", "sides"), [("RAS", (2.0, 2.0, 2.0)), ("LIA", (3.0, 3.0, 3.0)), ("PSR", (9.0, 9.0, 9.0))])
+@pytest.mark.parametrize(
+    ("axes", "sides"), [("RAS", (2.0, 2.0, 2.0)), ("LIA", (3.0, 3.0, 3.0)), ("PSR", (9.0, 9.0, 9.0))]
+)
 def test_a_bundle_brings_an_aligned_scan_to_the_grid_as_we_do(
     model: Model, bundle: Path, monai: Any, tmp_path: Path, axes: str, sides: tuple[float, float, float]
 ) -> None:
