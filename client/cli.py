@@ -149,9 +149,7 @@ def export_command(
 ) -> None:
     """Write a model's network for other software: prepared scans in, probabilities out, with a model card.
 
-    What `sst segment` does beside the network is left out, and labels differ: preparation and alignment to the atlas,
-    refinement by the scan's intensities, labels by registration, the way back to the scan's own voxels. README.md of
-    the export says so.
+    Its labels are not those of `sst segment`; README.md says what is left out.
     """
     done = api.export(model, out, to=to, with_atlas=with_atlas)
     off = done.checked

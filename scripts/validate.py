@@ -3,7 +3,7 @@
 
     make validate                        # sets up what they need in build/validate; needs the network
 
-    python scripts/validate.py --out DIR [--model MODEL] [--schema FILE]
+    python scripts/validate.py --out DIR [--model MODEL --scans SCANS] [--schema FILE]
 
 A model of simulated people is made by examples/segment_simulated_people.py, in a minute, unless one is given. MONAI's
 schema of metadata is taken from where a bundle says that it is, or from FILE. Ends in a line for each check; exit code
@@ -95,9 +95,10 @@ def main() -> int:
     parser.add_argument("--scans", type=Path, help="scans that the model is for; with --model")
     parser.add_argument("--schema", type=Path, help="MONAI's schema of metadata, where the network does not reach it")
     given = parser.parse_args()
-    out = given.out.resolve()
-    model, scans = given.model, given.scans
-    if model is None or scans is None:
+    out, model, scans = given.out.resolve(), given.model, given.scans
+    if (model is None) != (scans is None):
+        parser.error("--model and --scans go together")
+    if model is None:
         example = out / "example"
         words = [sys.executable, str(ROOT / "examples" / "segment_simulated_people.py"), "--out", str(example)]
         subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

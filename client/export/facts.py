@@ -32,7 +32,7 @@ def facts(model: Model) -> dict[str, Any]:
 
     Returns:
         model (digest), run, site, sites, preset, contrast, grid, ids and names (by class, background first), input,
-        within, output, left_out, figures, use, limits, licence, sst (version).
+        within, output, left_out, figures, prior (whether the atlas's labels are in the weights), use, limits, licence, sst (version).
     """
     experiment, card = model.experiment, model.card
     shape = ", ".join(str(side) for side in model.frame.shape)
@@ -58,6 +58,7 @@ def facts(model: Model) -> dict[str, Any]:
         "output": OUTPUT.format(classes=experiment.table.classes, shape=shape),
         "left_out": [text for text in left_out if "expectation" not in text or experiment.propagation.em_weight],
         "figures": {site: dict(found) for site, found in card.get("figures", {}).items()},
+        "prior": bool(experiment.segmenter.location_prior),
         "use": str(card.get("use", "")),
         "limits": str(card.get("limits", "")),
         "licence": str(card.get("licence", "")),
