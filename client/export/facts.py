@@ -32,7 +32,8 @@ def facts(model: Model) -> dict[str, Any]:
 
     Returns:
         model (digest), run, site, sites, preset, contrast, grid, ids and names (by class, background first), input,
-        within, output, left_out, figures, prior (whether the atlas's labels are in the weights), use, limits, licence, sst (version).
+        within, output, left_out, figures, prior (whether the atlas's labels are in the weights), use,
+        limits, licence, sst (version).
     """
     experiment, card = model.experiment, model.card
     shape = ", ".join(str(side) for side in model.frame.shape)
