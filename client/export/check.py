@@ -13,7 +13,7 @@ from configs.errors import RunError
 from sst_models.propagation.predict import network_probabilities
 
 MOST = 1e-3
-"""Largest difference of a probability that rounding explains; 1e-6 is usual."""
+"""Largest difference of a probability that rounding explains; 1e-6 is usual, 1e-5 through ONNX."""
 
 
 @dataclass(frozen=True)
