@@ -7,9 +7,11 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 LOCK ?= requirements-dev.lock
+NNUNET := nnunetv2==2.8.1 acvl-utils==0.2.6 batchgenerators==0.25.5 blosc2==4.14.1 lazy-loader==0.6 ndindex==1.10.1 \
+	numexpr==2.14.2 scikit-image==0.26.0 tifffile==2026.3.3
 DEMO ?= runs/demo
 
-.PHONY: help install demo test unit kills chaos intruders link secure check docs bench federation lock sbom audit clean
+.PHONY: help install demo test unit kills chaos intruders link secure check docs bench federation lock sbom audit validate clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -52,6 +54,9 @@ bench: $(STAMP) ## compare the speed of the parts with straightforward versions
 federation: $(STAMP) ## measure what federating costs: the hub's memory, and time beside the same steps without it
 	$(BIN)/python benchmarks/federation.py
 
+validate: $(STAMP) build/validate/.installed ## hold exports and generated data against MONAI's, ONNX's and nnU-Net's validators; needs the network
+	build/validate/bin/python scripts/validate.py --out build/validate/work
+
 lock: $(STAMP) ## write the lock files anew from constraints.txt; needs the network
 	scripts/lock
 
@@ -69,6 +74,14 @@ build/audit/bin/pip-audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
 
+# nnU-Net's validator and what it imports, beside the packages of $(VENV): the rest of what nnU-Net asks for is not used.
+build/validate/.installed: $(STAMP)
+	$(PYTHON) -m venv build/validate
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+		> "$$(build/validate/bin/python -c 'import site; print(site.getsitepackages()[0])')/project.pth"
+	build/validate/bin/python -m pip install --quiet --no-deps $(NNUNET)
+	@touch $@
+
 # Every file is held against its SHA-256 in the lock file; `make install LOCK=` does without, for an index that has
 # other builds than the public one. torch is not in it: it goes alone, so that nothing else chooses its build, the
 # machine's index does (CPU or GPU).
@@ -77,6 +90,6 @@ $(STAMP): pyproject.toml constraints.txt $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(if $(LOCK),$(PIP) --no-deps --require-hashes -r $(LOCK))
 	$(PIP) -c constraints.txt $(TORCH)
-	$(PIP) $(if $(LOCK),--no-deps --no-build-isolation -e .,-c constraints.txt -e '.[dev,docs,strip]')
+	$(PIP) $(if $(LOCK),--no-deps --no-build-isolation -e .,-c constraints.txt -e '.[dev,docs,export,strip]')
 	$(BIN)/python -m pip check
 	@touch $@

@@ -35,10 +35,12 @@ from configs.shown import LINE, shown
 if TYPE_CHECKING:  # of `__all__` below, what is imported when it is first used: torch takes seconds
     from client.api import (
         Evaluation,
+        Exported,
         GeneratedPairs,
         PreparedScans,
         SegmentedScans,
         evaluate,
+        export,
         generate,
         open_model,
         prepare,
@@ -51,6 +53,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Evaluation",
+    "Exported",
     "GeneratedPairs",
     "Model",
     "PreparedScans",
@@ -58,6 +61,7 @@ __all__ = [
     "SegmentedScans",
     "SstError",
     "evaluate",
+    "export",
     "generate",
     "open_model",
     "prepare",

@@ -1,4 +1,6 @@
-"""Preparing, segmenting, generating and evaluating from Python; `import sst` gives all of it, `sst` the same commands.
+"""Preparing, segmenting, generating, exporting and evaluating from Python.
+
+`import sst` gives all of it, `sst` the same commands.
 
 In a folder with a model that a federation delivered, scans, and label maps to compare with:
 
@@ -35,6 +37,7 @@ from configs.structures import PAPER, LabelTable, read_table, table_of
 if TYPE_CHECKING:  # torch and all that: imported only when work begins
     from client.check import Row
     from client.evaluate import Agreement
+    from client.export.check import Checked
     from client.generate import PairFiles
     from client.model import Model
     from client.prepare import PreparedCase, SetAside
@@ -49,6 +52,7 @@ Watch = Callable[[int, int], None]
 
 DEVICES = ("auto", "cpu", "cuda")
 LAYOUTS = ("nifti", "bids", "nnunet")
+FORMATS = ("monai-bundle", "torchscript", "onnx")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,15 @@ class GeneratedPairs:
 
     folder: Path
     pairs: tuple["PairFiles", ...]  # image, labels, recipe
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model's network for people who have other software."""
+
+    folder: Path
+    files: tuple[Path, ...]  # the network first, README.md among the others
+    checked: "Checked"  # on the atlas: largest difference of a probability, and voxels with another label
 
 
 @dataclass(frozen=True)
@@ -271,7 +284,8 @@ def generate(
         out: folder to write to; it holds pairs of one model in one layout. Images are (D, H, W) float32 in [0, 1] on
             the model's grid, label maps uint8 on the same voxels, and a recipe (JSON) is beside each pair.
         count: how many pairs: numbers 1 to `count` of this seed.
-        layout: "nifti", "bids", or "nnunet" (a raw dataset of version 2, with class indices as labels).
+        layout: "nifti", "bids", or "nnunet" (a raw dataset of version 2, with class indices as labels, and
+            label_ids.json from these to the label table's ids).
         seed: of all draws; the same model, seed and number give the same pair.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         progress: called with (pairs done, pairs in all).
@@ -325,6 +339,40 @@ def regenerate(recipe: StrPath, model: "Model | StrPath", out: StrPath, *, devic
     opened, where = _opened(model), choose(device)
     _writable(Path(out))
     return PairFiles(*again(Path(recipe), opened, Path(out), where), Path(recipe))
+
+
+@_disk_errors()
+def export(model: "Model | StrPath", out: StrPath, *, to: str, with_atlas: bool = False) -> Exported:
+    """Write a model's network for other software, with a model card; it is held against the model before it is kept.
+
+    It goes from a prepared scan to the probability of each class, with the preset's test-time augmentation. It has
+    neither preparation nor what refines labels afterwards, so its labels are not those of `segment`; its README.md
+    says what is left out.
+
+    Args:
+        model: an opened model, or its folder.
+        out: folder to write to; a new one, an empty one, or one that holds this export.
+        to: "monai-bundle" (runs with `python -m monai.bundle run`), "torchscript", or "onnx".
+        with_atlas: write the image of the atlas, too, for others to align scans to. It is a scan of a person, shared
+            with the sites of the federation: only where it may be passed on.
+
+    Returns:
+        What was written, and how it compares with the model.
+
+    Raises:
+        ConfigError: an unknown format, or a package that it needs is missing.
+        DataError: the model cannot be used, or `out` holds something else.
+        RunError: `out` cannot be written, or the network cannot be exported by the versions that are installed.
+    """
+    folder = Path(out)
+    _one_of("--to", to, FORMATS)
+
+    from client.export.write import write_export
+
+    opened = _opened(model)
+    _writable(folder.parent)
+    written = write_export(opened, folder, to, with_atlas)
+    return Exported(folder, written.files, written.checked)
 
 
 @_disk_errors()

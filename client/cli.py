@@ -1,4 +1,4 @@
-"""The commands of a site: `sst prepare`, `sst segment`, `sst generate`, `sst evaluate`.
+"""The commands of a site: `sst prepare`, `sst segment`, `sst generate`, `sst export`, `sst evaluate`.
 
 Each prints what a function of `client.api` did, which checks what the user typed before anything heavy is imported.
 """
@@ -137,6 +137,27 @@ def generate_command(
     with _progress("generate") as watch:
         done = api.generate(model, out, count=count, layout=layout, seed=seed, device=device, progress=watch)
     typer.echo(f"{len(done.pairs)} pairs: {done.folder}")
+
+
+@app.command("export")
+def export_command(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A model's folder, or that of a run or site that holds one.")
+    ],
+    to: Annotated[str, typer.Option(metavar="monai-bundle|torchscript|onnx", help="For which software.")],
+    out: Out,
+    with_atlas: Annotated[
+        bool, typer.Option("--with-atlas", help="Add the atlas's image, a person's scan: only if it may be passed on.")
+    ] = False,
+) -> None:
+    """Write a model's network for other software: prepared scans in, probabilities out, with a model card.
+
+    Its labels are not those of `sst segment`; README.md says what is left out.
+    """
+    done = api.export(model, out, to=to, with_atlas=with_atlas)
+    off = done.checked
+    typer.echo(f"{len(done.files)} files: {done.folder}; what it leaves out: {done.folder / 'README.md'}")
+    typer.echo(f"on the atlas, as the model but for {off.difference:.0e}; {off.differing} voxels have another label")
 
 
 @app.command("evaluate")

@@ -23,6 +23,10 @@ from sst_models.wire.files import write_json
 
 LAYOUTS = ("nifti", "bids", "nnunet")
 
+LABEL_IDS = "label_ids.json"
+"""In an nnU-Net dataset: the label table's id of each class index, FreeSurfer's in the usual one. nnU-Net's own
+dataset.json has names and consecutive indices, and its predictions have these, too."""
+
 DATASET = "Dataset501_SST"
 """Name of the nnU-Net dataset; nnU-Net wants a number, and leaves those from 500 on to its users."""
 
@@ -166,7 +170,7 @@ def _claim(folder: Path, model: Model, layout: str) -> None:
 
 
 def _describe_nnunet(folder: Path, count: int, experiment: Experiment) -> None:
-    """Write `dataset.json` as nnU-Net v2 wants it."""
+    """Write `dataset.json` as nnU-Net v2 wants it, and the way back from its labels to ids."""
     labels = {"background": 0, **{structure.name: structure.index for structure in experiment.table.structures}}
     about = {
         "channel_names": {"0": experiment.contrast.removesuffix("w")},
@@ -175,3 +179,4 @@ def _describe_nnunet(folder: Path, count: int, experiment: Experiment) -> None:
         "file_ending": ".nii.gz",
     }
     write_json(about, folder / DATASET / "dataset.json", 2)
+    write_json({str(index): id_ for index, id_ in enumerate(experiment.table.ids)}, folder / DATASET / LABEL_IDS, 2)

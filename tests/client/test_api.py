@@ -30,7 +30,7 @@ from egg import make_model, remember, sample, write_scan
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
-FUNCTIONS = ("prepare", "open_model", "segment", "generate", "regenerate", "evaluate")
+FUNCTIONS = ("prepare", "open_model", "segment", "generate", "regenerate", "export", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,10 @@ SAME: dict[str, tuple[str, Callable[[str], object]]] = {
     "generate": (
         "generate --model model -n 2 --layout nnunet --seed 5 --device cpu",
         lambda out: sst.generate("model", out, count=2, layout="nnunet", seed=5, device="cpu"),
+    ),
+    "export": (
+        "export model --to torchscript --with-atlas",
+        lambda out: sst.export("model", out, to="torchscript", with_atlas=True),
     ),
     "evaluate": (
         "evaluate reference reference",
@@ -209,6 +213,9 @@ MISTAKES: list[tuple[str, Callable[[], object]]] = [
     ("generate --model model -o out --layout zip", lambda: sst.generate("model", "out", layout="zip")),
     ("generate --model model -o out --device tpu", lambda: sst.generate("model", "out", device="tpu")),
     ("generate --model model -o out --recipe none", lambda: sst.regenerate("none", "model", "out")),
+    ("export none --to torchscript -o out", lambda: sst.export("none", "out", to="torchscript")),
+    ("export model --to keras -o out", lambda: sst.export("model", "out", to="keras")),
+    ("export model --to torchscript -o scans", lambda: sst.export("model", "scans", to="torchscript")),
     ("evaluate none reference -o out", lambda: sst.evaluate("none", "reference", "out")),
     ("evaluate scans reference -o out", lambda: sst.evaluate("scans", "reference", "out")),
 ]
@@ -349,7 +356,7 @@ def test_the_page_has_each_signature(name: str) -> None:
 
 def test_the_page_has_each_field_of_the_results() -> None:
     """Fields and properties of what the functions return, and of a scan that was segmented."""
-    for result in (sst.PreparedScans, sst.SegmentedScans, Segmented, sst.GeneratedPairs, sst.Evaluation):
+    for result in (sst.PreparedScans, sst.SegmentedScans, Segmented, sst.GeneratedPairs, sst.Exported, sst.Evaluation):
         section = PAGE.partition(f"\n### {result.__name__}\n")[2].partition("\n## ")[0].partition("\n### ")[0]
         described = {
             one for row in re.findall(r"^\| (`[^|]+) \|", section, flags=re.M) for one in re.findall(r"\w+", row)

@@ -66,6 +66,10 @@ def test_nnunet_gets_what_it_checks(tmp_path: Path) -> None:
     about = json.loads((root / "dataset.json").read_text())
     assert about["numTraining"] == 2 and about["channel_names"] == {"0": "T1"}
     assert sorted(about["labels"].values()) == list(range(PAPER.classes))
+    ids = np.array(list(json.loads((root / "label_ids.json").read_text()).values()))
+    generate(make_model(tmp_path / "model"), 1, tmp_path / "plain")
+    classes = voxels(root / "labelsTr" / "SST_0001.nii.gz")
+    np.testing.assert_array_equal(ids[classes], voxels(tmp_path / "plain" / "pair-0001_dseg.nii.gz"))
     names = [path.name.removesuffix(".nii.gz") for path in sorted((root / "labelsTr").iterdir())]
     assert [path.name for path in sorted((root / "imagesTr").iterdir())] == [f"{name}_0000.nii.gz" for name in names]
     for name in names:
