@@ -9,6 +9,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 LOCK ?= requirements-dev.lock
 NNUNET := nnunetv2==2.8.1 acvl-utils==0.2.6 batchgenerators==0.25.5 blosc2==4.14.1 lazy-loader==0.6 ndindex==1.10.1 \
 	numexpr==2.14.2 scikit-image==0.26.0 tifffile==2026.3.3
+BIDS_VALIDATOR := bids-validator-deno==3.0.2 deno==2.9.8
 DEMO ?= runs/demo
 
 .PHONY: help install demo test unit kills chaos intruders link secure check docs bench federation lock sbom audit validate clean
@@ -54,7 +55,7 @@ bench: $(STAMP) ## compare the speed of the parts with straightforward versions
 federation: $(STAMP) ## measure what federating costs: the hub's memory, and time beside the same steps without it
 	$(BIN)/python benchmarks/federation.py
 
-validate: $(STAMP) build/validate/.installed ## hold exports and generated data against MONAI's, ONNX's and nnU-Net's validators; needs the network
+validate: $(STAMP) build/validate/.installed ## hold exports and generated data against the validators of MONAI, ONNX, nnU-Net and BIDS; needs the network
 	build/validate/bin/python scripts/validate.py --out build/validate/work
 
 lock: $(STAMP) ## write the lock files anew from constraints.txt; needs the network
@@ -74,12 +75,12 @@ build/audit/bin/pip-audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
 
-# nnU-Net's validator and what it imports, beside the packages of $(VENV): the rest of what nnU-Net asks for is not used.
+# The validators of nnU-Net and BIDS and what they need, beside the packages of $(VENV): the rest of what nnU-Net asks for is not used.
 build/validate/.installed: $(STAMP)
 	$(PYTHON) -m venv build/validate
 	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
 		> "$$(build/validate/bin/python -c 'import site; print(site.getsitepackages()[0])')/project.pth"
-	build/validate/bin/python -m pip install --quiet --no-deps $(NNUNET)
+	build/validate/bin/python -m pip install --quiet --no-deps $(NNUNET) $(BIDS_VALIDATOR)
 	@touch $@
 
 # Every file is held against its SHA-256 in the lock file; `make install LOCK=` does without, for an index that has

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Hold what the commands write against the validators of those who read it: MONAI, ONNX, nnU-Net.
+"""Hold what the commands write against the validators of those who read it: MONAI, ONNX, nnU-Net, BIDS.
 
     make validate                        # sets up what they need in build/validate; needs the network
 
@@ -84,7 +84,21 @@ def nnunet(work: Work) -> str:
     return f"verify_dataset_integrity of {len(pairs)} pairs, label_ids.json gives the ids of layout nifti"
 
 
-CHECKS: dict[str, Callable[[Work], str]] = {"MONAI bundle": monai, "ONNX": onnx, "nnU-Net": nnunet}
+def bids(work: Work) -> str:
+    """Segment scans and generate pairs, and have the folders validated."""
+    found = sst.segment(work.scans, work.model, work.out / "segmented", device="cpu")
+    made = sst.generate(work.model, work.out / "generated", count=2, layout="bids", device="cpu")
+    folders = [found.folder, made.folder, made.folder / "derivatives" / "sst"]
+    for folder in folders:
+        words = [str(Path(sys.executable).with_name("bids-validator-deno")), str(folder), "--json"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        issues = json.loads(done.stdout)["issues"]["issues"]
+        if errors := [f"{one['code']} {one.get('location', '')}" for one in issues if one["severity"] == "error"]:
+            raise ValueError(f"{folder.name}: {len(errors)} errors; the first: {errors[0]}")
+    return f"no error in {len(folders)} data sets: {len(found.scans)} results, {len(made.pairs)} pairs, their labels"
+
+
+CHECKS: dict[str, Callable[[Work], str]] = {"MONAI bundle": monai, "ONNX": onnx, "nnU-Net": nnunet, "BIDS": bids}
 
 
 def main() -> int:
