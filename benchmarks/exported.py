@@ -38,7 +38,10 @@ def main() -> None:
     rows = []
     for path in given.scans:
         kept = load_file(path)
-        ours, alone = predict(kept["image"][None]).probabilities.argmax(0), exported(kept["image"][None, None])[0].argmax(0)
+        ours, alone = (
+            predict(kept["image"][None]).probabilities.argmax(0),
+            exported(kept["image"][None, None])[0].argmax(0),
+        )
         truth = kept["labels"].long()
         rows.append((dice(alone, ours), dice(alone, truth), dice(ours, truth)))
     for what, column in zip(("export with segment", "export", "segment"), zip(*rows, strict=True), strict=True):

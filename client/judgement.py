@@ -15,14 +15,11 @@ from torch import Tensor
 from client.expected import Expected
 from client.quality import Light, Quality
 from configs.contrast import T1, weighted
-from configs.structures import LabelTable
+from configs.structures import TISSUES, LabelTable
 from sst_models.volume.metrics import mean_dice
 
 if TYPE_CHECKING:
     from client.segmented import Structure
-
-FLUID, GREY, WHITE = ("Lateral-Vent", "3rd-Vent", "4th-Vent", "CSF"), ("Cerebral-CX",), ("Cerebral-WM",)
-"""Groups of FreeSurfer's names whose order of brightness is that of the contrast: fluid, grey, white in T1."""
 
 LEVELS = 256
 """Levels of brightness that are told apart."""
@@ -73,10 +70,7 @@ def evidence(image: Tensor, probabilities: Tensor, agreed: float, table: LabelTa
     sure = [
         float(most[held].mean()) for members in table.members.values() if bool((held := _of(labels, members)).any())
     ]
-    fluid, grey, white = (
-        image[_of(labels, [index for name in names for index in table.members.get(name, ())])]
-        for names in (FLUID, GREY, WHITE)
-    )
+    fluid, grey, white = (image[_of(labels, table.tissues[tissue])] for tissue in TISSUES)
     known = contrast == T1
     return Evidence(
         agreed,
@@ -103,7 +97,7 @@ def brighter(one: Tensor, other: Tensor) -> float:
     return float((ours * below).sum() / (ours.sum() * theirs.sum()))
 
 
-def _of(labels: Tensor, members: "tuple[int, ...] | list[int]") -> Tensor:
+def _of(labels: Tensor, members: Sequence[int]) -> Tensor:
     return torch.isin(labels, torch.tensor(list(members), device=labels.device))
 
 

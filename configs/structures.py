@@ -25,11 +25,14 @@ MOST_STRUCTURES = 254
 
 MOST_ID = 65535
 
-COLUMNS = ("index", "name", "group", "mirror", "color", "brightness", "inflation", "symmetry", "folded")
+COLUMNS = ("index", "name", "group", "mirror", "color", "brightness", "inflation", "symmetry", "folded", "tissue")
 """Columns of a table that are read; only the first two must be there, others are skipped."""
 
 BRIGHTNESS, INFLATION, SYMMETRY = 0.024, 0.45, 0.8
 """What a table says that does not say it; most of the paper's structures have these (`Row`)."""
+
+TISSUES = ("fluid", "grey", "white")
+"""Of a T1-weighted scan, the darkest first."""
 
 _MOST = {"brightness": 1.0, "inflation": 10.0, "symmetry": 1.0, "folded": 1.0}
 
@@ -54,6 +57,7 @@ class Row:
     inflation: float = INFLATION  # mm; standard deviation of how far its surface lies outwards
     symmetry: float = SYMMETRY  # correlation of that with the other side's
     folded: bool = False  # finer than a registration can follow
+    tissue: str = ""  # one of `TISSUES`, for what is evidently of one
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,11 @@ class LabelTable:
     def members(self) -> dict[str, tuple[int, ...]]:
         """Class indices of each group, left and right together."""
         return {group: tuple(s.index for s in self.structures if s.group == group) for group in self.groups}
+
+    @cached_property
+    def tissues(self) -> dict[str, tuple[int, ...]]:
+        """Class indices of what is evidently of each tissue."""
+        return {tissue: tuple(s.index for s in self.structures if s.tissue == tissue) for tissue in TISSUES}
 
     @cached_property
     def group_of(self) -> tuple[int, ...]:
@@ -228,7 +237,7 @@ def _rows(lines: Sequence[tuple[str, dict[str, str]]]) -> tuple[Row, ...]:
             _number(_given(line, column), column, value, place) for column, value in usual.items()
         )
         own = (id_, line.get("name", ""), group, mirror, (chosen[0], chosen[1], chosen[2]))
-        rows.append(Row(*own, brightness, inflation, symmetry, bool(folded)))
+        rows.append(Row(*own, brightness, inflation, symmetry, bool(folded), _given(line, "tissue")))
     return tuple(rows)
 
 
@@ -285,6 +294,8 @@ def _check(rows: Iterable[Row]) -> None:
         for column, most in _MOST.items():
             if not 0 <= getattr(row, column) <= most:
                 raise ConfigError(f"label {row.id}: {column} is a number from 0 to {most:g}")
+        if row.tissue not in ("", *TISSUES):
+            raise ConfigError(f"label {row.id}: tissue '{row.tissue[:80]}' is none of {', '.join(TISSUES)}")
         for text in (row.name, row.group):
             if not _NAME.fullmatch(text):
                 raise ConfigError(
@@ -304,35 +315,35 @@ def _check(rows: Iterable[Row]) -> None:
 # FreeSurfer's ids and colours, the paper's names; groups in the order of the columns of its Table 1. How people differ
 # was measured on the training scans of two public sites, OASIS-1 and IXI; at most two digits of it.
 _PAPER = """
-index name                  color    brightness  inflation  symmetry  folded
-2     Left-Cerebral-WM      #f5f5f5  0.006       0.45       0.8       0
-3     Left-Cerebral-CX      #cd3e4e  0.024       0.45       0.8       1
-4     Left-Lateral-Vent     #781286  0.06        1.9        0.8       0
-7     Left-Cerebellum-WM    #dcf8a4  0.016       0.45       0         0
-8     Left-Cerebellum-CX    #e69422  0.024       1.1        0         1
-10    Left-Thalamus-Proper  #00760e  0.016       0.45       0.8       0
-11    Left-Caudate          #7abadc  0.06        1.1        0.8       0
-12    Left-Putamen          #ec0db0  0.016       0.45       0.8       0
-13    Left-Pallidum         #0c30ff  0.024       0.45       0.8       0
-14    3rd-Vent              #ccb68e  0.06        1.1        0.8       0
-15    4th-Vent              #2acca4  0.024       0.9        0.8       0
-16    Brain-Stem            #779fb0  0.016       0.45       0.8       0
-17    Left-Hippocampus      #dcd814  0.024       0.45       0.8       0
-18    Left-Amygdala         #67ffff  0.024       0.45       0.8       0
-24    CSF                   #3c3c3c  0.06        0.9        0.8       0
-28    Left-VentralDC        #a52a2a  0.016       0.45       0.8       0
-41    Right-Cerebral-WM     #e1e1e1  0.006       0.45       0.8       0
-42    Right-Cerebral-CX     #cd3e4e  0.024       0.45       0.8       1
-43    Right-Lateral-Vent    #781286  0.06        1.9        0.8       0
-46    Right-Cerebellum-WM   #dcf8a4  0.016       0.45       0         0
-47    Right-Cerebellum-CX   #e69422  0.024       1.1        0         1
-49    Right-Thalamus-Proper #00760e  0.016       0.45       0.8       0
-50    Right-Caudate         #7abadc  0.06        1.1        0.8       0
-51    Right-Putamen         #ec0db0  0.016       0.45       0.8       0
-52    Right-Pallidum        #0d30ff  0.024       0.45       0.8       0
-53    Right-Hippocampus     #dcd814  0.024       0.45       0.8       0
-54    Right-Amygdala        #67ffff  0.024       0.45       0.8       0
-60    Right-VentralDC       #a52a2a  0.016       0.45       0.8       0
+index name                  color    brightness  inflation  symmetry  folded  tissue
+2     Left-Cerebral-WM      #f5f5f5  0.006       0.45       0.8       0       white
+3     Left-Cerebral-CX      #cd3e4e  0.024       0.45       0.8       1       grey
+4     Left-Lateral-Vent     #781286  0.06        1.9        0.8       0       fluid
+7     Left-Cerebellum-WM    #dcf8a4  0.016       0.45       0         0       n/a
+8     Left-Cerebellum-CX    #e69422  0.024       1.1        0         1       n/a
+10    Left-Thalamus-Proper  #00760e  0.016       0.45       0.8       0       n/a
+11    Left-Caudate          #7abadc  0.06        1.1        0.8       0       n/a
+12    Left-Putamen          #ec0db0  0.016       0.45       0.8       0       n/a
+13    Left-Pallidum         #0c30ff  0.024       0.45       0.8       0       n/a
+14    3rd-Vent              #ccb68e  0.06        1.1        0.8       0       fluid
+15    4th-Vent              #2acca4  0.024       0.9        0.8       0       fluid
+16    Brain-Stem            #779fb0  0.016       0.45       0.8       0       n/a
+17    Left-Hippocampus      #dcd814  0.024       0.45       0.8       0       n/a
+18    Left-Amygdala         #67ffff  0.024       0.45       0.8       0       n/a
+24    CSF                   #3c3c3c  0.06        0.9        0.8       0       fluid
+28    Left-VentralDC        #a52a2a  0.016       0.45       0.8       0       n/a
+41    Right-Cerebral-WM     #e1e1e1  0.006       0.45       0.8       0       white
+42    Right-Cerebral-CX     #cd3e4e  0.024       0.45       0.8       1       grey
+43    Right-Lateral-Vent    #781286  0.06        1.9        0.8       0       fluid
+46    Right-Cerebellum-WM   #dcf8a4  0.016       0.45       0         0       n/a
+47    Right-Cerebellum-CX   #e69422  0.024       1.1        0         1       n/a
+49    Right-Thalamus-Proper #00760e  0.016       0.45       0.8       0       n/a
+50    Right-Caudate         #7abadc  0.06        1.1        0.8       0       n/a
+51    Right-Putamen         #ec0db0  0.016       0.45       0.8       0       n/a
+52    Right-Pallidum        #0d30ff  0.024       0.45       0.8       0       n/a
+53    Right-Hippocampus     #dcd814  0.024       0.45       0.8       0       n/a
+54    Right-Amygdala        #67ffff  0.024       0.45       0.8       0       n/a
+60    Right-VentralDC       #a52a2a  0.016       0.45       0.8       0       n/a
 """
 
 _HEADER, *_LINES = (line.split() for line in _PAPER.strip().split("\n"))

@@ -49,12 +49,13 @@ def test_sides_are_told_in_the_usual_ways(tmp_path: Path, name: str, side: str) 
 
 def test_what_a_file_says_beats_what_is_guessed(tmp_path: Path) -> None:
     """Sides by `mirror`, how people differ by its columns, ids that mean nothing by the group `background`."""
-    head = "index\tname\tgroup\tmirror\tbrightness\tinflation\tsymmetry\tfolded\textra"
-    rows = ("1\tA\tlobe\t2\t0.1\t1.5\t0\t1\tx", "2\tB\tlobe\t1\t\t\t\t\t", "7\ttable\tbackground\t\t\t\t\t\t")
+    head = "index\tname\tgroup\tmirror\tbrightness\tinflation\tsymmetry\tfolded\ttissue\textra"
+    rows = ("1\tA\tlobe\t2\t0.1\t1.5\t0\t1\tgrey\tx", "2\tB\tlobe\t1\t\t\t\t\tn/a\t", "7\ttable\tbackground\t\t\t\t\t\t\t")
     table = table_of(read_table(written(tmp_path, "\n".join((head, *rows)) + "\n")))
     assert table.mirrored == (0, 2, 1) and table.classes == 3 and table.dropped == {7}
     first = table.structures[0]
     assert (first.brightness, first.inflation, first.symmetry, first.folded) == (0.1, 1.5, 0.0, True)
+    assert table.tissues == {"fluid": (), "grey": (1,), "white": ()}
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,7 @@ def test_what_a_file_says_beats_what_is_guessed(tmp_path: Path) -> None:
         ("index\tname\tmirror\n1\tA\t5\n", "label 1 has 5 for its other side"),
         ("index\tname\tcolor\n1\tA\tred\n", "line 2: color 'red'"),
         ("index\tname\tbrightness\n1\tA\tnan\n", "line 2: brightness 'nan'"),
+        ("index\tname\ttissue\n1\tA\tgray\n", "label 1: tissue 'gray' is none of fluid, grey, white"),
         ("index\tname\tgroup\n1\tA\tbackground\n", "0 structures"),
         ("index\tname\n", "0 structures"),
         ("index\tname\n" + "".join(f"{n}\tn{n}\n" for n in range(1, 256)), "255 structures"),
