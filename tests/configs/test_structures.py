@@ -50,11 +50,12 @@ def test_sides_are_told_in_the_usual_ways(tmp_path: Path, name: str, side: str) 
 def test_what_a_file_says_beats_what_is_guessed(tmp_path: Path) -> None:
     """Sides by `mirror`, how people differ by its columns, ids that mean nothing by the group `background`."""
     head = "index\tname\tgroup\tmirror\tbrightness\tinflation\tsymmetry\tfolded\ttissue\textra"
-    rows = ("1\tA\tlobe\t2\t0.1\t1.5\t0\t1\tgrey\tx", "2\tB\tlobe\t1\t\t\t\t\tn/a\t", "7\ttable\tbackground\t\t\t\t\t\t\t")
+    first, second = "1\tA\tlobe\t2\t0.1\t1.5\t0\t1\tgrey\tx", "2\tB\tlobe\t1\t\t\t\t\tn/a\t"
+    rows = (first, second, "7\ttable\tbackground\t\t\t\t\t\t\t")
     table = table_of(read_table(written(tmp_path, "\n".join((head, *rows)) + "\n")))
     assert table.mirrored == (0, 2, 1) and table.classes == 3 and table.dropped == {7}
-    first = table.structures[0]
-    assert (first.brightness, first.inflation, first.symmetry, first.folded) == (0.1, 1.5, 0.0, True)
+    one = table.structures[0]
+    assert (one.brightness, one.inflation, one.symmetry, one.folded) == (0.1, 1.5, 0.0, True)
     assert table.tissues == {"fluid": (), "grey": (1,), "white": ()}
 
 
