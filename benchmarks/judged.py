@@ -183,7 +183,7 @@ def collect(asked: argparse.Namespace) -> None:
                 continue
             image = read_image(scan.image)
             truth = array_of(read_labels(scan.labels, image, PAPER))
-            ways = CHOSEN_BY if asked.split != "test" else CHOSEN_BY + UNSEEN
+            ways = asked.ways or (CHOSEN_BY if asked.split != "test" else CHOSEN_BY + UNSEEN)
             for place, way in enumerate(ways):
                 if asked.split == "test" and way != "clean" and (number + place) % 2:
                     continue
@@ -308,6 +308,7 @@ def main() -> None:
     step.add_argument("--site", action="append", required=True, metavar="NAME=DIR")
     step.add_argument("--splits", type=Path, required=True)
     step.add_argument("--split", default="val")
+    step.add_argument("--ways", nargs="+", metavar="WAY", help="these alone")
     step.add_argument("--out", type=Path, required=True)
     step.set_defaults(run=collect)
     step = steps.add_parser("fit")

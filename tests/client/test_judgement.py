@@ -77,13 +77,14 @@ def test_sides_that_differ_are_told() -> None:
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        (replace(WELL, grey_white=0.3), "white matter is not brighter than cortex (0.30); is it T1-weighted?"),  # FLAIR
-        (replace(WELL, fluid_grey=0.1), "cortex is not brighter than fluid (0.10); is it T1-weighted?"),  # T2
+        (replace(WELL, grey_white=0.3), "white matter is hardly brighter than cortex (0.30; by chance 0.5)"),  # FLAIR
+        (replace(WELL, fluid_grey=0.1), "cortex is hardly brighter than fluid (0.10; by chance 0.5)"),  # T2
     ],
 )
 def test_tissues_out_of_their_order_are_told(seen: Evidence, said: str) -> None:
     """Another contrast, by the labels that were found; where the order is not known nothing is said of it."""
-    assert said in judge(seen, FITS, USUAL, found()).concerns
+    (concern,) = judge(seen, FITS, USUAL, found()).concerns
+    assert concern.startswith(said) and "T1-weighted" in concern
     unknown = replace(WELL, grey_white=math.nan, fluid_grey=math.nan)
     assert judge(unknown, FITS, USUAL, found()).light == "green"
 

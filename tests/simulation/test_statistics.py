@@ -85,6 +85,7 @@ def test_moments_leave_and_nothing_else_and_each_site_gets_a_model(data: dict[st
         assert not any(parts.values())
         model = open_model(site.state / "runs" / "tiny" / "model")
         assert model.card["site"] == site.name
+        assert model.of_nobody and model.expected.people == 5
         assert model.generator(torch.device("cpu")).pair(Recipe(1, 1, 1, site.name)).labels.unique().numel() > 10
 
 
