@@ -237,11 +237,9 @@ def fit(asked: argparse.Namespace) -> None:
     files = {path.stem: rows_of(path, expected) for path in asked.files}
     chosen = next(iter(files.values()))
     known = [row for row in chosen if not math.isnan(row["agreement"])]
-    design = np.array([[1.0, row["agreement"], row["confidence"], row["overlap"], row["unlike"]] for row in known])
-    truth = np.array([row["dice"] for row in known])
-    near = 1 + 2 * ((truth > 0.5) & (truth < 0.9))  # what is decided about counts for more than what is evident
-    solved = np.linalg.lstsq(design * near[:, None], truth * near, rcond=None)[0]
-    print("intercept, agreement, confidence, overlap, sizes:", ", ".join(f"{value:.3f}" for value in solved))
+    design = np.array([[1.0, row["agreement"], row["unlike"]] for row in known])
+    solved = np.linalg.lstsq(design, np.array([row["dice"] for row in known]), rcond=None)[0]
+    print("intercept, agreement, sizes:", ", ".join(f"{value:.2f}" for value in solved))
     for name, rows in files.items():
         print(f"\n{name}: {len(rows)} results")
         for title, some in (

@@ -315,7 +315,7 @@ def test_tiny_federation_runs_all_phases(reference):
         model = open_model(site.state / "runs" / "tiny" / "model")
         assert model.card["site"] == site.name and model.card["sites"] == ["left", "right"]
         assert model.card["figures"]["left"]["scans"] == 1
-        assert model.expected.people == 3 and not model.of_nobody
+        assert model.expected.people == 4 and not model.of_nobody
         pair = model.generator(torch.device("cpu")).pair(Recipe(1, 1, 1, site.name))
         assert pair.image.shape == (1, *TINY.grid.shape)
 
