@@ -3,6 +3,7 @@
 # mypy: untyped-calls-exclude="SimpleITK"
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -30,13 +31,20 @@ PIXEL = 0.6
 """mm of a side of a pixel of the overlay: a picture of some 900 x 500 pixels."""
 
 
-def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = T1, table: LabelTable = PAPER) -> list[Scan]:
-    """List the scans of files, folders and tables of files, in the order of their cases.
+def scans_at(
+    sources: Sequence[Path],
+    mask: str = "",
+    contrast: str = T1,
+    table: LabelTable = PAPER,
+    series: int | None = None,
+) -> list[Scan]:
+    """List the scans of files, folders and tables of files, in the order of their cases; see `find_scans`.
 
     Raises:
         DataError: one is missing or holds no scan, or two scans have one case name.
+        ConfigError: there is DICOM, and what reads it is not installed.
     """
-    return with_masks(find_scans(sources, contrast, table), mask)
+    return with_masks(find_scans(sources, contrast, table, series), mask)
 
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
@@ -97,7 +105,8 @@ def segment_all(
     """Segment scans into a folder that is a BIDS derivative; one that cannot be used is set aside.
 
     What an earlier call made of the same files with the same model and settings is not made again. The folder gets,
-    for each scan, the label map, its table of structures, what is to be said of it, and an overlay; and for all,
+    for each scan, the label map (as DICOM SEG, too, where the scan came in DICOM), its table of structures, what is to
+    be said of it, and an overlay; and for all,
     `volumes.tsv` (ml), the table of labels, the colours for viewers, and `dataset_description.json`.
 
     Raises:
@@ -112,7 +121,9 @@ def segment_all(
             key = results.key(scan)
             one = results.find(scan, key)
             if one is None:
-                one = results.keep(scan, segment_scan(scan, model, predict(), how, largest=largest), key)
+                with scan.as_nifti() as image:
+                    found = segment_scan(image, model, predict(), how, largest=largest)
+                    one = replace(results.keep(image, found, key), scan=scan)
             done.append(one)
         except DataError as error:
             aside.append(SetAside.of(scan, error))

@@ -86,6 +86,11 @@ class Segmented:
         """The model's digest, how well the scan fits, and the concerns, as JSON."""
         return self._beside("dseg.json")
 
+    @property
+    def dicom(self) -> Path | None:
+        """The label map as DICOM SEG, where the scan came in DICOM and any structure was found in it; else None."""
+        return self._beside("dseg.dcm") if self.scan.series and any(s.voxels for s in self.structures) else None
+
     def _beside(self, end: str) -> Path:
         return self.path.with_name(self.path.name.removesuffix("dseg.nii.gz") + end)
 
@@ -135,7 +140,7 @@ class Results:
         Raises:
             DataError: a file of the scan cannot be read.
         """
-        return digest_with(self._facts, (scan.image, scan.mask))
+        return digest_with(self._facts, (*scan.files, scan.mask))
 
     def find(self, scan: Scan, key: str) -> Segmented | None:
         """Give what an earlier call left of a scan; None where it left nothing whole, or of other files or settings."""
@@ -148,12 +153,17 @@ class Results:
             with found.table.open(encoding="utf-8", newline="") as file:
                 rows = [dict(zip(_COLUMNS, row, strict=True)) for row in list(csv.reader(file, delimiter="\t"))[1:]]
             structures = tuple(_structure(row) for row in rows)
-            return Segmented(scan, path, structures, float(about["MaskVolume"]), tuple(about["Concerns"]))
+            found = Segmented(scan, path, structures, float(about["MaskVolume"]), tuple(about["Concerns"]))
+            return None if found.dicom and not found.dicom.is_file() else found
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def keep(self, scan: Scan, found: Segmentation, key: str) -> Segmented:
-        """Write what was found of a scan; its sidecar comes last, and says that all is there."""
+        """Write what was found of a scan, whose image is a NIfTI file; its sidecar comes last, and says all is there.
+
+        Raises:
+            DataError: `dicom`: the scan's series has changed since its headers were read.
+        """
         path = self._label_map(scan.case)
         kept = Segmented(scan, path, found.structures, found.mask_ml, found.quality.concerns)
         kept.sidecar.unlink(missing_ok=True)
@@ -164,9 +174,13 @@ class Results:
         ]
         replace_file(kept.table, _table(_COLUMNS, rows))
         save_png(found.picture, kept.overlay)
-        quality = found.quality
+        if kept.dicom:
+            from client.dicom.segmentation import write_segmentation
+
+            write_segmentation(found.labels, scan, kept.dicom, self.model)
+        quality, bids = found.quality, scan.case.startswith("sub-") and scan.series is None
         about = {
-            "Sources": [legible(f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name)],
+            "Sources": [legible(f"bids:raw:{scan.name}" if bids else scan.name)],
             "Model": self.model.digest,
             "Key": key,
             "MaskVolume": round(found.mask_ml, 4),
@@ -186,7 +200,7 @@ class Results:
         """
         rows = {**self._earlier, **{one.case: self._row(one) for one in done}}
         replace_file(self.folder / VOLUMES, _table(self._header, [rows[case] for case in sorted(rows)]))
-        now, path = {legible(scan.image.name) for scan in asked}, self.folder / SET_ASIDE
+        now, path = {legible(scan.name) for scan in asked}, self.folder / SET_ASIDE
         earlier: list[list[str]] = []
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as file:
