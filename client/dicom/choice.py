@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.dicom.headers import Volume
+from client.dicom.headers import TOGETHER, Volume
 from configs.contrast import T1
 
 ECHO = 10.0
@@ -64,8 +64,8 @@ def choose(volumes: Sequence[Volume], number: int | None = None, contrast: str =
     if contrast != T1:
         listed = _list(volumes, fault)
         return Choice(None, f"which series is {contrast} is not told by tags; name it (--series N) of {listed}")
-    fit = [one for one in volumes if not why_not(one)]
-    best = [one for one in fit if _rank(one) == min(map(_rank, fit))]
+    tagged = [one for one in volumes if not unlike(one)]
+    best = [one for one in tagged if not fault(one) and _rank(one) == min(map(_rank, tagged))]
     if len(best) > 1 and len({(one.when, one.size, len(one.slices), one.echo, one.kind[:2]) for one in best}) == 1:
         most = max(len(CORRECTED.intersection(one.kind)) for one in best)  # one acquisition, reconstructed twice
         best = [one for one in best if len(CORRECTED.intersection(one.kind)) == most]
@@ -80,7 +80,12 @@ def choose(volumes: Sequence[Volume], number: int | None = None, contrast: str =
 
 
 def why_not(volume: Volume) -> str:
-    """Say why a volume is not the T1-weighted scan of a head; "" where it may be."""
+    """Say why a volume is not the T1-weighted scan of a head, or cannot be used as it is; "" where it may be."""
+    return unlike(volume) or fault(volume)
+
+
+def unlike(volume: Volume) -> str:
+    """Say why a volume's tags are not those of a T1-weighted scan of a head; "" where they are."""
     kind, sequence = set(volume.kind), volume.sequence
     reasons = (
         (volume.modality != "MR" or not volume.size[0], "no MR image"),
@@ -98,7 +103,7 @@ def why_not(volume: Volume) -> str:
         ({"SS"} <= volume.variant and not volume.variant & {"SP", "MP"}, "balanced, not spoiled"),
         (_short(volume), "does not cover a head"),
     )
-    return next((why for holds, why in reasons if holds), "") or fault(volume)
+    return next((why for holds, why in reasons if holds), "")
 
 
 def fault(volume: Volume) -> str:
@@ -114,7 +119,7 @@ def fault(volume: Volume) -> str:
     if count < 2:
         return "a single slice"
     apart = np.diff(volume.places)
-    if (doubled := int((apart < 0.1 * max(apart.max(), 1e-6)).sum())) > 0:
+    if doubled := int((apart <= TOGETHER).sum()):
         return f"several volumes in one series: {count} slices at {count - doubled} places"
     step = volume.step
     if float(np.abs(apart - step).max()) > EVEN * step:

@@ -21,6 +21,9 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+TOGETHER = 0.01
+"""mm: slices that are no farther apart are in one place."""
+
 _ENHANCED = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 _TAGS = (
@@ -88,9 +91,9 @@ class Volume:
 
     @property
     def step(self) -> float:
-        """Distance of slices, mm: the usual one where they are uneven."""
+        """Distance of slices, mm: the usual one where they are uneven; 0 for a single slice."""
         apart = np.diff(self.places)
-        return float(np.median(apart)) if len(apart) else 0.0
+        return float(np.median(apart[apart > TOGETHER])) if (apart > TOGETHER).any() else 0.0
 
     @property
     def files(self) -> tuple[Path, ...]:

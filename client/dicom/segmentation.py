@@ -77,7 +77,7 @@ def write_segmentation(labels: np.ndarray, scan: Scan, path: Path, model: Model)
     numbers = np.zeros(model.experiment.table.classes, np.uint8)
     numbers[found] = np.arange(1, len(found) + 1)
     with quiet():
-        made = _segmentation(numbers[classes], _sources(volume), found, model)
+        made = _segmentation(numbers[classes], _sources(volume), found, model, volume.number)
         part = path.with_name(f".{path.name}.{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -116,7 +116,9 @@ def _group(item: Dataset) -> Dataset:
     return kept
 
 
-def _segmentation(numbers: np.ndarray, sources: list[Dataset], found: list[int], model: Model) -> Dataset:
+def _segmentation(
+    numbers: np.ndarray, sources: list[Dataset], found: list[int], model: Model, number: int
+) -> Dataset:
     version = _version()
     digest = hashlib.sha256(numbers.tobytes()).hexdigest()
     seed = [str(sources[0].SeriesInstanceUID), model.digest, digest, version]
@@ -126,7 +128,7 @@ def _segmentation(numbers: np.ndarray, sources: list[Dataset], found: list[int],
         segmentation_type="BINARY",
         segment_descriptions=_descriptions(found, model.experiment.table, model.digest, version, seed),
         series_instance_uid=generate_uid(entropy_srcs=[*seed, "series"]),
-        series_number=1,
+        series_number=1000 + number,
         sop_instance_uid=generate_uid(entropy_srcs=[*seed, "instance"]),
         instance_number=1,
         manufacturer=NAME,
@@ -140,9 +142,12 @@ def _segmentation(numbers: np.ndarray, sources: list[Dataset], found: list[int],
     made.PatientIdentityRemoved, made.DeidentificationMethod = "YES", "All but UIDs left out"
     made.LongitudinalTemporalInformationModified = "REMOVED"
     made.ContentDate, made.ContentTime = _NEVER, _MIDNIGHT
-    for name in ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime", "TimezoneOffsetFromUTC"):
-        if name in made:
-            delattr(made, name)
+    made.ContentCreatorName = ""
+    del made.InstanceCreationDate, made.InstanceCreationTime
+    made.ContributingEquipmentSequence[0].ContributionDateTime = None
+    organization = generate_uid(entropy_srcs=[*seed, "dimensions"])
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
     return cast(Dataset, made)
 
 

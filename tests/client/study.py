@@ -120,7 +120,7 @@ def write_series(
         one.file_meta = FileMetaDataset()
         one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
-        one.SOPInstanceUID = generate_uid(entropy_srcs=[one.SeriesInstanceUID, str(k)])
+        one.SOPInstanceUID = generate_uid(entropy_srcs=[one.SeriesInstanceUID, str(one.AcquisitionNumber), str(k)])
         one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
         one.InstanceNumber = instance
         one.Columns, one.Rows = voxels.shape[:2]
