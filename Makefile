@@ -91,6 +91,6 @@ $(STAMP): pyproject.toml constraints.txt $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(if $(LOCK),$(PIP) --no-deps --require-hashes -r $(LOCK))
 	$(PIP) -c constraints.txt $(TORCH)
-	$(PIP) $(if $(LOCK),--no-deps --no-build-isolation -e .,-c constraints.txt -e '.[dev,docs,export,strip]')
+	$(PIP) $(if $(LOCK),--no-deps --no-build-isolation -e .,-c constraints.txt -e '.[dev,docs,dicom,export,strip]')
 	$(BIN)/python -m pip check
 	@touch $@

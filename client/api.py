@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # torch and all that: imported only when work begins
 
 StrPath = str | os.PathLike[str]
 Paths = StrPath | Sequence[StrPath]
-"""Files, folders (BIDS, or any NIfTI files), or tables of files (.csv, .tsv): one, or several."""
+"""Files, folders (BIDS, any NIfTI files, or DICOM), or tables of files (.csv, .tsv): one, or several."""
 
 Watch = Callable[[int, int], None]
 """Called with (done, in all) after each scan or pair."""
@@ -74,7 +74,7 @@ class SegmentedScans:
     folder: Path  # a BIDS derivative
     scans: tuple["Segmented", ...]  # case, path, structures (ml, confidence), judgement, table, overlay, sidecar
     set_aside: tuple["SetAside", ...]  # file, code, reason
-    notes: tuple[str, ...]  # what a person should know of the model and of the choice of masks
+    notes: tuple[str, ...]  # what a person should know of the model, and of the choice of masks and of series
     volumes: Path  # tab-separated: ml of each structure, a row for each scan
     judgements: Path  # tab-separated: light, predicted Dice and concerns, a row for each scan
     page: Path  # segmentations.html: all results, the worst first, with a viewer
@@ -136,6 +136,7 @@ def prepare(
     mask_pattern: str = "",
     skull_stripping: str = "",
     bias_correction: bool = True,
+    series: int | None = None,
     jobs: int = 1,
     label_table: StrPath | None = None,
     progress: Watch | None = None,
@@ -156,6 +157,7 @@ def prepare(
         skull_stripping: for scans that are evidently whole heads and have no mask: "deepbet", or the command of
             another stripper, e.g. "mri_synthstrip -i {in} -o {out} -m {mask}"; run without a shell.
         bias_correction: take the scanner's bias field out (N4).
+        series: number of the series to take of each study in DICOM; None takes the T1-weighted one by its tags.
         jobs: scans at a time, each in a process; 0: one a core. With more than one, a script needs the usual
             `if __name__ == "__main__":` around its calls.
         label_table: ids, names and groups of labels (a dseg.tsv), where the atlas comes with none; without it
@@ -166,7 +168,8 @@ def prepare(
         Where the prepared scans are, what was set aside and why, and the report.
 
     Raises:
-        ConfigError: an argument is out of range, there is no such preset, or the label table is none.
+        ConfigError: an argument is out of range, there is no such preset, the label table is none, or scans are in
+            DICOM and what reads it is not installed.
         DataError: a path is missing, the atlas cannot be used, or no scan can.
         RunError: `out` cannot be written.
     """
@@ -175,6 +178,7 @@ def prepare(
     if not place.exists():
         raise DataError(f"--atlas: there is no {place}")
     how = Preparation(bias_correction, mask_pattern, Stripping(skull_stripping), jobs or os.cpu_count() or 1)
+    how = replace(how, series=series)
     given = _table(label_table)
 
     from client.check import write_check
@@ -218,6 +222,7 @@ def segment(
     mask_pattern: str = "",
     skull_stripping: str = "",
     bias_correction: bool = True,
+    series: int | None = None,
     largest_component: bool = False,
     device: str = "auto",
     progress: Watch | None = None,
@@ -228,10 +233,12 @@ def segment(
         scans: T1-weighted scans, skull-stripped, with a mask, or whole heads for a stripper.
         model: an opened model, or its folder.
         out: folder to write to, a BIDS derivative: for each scan *_dseg.nii.gz (ids of the model's label table,
-            with the scan's shape, affine and header), *_volumes.tsv, *_overlay.png, *_view.js and *_dseg.json.
+            with the scan's shape, affine and header), *_volumes.tsv, *_overlay.png, *_view.js and *_dseg.json; of a
+            scan in DICOM also *_dseg.dcm, a DICOM SEG on the slices of its series.
         mask_pattern: as in `prepare`.
         skull_stripping: as in `prepare`.
         bias_correction: as in `prepare`, and as in the model's training.
+        series: as in `prepare`.
         largest_component: keep only the largest connected component of each structure.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         progress: called with (scans done, scans in all).
@@ -240,7 +247,8 @@ def segment(
         What was written of each scan, its volumes and concerns, and what was set aside and why.
 
     Raises:
-        ConfigError: an argument is none of its values, or there is no GPU.
+        ConfigError: an argument is none of its values, there is no GPU, or scans are in DICOM and what reads it is not
+            installed.
         DataError: a path is missing, the model cannot be used, or no scan can.
         RunError: `out` cannot be written.
     """
@@ -255,13 +263,14 @@ def segment(
     from sst_models.training.device import choose
 
     opened, where = _opened(model), choose(device)
-    found = scans_at(sources, mask_pattern, opened.experiment.contrast, opened.experiment.table)
+    found = scans_at(sources, mask_pattern, opened.experiment.contrast, opened.experiment.table, series)
     _writable(folder)
     done, aside = segment_all(found, opened, folder, how, where, largest=largest_component, watch=progress)
     if not done:
         listed = f"{folder / 'set_aside.tsv'} says why"
         raise DataError(f"none of {len(found)} scans could be segmented ({listed}); the first: {aside[0].reason}")
-    notes = (*((OF_NOBODY.strip(),) if opened.of_nobody else ()), *(s.mask_note for s in found if s.mask_note))
+    noted = (note for scan in found for note in (scan.series_note, scan.mask_note) if note)
+    notes = (*((OF_NOBODY.strip(),) if opened.of_nobody else ()), *noted)
     tables = (folder / name for name in (VOLUMES, JUDGEMENTS, PAGE))
     return SegmentedScans(folder, tuple(done), tuple(aside), notes, *tables)
 

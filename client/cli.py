@@ -21,7 +21,7 @@ app = typer.Typer()
 
 Sources = Annotated[
     list[Path],
-    typer.Argument(metavar="SCANS...", help="Files, folders (BIDS, or any NIfTI files), or tables of files (.csv)."),
+    typer.Argument(metavar="SCANS...", help="Files, folders (BIDS, NIfTI, DICOM), or tables of files (.csv)."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write.")]
 ModelFolder = Annotated[
@@ -39,6 +39,10 @@ Strip = Annotated[
     ),
 ]
 Bias = Annotated[bool, typer.Option(help="Take the scanner's bias field out (N4), as in training.")]
+Series = Annotated[
+    int | None,
+    typer.Option("--series", metavar="N", help="Of DICOM: number of the series to take, not the T1 by its tags."),
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
 
 
@@ -56,6 +60,7 @@ def prepare_command(
     mask_pattern: Mask = "",
     strip: Strip = "",
     bias: Bias = True,
+    series: Series = None,
     jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Scans at a time; 0: one a core.")] = 0,
     label_table: Annotated[Path | None, typer.Option(metavar="FILE", help=LABEL_TABLE)] = None,
 ) -> None:
@@ -70,6 +75,7 @@ def prepare_command(
             mask_pattern=mask_pattern,
             skull_stripping=strip,
             bias_correction=bias,
+            series=series,
             jobs=jobs,
             label_table=label_table,
             progress=watch,
@@ -90,6 +96,7 @@ def segment_command(
     mask_pattern: Mask = "",
     strip: Strip = "",
     bias: Bias = True,
+    series: Series = None,
     largest: Annotated[bool, typer.Option(help="Keep only the largest piece of each structure.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -103,6 +110,7 @@ def segment_command(
             mask_pattern=mask_pattern,
             skull_stripping=strip,
             bias_correction=bias,
+            series=series,
             largest_component=largest,
             device=device,
             progress=watch,

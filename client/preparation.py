@@ -57,6 +57,7 @@ class Preparation:
 
     table: LabelTable = PAPER  # of labels; the run's
     contrast: str = T1  # of the scans; the run's
+    series: int | None = None  # number of the series to take of each study in DICOM; None leaves it to the tags
 
     @property
     def key(self) -> list[object]:

@@ -90,7 +90,8 @@ class SetAside:
     @staticmethod
     def of(scan: Scan, error: DataError) -> "SetAside":
         """Set a scan aside for an error whose message begins with its code."""
-        return SetAside(legible(scan.image.name), str(error).split(":")[0], str(error))
+        reason = scan.nameless(str(error))
+        return SetAside(legible(scan.name), reason.split(":")[0], reason)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _key(scan: Scan, atlas: AtlasFrame, how: Preparation) -> str:
     facts = [PREPARE_VERSION, atlas.digest, atlas.shape, atlas.affine, how.key]
     if how.table != PAPER:
         facts.append([astuple(row) for row in how.table.rows])
-    return digest_with(facts, (scan.image, scan.labels, scan.mask))
+    return digest_with(facts, (*scan.files, scan.labels, scan.mask))
 
 
 def digest_with(facts: Sequence[object], files: Sequence[Path | None]) -> str:
@@ -201,7 +202,8 @@ def prepare(scan: Scan, atlas: AtlasFrame, store: Path, how: Preparation = PLAIN
     path, key = Path(store) / f"{scan.case}.safetensors", _key(scan, atlas, how)
     if _holds(path, key):
         return path
-    tensors, note = _tensors(scan, atlas, how)
+    with scan.as_nifti() as image:
+        tensors, note = _tensors(image, atlas, how)
     _save(tensors, {"about": f"{key} {scan.case}" + (f"\n{note}" if note else "")}, path)
     return path
 
@@ -242,7 +244,7 @@ def _brain(image: sitk.Image, scan: Scan, how: Preparation) -> tuple[np.ndarray,
     if how.brains is None:
         return _find_brain(image, scan, how)
     path = how.brains / f"{scan.case}.safetensors"
-    key = digest_with([PREPARE_VERSION, "brain", how.key], (scan.image, scan.mask))
+    key = digest_with([PREPARE_VERSION, "brain", how.key], (*scan.files, scan.mask))
     if not _holds(path, key):
         inside, voxels = _find_brain(image, scan, how)
         box = tuple(slice(int(found.min()), int(found.max()) + 1) for found in np.nonzero(inside))
@@ -306,7 +308,7 @@ def prepare_site(
         DataError: a folder is missing or empty, or no scan can be used.
         RunError: a prepared file cannot be written.
     """
-    scans = with_masks(find_scans(folders, how.contrast, how.table), how.mask)
+    scans = with_masks(find_scans(folders, how.contrast, how.table, how.series), how.mask)
     roots = tuple(Path(folder).absolute() for folder in folders if Path(folder).is_dir())
     clean(Path(store))
     work = [(scan, atlas, Path(store), how, roots) for scan in scans]
@@ -316,7 +318,7 @@ def prepare_site(
         if isinstance(result, Path):
             _, _, note = _about(result).partition("\n")
             cases.append(PreparedCase(scan.case, scan.person, result, scan.labels is not None and not note))
-            notes += filter(None, (scan.mask_note, scan.labels_note, note))
+            notes += filter(None, (scan.series_note, scan.mask_note, scan.labels_note, note))
         else:
             aside.append(result)
         if progress is not None:
@@ -346,7 +348,7 @@ def _each(work: Sequence[Work], jobs: int) -> Iterator[Path | SetAside]:
 def _one(work: Work) -> Path | SetAside:
     scan, atlas, store, how, roots = work
     try:
-        check_inside((scan.image, scan.labels, None if how.mask else scan.mask), roots)
+        check_inside((*scan.files, scan.labels, None if how.mask else scan.mask), roots)
         return prepare(scan, atlas, store, how)
     except DataError as error:
         return SetAside.of(scan, error)

@@ -35,13 +35,20 @@ PIXEL = 0.6
 """mm of a side of a pixel of the overlay: a picture of some 900 x 500 pixels."""
 
 
-def scans_at(sources: Sequence[Path], mask: str = "", contrast: str = T1, table: LabelTable = PAPER) -> list[Scan]:
-    """List the scans of files, folders and tables of files, in the order of their cases.
+def scans_at(
+    sources: Sequence[Path],
+    mask: str = "",
+    contrast: str = T1,
+    table: LabelTable = PAPER,
+    series: int | None = None,
+) -> list[Scan]:
+    """List the scans of files, folders and tables of files, in the order of their cases; see `find_scans`.
 
     Raises:
         DataError: one is missing or holds no scan, or two scans have one case name.
+        ConfigError: there is DICOM, and what reads it is not installed.
     """
-    return with_masks(find_scans(sources, contrast, table), mask)
+    return with_masks(find_scans(sources, contrast, table, series), mask)
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,9 @@ def segment_all(
     """Segment scans into a folder that is a BIDS derivative; one that cannot be used is set aside.
 
     What an earlier call made of the same files with the same model and settings is not made again. The folder gets,
-    for each scan, the label map, its table of structures, what is to be said of it, and an overlay; and for all,
-    `volumes.tsv` (ml), the table of labels, the colours for viewers, and `dataset_description.json`.
+    for each scan, the label map (as DICOM SEG, too, where the scan came in DICOM), its table of structures, what is to
+    be said of it, an overlay, and what the viewer shows; and for all, `segmentations.html`, `volumes.tsv` (ml),
+    `judgements.tsv`, the table of labels, the colours for viewers, and `dataset_description.json`.
 
     Raises:
         RunError: the folder cannot be written, or holds segmentations of other structures.
@@ -140,11 +148,13 @@ def segment_all(
     for number, scan in enumerate(scans, start=1):
         try:
             if (other := written.setdefault(results.label_map(scan.case), scan.case)) != scan.case:
-                raise DataError(f"same-name: {scan.image} would be written over {other}; rename one of them")
+                raise DataError(f"same-name: {scan.name} would be written over {other}; rename one of them")
             key = results.key(scan)
             one = results.find(scan, key)
             if one is None:
-                one = results.keep(scan, segment_scan(scan, model, predict(), how, largest=largest), key)
+                with scan.as_nifti() as image:
+                    found = segment_scan(image, model, predict(), how, largest=largest)
+                    one = results.keep(image, found, key)
             done.append(one)
         except DataError as error:
             aside.append(SetAside.of(scan, error))

@@ -108,6 +108,12 @@ class Segmented:
         """The model's digest, how well the scan fits, and the concerns, as JSON."""
         return self._beside("dseg.json")
 
+    @property
+    def dicom(self) -> Path | None:
+        """The label map as DICOM SEG, where the scan came in DICOM and any structure was found in it; else None."""
+        path = self._beside("dseg.dcm")
+        return path if path.is_file() else None
+
     def _beside(self, end: str) -> Path:
         return self.path.with_name(self.path.name.removesuffix("dseg.nii.gz") + end)
 
@@ -165,12 +171,14 @@ class Results:
         Raises:
             DataError: a file of the scan cannot be read.
         """
-        return digest_with(self._facts, (scan.image, scan.mask))
+        return digest_with(self._facts, (*scan.files, scan.mask))
 
     def find(self, scan: Scan, key: str) -> Segmented | None:
         """Give what an earlier call left of a scan; None where it left nothing whole, or of other files or settings."""
         found = self._kept(scan.case)
-        return found[0] if found and found[1] == key else None
+        if found is None or found[1] != key or (_wants_dicom(scan, found[0]) and not found[0].dicom):
+            return None
+        return found[0]
 
     def _kept(self, case: str) -> tuple[Segmented, str] | None:
         """Give what lies there of a scan, and its key; None where it is not whole, or of another version."""
@@ -189,7 +197,11 @@ class Results:
             return None
 
     def keep(self, scan: Scan, found: Segmentation, key: str) -> Segmented:
-        """Write what was found of a scan; its sidecar comes last, and says that all is there."""
+        """Write what was found of a scan, whose image is a NIfTI file; its sidecar comes last, and says all is there.
+
+        Raises:
+            DataError: `dicom`: the scan's series has changed since its headers were read.
+        """
         path = self.label_map(scan.case)
         kept = Segmented(scan.case, path, found.structures, found.mask_ml, found.judgement)
         kept.sidecar.unlink(missing_ok=True)
@@ -202,11 +214,18 @@ class Results:
         replace_file(kept.table, _table(_COLUMNS, rows))
         save_png(found.picture, kept.overlay)
         replace_file(kept.view, found.view)
+        if kept.dicom:
+            kept.dicom.unlink()
+        if _wants_dicom(scan, kept):
+            from client.dicom.segmentation import write_segmentation
+
+            write_segmentation(found.labels, scan, path.with_name(path.name.replace(".nii.gz", ".dcm")), self.model)
         quality, seen, judgement = found.quality, found.evidence, found.judgement
+        bids = scan.case.startswith("sub-") and scan.series is None
         about = {
             "Description": f"Structures by sst, see desc-sst_dseg.tsv; {MEANING[judgement.light]}",
             "SpatialReference": "orig",
-            "Sources": [legible(f"bids:raw:{scan.image.name}" if scan.case.startswith("sub-") else scan.image.name)],
+            "Sources": [legible(f"bids:raw:{scan.name}" if bids else scan.name)],
             "Model": self.model.digest,
             "Key": key,
             "MaskVolume": round(found.mask_ml, 4),
@@ -241,7 +260,7 @@ class Results:
         replace_file(self.folder / JUDGEMENTS, _table(["scan", "light", "predicted_dice", "concerns"], lines))
         notes = (OF_NOBODY,) if self.model.of_nobody else ()
         write_page(self.folder, judged, self.model.experiment.table, notes)
-        now, path = {legible(scan.image.name) for scan in asked}, self.folder / SET_ASIDE
+        now, path = {legible(scan.name) for scan in asked}, self.folder / SET_ASIDE
         earlier: list[list[str]] = []
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as file:
@@ -250,6 +269,11 @@ class Results:
 
     def _row(self, one: Segmented) -> list[str]:
         return [one.case, *(f"{s.ml:.4f}" for s in one.structures), f"{one.mask_ml:.4f}"]
+
+
+def _wants_dicom(scan: Scan, found: Segmented) -> bool:
+    """Whether a result has a DICOM SEG; without a segment there is none."""
+    return scan.series is not None and any(structure.voxels for structure in found.structures)
 
 
 def home_of(case: str, folder: Path) -> Path:

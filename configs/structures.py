@@ -220,7 +220,7 @@ def _rows(lines: Sequence[tuple[str, dict[str, str]]]) -> tuple[Row, ...]:
         id_ = _id(line.get("index", ""), place)
         if id_ == 0:
             continue
-        side, base = _side(line.get("name", ""))
+        side, base = side_of(line.get("name", ""))
         found.append((place, line, id_, side, _given(line, "group") or base))
     at = {(group, side): id_ for _, _, id_, side, group in found}
     rows = []
@@ -262,7 +262,7 @@ def _id(text: str, place: str) -> int:
     return int(text)
 
 
-def _side(name: str) -> tuple[str, str]:
+def side_of(name: str) -> tuple[str, str]:
     """Give the side that a name says, "left", "right" or "", and the name without it."""
     found = _SIDE.fullmatch(name)
     if not found:

@@ -25,6 +25,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "client/gate/test_hostile_hub.py",
             "client/gate/test_networks.py",
             "client/test_cli.py",
+            "client/test_dicom.py",
             "client/test_export.py",
             "client/test_killed.py",
             "client/test_segment.py",

@@ -21,6 +21,7 @@ LOCKS = (
     "requirements-dev.lock",
     "requirements-strip.lock",
     "requirements-export.lock",
+    "requirements-dicom.lock",
     "requirements-baselines.lock",
 )
 
@@ -41,9 +42,10 @@ def test_what_the_project_asks_for_is_pinned() -> None:
 
 def test_the_locks_have_what_is_pinned_and_nothing_else() -> None:
     """But torch, whose build the machine's index chooses; what runs is in all, what developers and arms need in one."""
-    run, dev, strip, export, baselines = map(pins, LOCKS)
+    run, dev, strip, export, dicom, baselines = map(pins, LOCKS)
     assert run.items() < strip.items() < dev.items() and run.items() < baselines.items()
     assert run.items() < export.items() < dev.items() and "onnxscript" in export
+    assert run.items() < dicom.items() < dev.items() and "highdicom" in dicom
     assert (strip.keys() & baselines.keys()) - run.keys() == {"pandas", "tqdm"}  # which both extras need
     assert run.keys() < strip.keys() & baselines.keys() and "deepbet" in strip
     assert {**dev, **baselines, "torch": pins("constraints.txt")["torch"]} == pins("constraints.txt")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from client.layouts import bids, distributed, loose
+from client.layouts import bids, dicom, distributed, loose
 from client.layouts.scan import Scan, stem_of
 from client.layouts.table import COLUMNS, is_table, read_table
 from configs.contrast import CONTRASTS, T1
@@ -18,33 +18,36 @@ __all__ = ["COLUMNS", "EXPECTED", "Scan", "find_scans", "in_order", "read_table"
 EXPECTED = (
     "a BIDS folder (sub-*/anat/*_{contrast}.nii.gz, labels in derivatives/*/sub-*/anat/*_dseg.nii.gz), FreeSurfer's "
     "subjects (*/mri/norm.mgz), CANDIShare (*_procimg.nii.gz beside *_seg.nii.gz), OASIS (*norm.nii.gz beside "
-    "*seg35.nii.gz, or OAS1_*/PROCESSED/MPRAGE/T88_111/*_masked_gfc.img), or any .nii and .nii.gz files"
+    "*seg35.nii.gz, or OAS1_*/PROCESSED/MPRAGE/T88_111/*_masked_gfc.img), any .nii and .nii.gz files, or DICOM series"
 )
 
 _CONTRAST = re.compile(rf"_({'|'.join(CONTRASTS)})$")
 """Ends the name of a file that is given by itself; what is before it is the case."""
 
 
-def _layouts(contrast: str, table: LabelTable) -> tuple[Callable[[Path], list[Scan]], ...]:
+def _layouts(contrast: str, table: LabelTable, series: int | None) -> tuple[Callable[[Path], list[Scan]], ...]:
     """List what finds scans of a contrast, in the order in which it is tried."""
     known = (distributed.freesurfer, distributed.candi, distributed.oasis_norm, distributed.oasis_discs)
     return (
         partial(bids.find, contrast=contrast, table=table),
         *(known if contrast == T1 else ()),
         partial(loose.find, contrast=contrast),
+        partial(dicom.find, contrast=contrast, series=series),
     )
 
 
-def _scans_of(source: Path, contrast: str, table: LabelTable) -> list[Scan]:
+def _scans_of(source: Path, contrast: str, table: LabelTable, series: int | None) -> list[Scan]:
     if is_table(source):
         return read_table(source)
+    if dicom.is_dicom(source):
+        return dicom.find(source, contrast, series)
     if source.is_file():
         name = _CONTRAST.sub("", stem_of(source).removesuffix(".img").removesuffix(".hdr"))
         return [Scan(name, name, source, None)]
     expected = EXPECTED.format(contrast=contrast)
     if not source.is_dir():
         raise DataError(f"no such folder: {source}; give a folder or a table that holds {expected}")
-    for layout in _layouts(contrast, table):
+    for layout in _layouts(contrast, table, series):
         try:
             scans = layout(source)
         except DataError as error:
@@ -54,20 +57,24 @@ def _scans_of(source: Path, contrast: str, table: LabelTable) -> list[Scan]:
     raise DataError(f"no scans found in {source}; expected {expected}")
 
 
-def find_scans(folders: Sequence[Path], contrast: str = T1, table: LabelTable = PAPER) -> list[Scan]:
+def find_scans(
+    folders: Sequence[Path], contrast: str = T1, table: LabelTable = PAPER, series: int | None = None
+) -> list[Scan]:
     """List what a site has, in the order of case names.
 
-    Nothing is read but folder names, tables of files, and the label maps of a scan that has several.
+    Nothing is read but folder names, tables of files, headers of DICOM, and the label maps of a scan that has several.
 
     Args:
         folders: one or more folders of the site, each in any of the layouts, tables of files, or single scans.
         contrast: of the scans, by the suffix that BIDS has for it; of files in other layouts nothing else says it.
         table: of labels, by which one of several label maps is chosen.
+        series: number of the series to take of each study in DICOM; without it, its tags say which is T1-weighted.
 
     Raises:
         DataError: a folder or file is missing or holds no scan, or two scans have one case name.
+        ConfigError: there is DICOM, and what reads it is not installed.
     """
-    return in_order(scan for folder in folders for scan in _scans_of(Path(folder), contrast, table))
+    return in_order(scan for folder in folders for scan in _scans_of(Path(folder), contrast, table, series))
 
 
 def in_order(found: Iterable[Scan]) -> list[Scan]:
@@ -79,6 +86,8 @@ def in_order(found: Iterable[Scan]) -> list[Scan]:
     scans = sorted(found, key=lambda scan: scan.case)
     for before, after in zip(scans, scans[1:], strict=False):
         if before.case == after.case:
+            if before.series:
+                raise DataError(f"the study {before.case} is in two of the folders that were given; leave one out")
             raise DataError(f"two scans are called {before.case}: {before.image} and {after.image}; keep one of them")
     return scans
 
@@ -104,6 +113,6 @@ def with_masks(scans: Sequence[Scan], pattern: str) -> list[Scan]:
             name = pattern.format(stem=stem_of(scan.image), case=scan.case, person=scan.person)
         except (LookupError, ValueError) as error:
             raise ConfigError(f"--mask-pattern: '{pattern}' may hold {{stem}}, {{case}} and {{person}} only") from error
-        path = scan.image.parent / name
-        found.append(replace(scan, mask=path) if path.is_file() else scan)
+        beside = [file.parent / name for file in scan.files[:1]]  # no file is a DICOM study's that is refused
+        found.append(replace(scan, mask=beside[0]) if beside and beside[0].is_file() else scan)
     return found
