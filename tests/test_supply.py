@@ -16,7 +16,7 @@ from scripts import sbom
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-strip.lock", "requirements-baselines.lock")
+LOCKS = tuple(f"requirements{end}.lock" for end in ("", "-dev", "-strip", "-baselines", "-dicom"))
 
 
 def pins(name: str) -> dict[str, str]:
@@ -35,8 +35,9 @@ def test_what_the_project_asks_for_is_pinned() -> None:
 
 def test_the_locks_have_what_is_pinned_and_nothing_else() -> None:
     """But torch, whose build the machine's index chooses; what runs is in all, what developers and arms need in one."""
-    run, dev, strip, baselines = map(pins, LOCKS)
+    run, dev, strip, baselines, dicom = map(pins, LOCKS)
     assert run.items() < strip.items() < dev.items() and run.items() < baselines.items()
+    assert run.items() < dicom.items() < dev.items() and "highdicom" in dicom
     assert (strip.keys() & baselines.keys()) - run.keys() == {"pandas", "tqdm"}  # which both extras need
     assert run.keys() < strip.keys() & baselines.keys() and "deepbet" in strip
     assert {**dev, **baselines, "torch": pins("constraints.txt")["torch"]} == pins("constraints.txt")
