@@ -16,14 +16,7 @@ from scripts import sbom
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOCKS = (
-    "requirements.lock",
-    "requirements-dev.lock",
-    "requirements-strip.lock",
-    "requirements-export.lock",
-    "requirements-dicom.lock",
-    "requirements-baselines.lock",
-)
+LOCKS = tuple(f"requirements{end}.lock" for end in ("", "-dev", "-strip", "-export", "-dicom", "-baselines"))
 
 
 def pins(name: str) -> dict[str, str]:

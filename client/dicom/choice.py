@@ -31,6 +31,9 @@ COVERED = 120.0
 EVEN = 0.02
 """Share of a slice's distance that slices may be off an even distance; headers round positions."""
 
+LISTED = 30
+"""Series that a message lists at most."""
+
 MADE = frozenset({"MPR", "REFORMATTED", "RESAMPLED", "PROJECTION IMAGE", "MIP", "MINIP", "SUBTRACTION", "CSA MPR"})
 PHASE = frozenset({"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"})
 CORRECTED = frozenset({"NORM", "DIS2D", "DIS3D"})
@@ -147,8 +150,9 @@ def describe(volume: Volume) -> str:
 
 
 def _list(volumes: Sequence[Volume], why: Callable[[Volume], str]) -> str:
-    lines = [(describe(one), why(one)) for one in volumes]
-    return "; ".join(f"{line}: {said}" if said else line for line, said in lines)
+    lines = [(describe(one), why(one)) for one in volumes[:LISTED]]
+    more = [f"and {len(volumes) - LISTED} more"] if len(volumes) > LISTED else []
+    return "; ".join([*(f"{line}: {said}" if said else line for line, said in lines), *more])
 
 
 def _why_other(volume: Volume) -> str:

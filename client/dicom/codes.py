@@ -6,7 +6,10 @@ code); `tests/client/dicom/test_codes.py` holds each against pydicom's copy of t
 under the agreement of both (PS3.16, 8.1.1).
 """
 
+import csv
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from configs.structures import Structure, side_of
 
@@ -27,42 +30,29 @@ class Coded:
 STRUCTURE, SUBSTANCE = Coded("91723000", SCT, "Anatomical Structure"), Coded("91720002", SCT, "Body Substance")
 """Categories, of CID 7150, Segmentation Property Category."""
 
+FLUID = "65216001"
+"""Cerebrospinal fluid, the one structure that is a substance."""
+
 SIDES = {"left": Coded("7771000", SCT, "Left"), "right": Coded("24028007", SCT, "Right")}
 """Of CID 244, Laterality."""
 
-_CODES = {
-    ("Cerebral-WM", "Cerebral-White-Matter"): Coded("68523003", SCT, "Cerebral White Matter"),
-    ("Cerebral-CX", "Cerebral-Cortex"): Coded("40146001", SCT, "Cerebral cortex"),
-    ("Lateral-Vent", "Lateral-Ventricle"): Coded("66720007", SCT, "Lateral ventricle"),
-    ("Inf-Lat-Vent",): Coded("53118009", SCT, "Inferior Horn of Lateral Ventricle"),
-    ("Cerebellum-WM", "Cerebellum-White-Matter"): Coded("33060004", SCT, "Cerebellar white matter"),
-    ("Cerebellum-CX", "Cerebellum-Cortex"): Coded("25991003", SCT, "Cerebellar Cortex"),
-    ("Thalamus", "Thalamus-Proper"): Coded("42695009", SCT, "Thalamus"),
-    ("Caudate",): Coded("11000004", SCT, "Caudate nucleus"),
-    ("Putamen",): Coded("89278009", SCT, "Putamen"),
-    ("Pallidum",): Coded("14738005", SCT, "Globus pallidus"),
-    ("3rd-Vent", "3rd-Ventricle"): Coded("49841001", SCT, "Third ventricle"),
-    ("4th-Vent", "4th-Ventricle"): Coded("35918002", SCT, "Fourth ventricle"),
-    ("Brain-Stem",): Coded("119238007", SCT, "Brain stem"),
-    ("Hippocampus",): Coded("5366008", SCT, "Hippocampus"),
-    ("Amygdala",): Coded("4958002", SCT, "Amygdala"),
-    ("Accumbens-area",): Coded("427667007", SCT, "Nucleus accumbens"),
-    ("CSF",): Coded("65216001", SCT, "Cerebrospinal Fluid"),
-    ("VentralDC",): Coded("110700", DCM, "Ventral Diencephalon"),
-}
 
-CODES = {name: code for names, code in _CODES.items() for name in names}
-"""By the name without its side: the paper's, and FreeSurfer's where it is another."""
+@cache
+def codes() -> dict[str, Coded]:
+    """Read `codes.tsv`, by the names of structures without their sides: the paper's, and FreeSurfer's where others."""
+    with Path(__file__).with_name("codes.tsv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return {row["name"]: Coded(row["value"], row["scheme"], row["meaning"]) for row in rows}
 
 
 def code_of(structure: Structure) -> Coded:
     """Give the code of a structure, whatever its side; one of our own, its id, where its name is not FreeSurfer's."""
-    return CODES.get(side_of(structure.name)[1], Coded(str(structure.id), OWN, structure.name))
+    return codes().get(side_of(structure.name)[1], Coded(str(structure.id), OWN, structure.name))
 
 
 def category_of(code: Coded) -> Coded:
     """Give the category of a structure's code."""
-    return SUBSTANCE if code.meaning == "Cerebrospinal Fluid" else STRUCTURE
+    return SUBSTANCE if code.value == FLUID else STRUCTURE
 
 
 def side(structure: Structure) -> Coded | None:

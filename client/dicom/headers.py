@@ -172,7 +172,8 @@ def pseudonym(uid: str) -> str:
 def _part(header: Dataset, file: Path) -> tuple[str, ...]:
     """Say what a file is a part of: its study and series, and which of the volumes that a series may hold."""
     series = _text(header, "StudyInstanceUID"), _text(header, "SeriesInstanceUID")
-    return (*series, str(file)) if _frames(header) else (*series, *_kind(header), _text(header, "EchoTime"))
+    echo = str(_find(header, "EchoTime") or _find(header, "EffectiveEchoTime") or "")
+    return (*series, str(file)) if _frames(header) > 1 else (*series, *_kind(header), echo)
 
 
 def _owners(headers: Sequence[Dataset]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from client.dicom.headers import Volume, quiet
 from client.layouts.scan import Scan
 from client.model import Model
 from client.nifti import open_image
+from configs.errors import DataError
 from configs.structures import LabelTable, colour_table
 
 NAME = "sst-federation"
@@ -77,7 +78,11 @@ def write_segmentation(labels: np.ndarray, scan: Scan, path: Path, model: Model)
     numbers = np.zeros(model.experiment.table.classes, np.uint8)
     numbers[found] = np.arange(1, len(found) + 1)
     with quiet():
-        made = _segmentation(numbers[classes], _sources(volume), found, model, volume.number)
+        try:
+            made = _segmentation(numbers[classes], _sources(volume), found, model, volume.number)
+        except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError):  # whose texts quote headers
+            name = scan.series.name
+            raise DataError(f"dicom: highdicom can make no DICOM SEG of {name}; convert it by other means") from None
         part = path.with_name(f".{path.name}.{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

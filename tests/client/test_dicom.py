@@ -190,13 +190,14 @@ def test_nothing_of_the_patient_is_in_any_output_log_or_cache(
         slices[20].unlink()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XDG_STATE_HOME": str(work / "logs")}
     environment |= {"HOME": str(work / "home")}
-    prepare = ["prepare", str(tmp_path / "in"), "--atlas", str(work / "model"), "-o", str(work / "prepared"), "--report"]
-    segment = ["segment", str(tmp_path / "in"), "--model", str(work / "model"), "-o", str(work / "out"), "--no-bias"]
+    source, model = str(tmp_path / "in"), str(work / "model")
+    prepare = ["prepare", source, "--atlas", model, "-o", str(work / "prepared"), "--report"]
+    segment = ["segment", source, "--model", model, "-o", str(work / "out"), "--no-bias"]
     ran = []
     for words in (prepare, segment):
         command = [sys.executable, "-m", "sst", *words]
         ran.append(subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path, check=False))
-    printed = {f"{end} of {n}": text for n, run in enumerate(ran) for end, text in vars(run).items() if end[:3] == "std"}
+    printed = {f"what {n} prints": run.stdout + run.stderr for n, run in enumerate(ran)}
     assert [run.returncode for run in ran] == ([0, 0] if damage == "none" else [2, 2]), ran
     assert leaks(everything(work) | printed) == []
     assert b"its T1 is series 2" in ran[0].stderr if damage == "none" else b"series 2" in ran[0].stderr
@@ -280,8 +281,9 @@ def write_enhanced(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     one.PixelData = b"".join(slice_.PixelData for slice_ in slices)
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "EchoTime"):
         delattr(one, name)
-    for name in ("RepetitionTime", "InversionTime", "RescaleSlope", "RescaleIntercept", "RescaleType", "ScanningSequence"):
+    for name in ("RepetitionTime", "InversionTime", "ScanningSequence", "RescaleSlope"):
         delattr(one, name)
+    del one.RescaleIntercept, one.RescaleType
     one.EchoPulseSequence, one.NumberOfFrames = "GRADIENT", len(frames)
     one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
     one.SharedFunctionalGroupsSequence = pydicom.Sequence([shared])

@@ -2,10 +2,12 @@
 
 import pytest
 
-from client.dicom.codes import CODES, DCM, OWN, SCT, SIDES, STRUCTURE, SUBSTANCE, Coded, category_of, code_of, side
+from client.dicom.codes import DCM, OWN, SCT, SIDES, STRUCTURE, SUBSTANCE, Coded, category_of, code_of, side
+from client.dicom.codes import codes as table
 from configs.structures import PAPER, Row, table_of
 
 codes = pytest.importorskip("pydicom.sr.codedict").codes
+CODES = table()
 
 PLACES = {  # by hand, from PS3.16: CID 7153, and CID 7140 where that has none
     "Cerebral-WM": codes.cid7153.CerebralWhiteMatter,
