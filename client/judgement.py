@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from client.expected import Expected
-from client.quality import Light, Quality
+from client.quality import DISTANCE, Light, Quality
 from configs.contrast import T1, weighted
 from configs.structures import TISSUES, LabelTable
 from sst_models.volume.metrics import mean_dice
@@ -122,7 +122,11 @@ def judge(seen: Evidence, quality: Quality, expected: Expected, structures: "Seq
     """
     dice = predicted_dice(seen, expected, structures)
     concerns = [*_of_dice(dice), *_of_sizes(expected, structures), *_of_order(seen, quality.contrast)]
-    concerns += quality.concerns
+    concerns += quality.of_place
+    if (
+        not dice >= DOUBTFUL or quality.distance > DISTANCE[1]
+    ):  # a scanner's look alone says less
+        concerns += quality.of_style
     if dice < BAD or quality.light == "red":
         return Judgement(dice, "red", tuple(concerns))
     return Judgement(dice, "yellow" if concerns else "green", tuple(concerns))

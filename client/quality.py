@@ -44,6 +44,11 @@ class Quality:
     @property
     def concerns(self) -> tuple[str, ...]:
         """Say what is wrong, in words; empty where all is well."""
+        return (*self.of_place, *self.of_style)
+
+    @property
+    def of_place(self) -> tuple[str, ...]:
+        """Say what is wrong with where it lies, and with its contrast."""
         found = []
         if self.overlap < OVERLAP[0]:
             found.append(f"its brain and the atlas's overlap by {self.overlap:.2f} (Dice); check orientation and mask")
@@ -51,9 +56,14 @@ class Quality:
             found.append(
                 f"its contrast agrees with a {weighted(self.contrast)} scan's by {self.similarity:.2f} only; is it one?"
             )
-        if self.distance > DISTANCE[0]:
-            found.append(f"its intensities are {self.distance:.2f} off what is usual here; results may be worse")
         return tuple(found)
+
+    @property
+    def of_style(self) -> tuple[str, ...]:
+        """Say that it looks unlike its site's others."""
+        if self.distance <= DISTANCE[0]:
+            return ()
+        return (f"its intensities are {self.distance:.2f} off what is usual here; results may be worse",)
 
 
 def histogram(image: Tensor) -> Tensor:

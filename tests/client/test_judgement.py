@@ -89,6 +89,15 @@ def test_tissues_out_of_their_order_are_told(seen: Evidence, said: str) -> None:
     assert judge(unknown, FITS, USUAL, found()).light == "green"
 
 
+def test_an_unusual_scanner_is_told_where_the_result_is_not_known_to_be_good() -> None:
+    """Intensities that are off what is usual doubt no result that all else speaks for, unless they are far off."""
+    off, far = replace(FITS, distance=0.1), replace(FITS, distance=0.2)
+    assert judge(WELL, off, USUAL, found()).light == "green"
+    assert "intensities" in judge(replace(WELL, agreement=0.6), off, USUAL, found()).concerns[-1]
+    assert "intensities" in judge(replace(WELL, agreement=math.nan), off, USUAL, found()).concerns[-1]
+    assert judge(WELL, far, USUAL, found()).light == "red"
+
+
 def test_a_model_without_a_registration_predicts_nothing() -> None:
     """Its Dice is not known, and only what else is measured speaks."""
     seen = replace(WELL, agreement=math.nan)
