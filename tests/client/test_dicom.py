@@ -396,8 +396,9 @@ def test_what_libraries_say_of_headers_is_not_heard(
 ) -> None:
     """pydicom quotes a value that is not as the standard wants it, in warnings and in its log: here a series' number."""
     files = write_series(tmp_path / "in", Study(), 2, T1, *volume())
+    number = b"\x20\x00\x11\x00IS\x02\x00"
     for path in files:
-        path.write_bytes(path.read_bytes().replace(b"\x20\x00\x11\x00IS\x02\x002 ", b"\x20\x00\x11\x00IS\x02\x00s!"))
+        path.write_bytes(path.read_bytes().replace(number + b"2 ", number + b"s!"))
     with caplog.at_level(logging.DEBUG), only(tmp_path / "in").as_nifti() as scan:
         read_image(scan.image)
     said = caplog.text + "".join(str(one.message) for one in recwarn)
