@@ -39,7 +39,7 @@ SIDES = {"left": Coded("7771000", SCT, "Left"), "right": Coded("24028007", SCT, 
 
 @cache
 def codes() -> dict[str, Coded]:
-    """Read `codes.tsv`, by the names of structures without their sides: the paper's, and FreeSurfer's where others."""
+    """Read `codes.tsv`, by names without their sides: the paper's, and FreeSurfer's where they differ."""
     with Path(__file__).with_name("codes.tsv").open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t")
         return {row["name"]: Coded(row["value"], row["scheme"], row["meaning"]) for row in rows}
