@@ -394,7 +394,7 @@ def test_a_mask_beside_the_slices_is_the_scans(tmp_path: Path) -> None:
 def test_what_libraries_say_of_headers_is_not_heard(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """pydicom quotes a value that is not as the standard wants it, in warnings and in its log: here a series' number."""
+    """pydicom quotes a value that is not as the standard wants it, in warnings and its log: here a series' number."""
     files = write_series(tmp_path / "in", Study(), 2, T1, *volume())
     number = b"\x20\x00\x11\x00IS\x02\x00"
     for path in files:
