@@ -79,7 +79,8 @@ def choose(volumes: Sequence[Volume], number: int | None = None, contrast: str =
     listed = _list(volumes, lambda one: "" if one in best else _why_other(one))
     if best:
         return Choice(None, f"{len(best)} series are T1-weighted; name one (--series N) of {listed}")
-    return Choice(None, f"no series is a T1-weighted scan by its tags; name one (--series N) of {listed}")
+    why = "its T1-weighted series is not whole" if tagged else "no series is a T1-weighted scan by its tags"
+    return Choice(None, f"{why}; name one (--series N) of {listed}")
 
 
 def why_not(volume: Volume) -> str:
