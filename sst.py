@@ -28,9 +28,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from configs.errors import ConfigError, DataError, RunError, SstError, disk_error
-from configs.processes import QUIET
-from configs.shown import LINE, shown
+HERE = Path(__file__).resolve().parent
+PACKAGES = ("configs", "sst_models", "client", "server", "simulation")
+"""Our packages, beside this file. Other projects have some of these names, too."""
+
+
+def _strangers() -> str:
+    """Say whose packages Python finds by our names, if they are not ours; "" if all is well."""
+    for name in PACKAGES:
+        spec = find_spec(name)
+        places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+        if places and Path(places[0]).resolve() != HERE / name:
+            where = f"{name!r} is another project's ({places[0]})"
+            return f"{where}, not the one beside {HERE / 'sst.py'}; run sst in an environment of its own"
+    return ""
+
+
+if _found := _strangers():
+    if Path(sys.argv[0]).name in ("sst", "sst.exe") or __name__ == "__main__":
+        print(f"error: {_found}", file=sys.stderr)
+        sys.exit(2)
+    raise ImportError(_found)
+
+from configs.errors import ConfigError, DataError, RunError, SstError, disk_error  # noqa: E402
+from configs.processes import QUIET  # noqa: E402
+from configs.shown import LINE, shown  # noqa: E402
 
 if TYPE_CHECKING:  # of `__all__` below, what is imported when it is first used: torch takes seconds
     from client.api import (

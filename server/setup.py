@@ -45,8 +45,8 @@ def make_hub(
         checked: refuse labels that do not look as if they were the scan's.
 
     Raises:
-        RunError: the folder holds something else.
-        ConfigError: the preset or a setting cannot be used.
+        RunError: the folder holds something else, or this installation has no sources.
+        ConfigError: the preset, a setting or the folder's path cannot be used.
         DataError: the atlas cannot be used.
     """
     check_name(settings.name, "--name")
@@ -54,6 +54,7 @@ def make_hub(
     if (folder / SETTINGS).exists():
         raise RunError(f"{folder} is a hub's folder already; give another one, or change its {SETTINGS}")
     experiment = load(preset, change_of(table))
+    _ = sources(), proxy(office, settings)  # before anything is written
     grid = experiment.grid
     if bring is None and len(files) > 1:
         raise RunError("several atlases are aligned by the sites' own code, which is not installed here")

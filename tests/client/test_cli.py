@@ -1,6 +1,9 @@
 # mypy: untyped-calls-exclude="nibabel"
 """The commands as a person types them: what they leave, and one line with exit code 2 for what they cannot do."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +89,16 @@ def test_the_check_shows_the_worst_first(tmp_path: Path) -> None:
     page = (tmp_path / "check.html").read_text()
     assert "&lt;b&gt;.nii" in page and "<b>.nii" not in page and "http" not in page
     assert app.registered_commands
+
+
+@pytest.mark.parametrize("how", [("-c", "import sys; sys.argv[0] = 'sst'; import sst"), ("-m", "sst", "--help")])
+def test_another_project_s_package_of_our_name_is_told_at_once(tmp_path: Path, how: tuple[str, ...]) -> None:
+    """`client` and the like are names that others have, too: one line, and nothing of theirs is run."""
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / "__init__.py").write_text("print('theirs is run')")
+    root = str(Path(sst.__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+    done = subprocess.run([sys.executable, "-P", *how], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: 'client' is another project's") and str(tmp_path / "client") in line

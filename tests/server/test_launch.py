@@ -183,6 +183,17 @@ def tree(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return project
 
 
+def test_a_hub_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation without sources, and a folder that nginx cannot have: told before anything is written."""
+    settings, files = Settings("sst", "localhost", 8443), [(tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")]
+    with pytest.raises(ConfigError, match="nginx cannot have"):
+        setup.make_hub(tmp_path / "a hub", settings, "tiny", files)
+    monkeypatch.setattr(setup, "PROJECT", tmp_path / "nothing")
+    with pytest.raises(RunError, match="source tree"):
+        setup.make_hub(tmp_path / "hub", settings, "tiny", files)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_sources_are_compared_without_building(tree: Path, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process is started, which on a busy machine took longer than a start may."""
     for module in (setup, launch):
