@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from client.prepare import Preparation, prepare_site
+from client.segmented import NO_BIDS
 from egg import make_model, write_scan
 
 KILLS = int(os.environ.get("SST_KILLS", "4"))
@@ -106,5 +107,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path,
     assert done.stderr.strip().splitlines()[-1].startswith("error: cannot write")
     assert "make room" in done.stderr and "Traceback" not in done.stderr
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert not [path.name for path in left if path.name.startswith(".")]
+    hidden = {path.name: path.read_text(encoding="utf-8").splitlines() for path in left if path.name.startswith(".")}
+    assert hidden in ({}, {".bidsignore": list(NO_BIDS)})  # of BIDS's own name, and whole
     assert not [path.name for path in left if path.suffix in (".gz", ".safetensors")]
