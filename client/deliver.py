@@ -100,7 +100,7 @@ def deliver(request: PhaseRequest, site: Site) -> SiteReply:
 
 def _expected(model: Model, own: Cases, progress: Progress, device: torch.device) -> Expected:
     """Say what is usual at the site: of at most `PEOPLE` of its training scans, evenly apart, as its model has them."""
-    predict, table = predictor(model, device), model.experiment.table
+    predict, table = predictor(model, device, compare=False), model.experiment.table
     people = []
     for position in range(0, len(own), max(1, math.ceil(len(own) / PEOPLE))):
         image = own.image(position)

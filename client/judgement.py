@@ -123,9 +123,7 @@ def judge(seen: Evidence, quality: Quality, expected: Expected, structures: "Seq
     dice = predicted_dice(seen, expected, structures)
     concerns = [*_of_dice(dice), *_of_sizes(expected, structures), *_of_order(seen, quality.contrast)]
     concerns += quality.of_place
-    if (
-        not dice >= DOUBTFUL or quality.distance > DISTANCE[1]
-    ):  # a scanner's look alone says less
+    if not dice >= DOUBTFUL or quality.distance > DISTANCE[1]:  # a scanner's look alone says less
         concerns += quality.of_style
     if dice < BAD or quality.light == "red":
         return Judgement(dice, "red", tuple(concerns))

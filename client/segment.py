@@ -63,13 +63,14 @@ Predict = Callable[[torch.Tensor], Predicted]
 """From a prepared scan (1, D, H, W)."""
 
 
-def predictor(model: Model, device: torch.device) -> Predict:
+def predictor(model: Model, device: torch.device, *, compare: bool = True) -> Predict:
     """Make what segments prepared scans: the model's U-Net, and its registration beside it.
 
     What the registration propagates is part of the labels where the preset has them fused, and else tells only how far
-    the two agree.
+    the two agree: it takes seconds, and is not asked where `compare` is off.
     """
-    net, registration, fuse = model.segmenter(device), model.beside(device), model.registration(device) is not None
+    fuse = model.registration(device) is not None
+    net, registration = model.segmenter(device), model.beside(device) if fuse or compare else None
     prediction = Prediction.of(model.experiment)
     if registration is None:
         return lambda image: Predicted(probabilities(net, image.to(device), prediction), math.nan)
