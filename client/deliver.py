@@ -8,7 +8,7 @@ import torch
 from client import alignments, scans
 from client.bids import of_nobody
 from client.cases import Cases
-from client.expected import Expected, expect, shares
+from client.expected import Expected, shares
 from client.gate.release import DIGITS
 from client.learn import load_nets
 from client.model import AS_IT_BEGINS, Model, open_model, write_model
@@ -106,5 +106,4 @@ def _expected(model: Model, own: Cases, progress: Progress, device: torch.device
         image = own.image(position)
         people.append(shares(predict(image).probabilities.argmax(dim=0).cpu(), image[0] > 0, table))
         progress.learnt(position + 1, 0.0)
-    atlas = model.atlases(torch.device("cpu"))[0][1]
-    return expect(atlas, model.frame.spacing, torch.from_numpy(model.frame.image) > 0, people)
+    return model.expect(people)

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class Model:
         """Name the model: sha256 of its files' digests."""
         return digest_of(self.card["digests"])
 
-    @property
+    @cached_property
     def expected(self) -> Expected:
         """What sizes are usual: as the card says, or, of a model of version 0.3, by the atlas alone.
 
@@ -101,8 +102,12 @@ class Model:
         """
         if "expected" in self.card:
             return Expected.of(self.card, self.experiment.table)
+        return self.expect([])
+
+    def expect(self, people: Sequence[Tensor]) -> Expected:
+        """Work out what sizes are usual, by the atlas and by people's (`client.expected.shares`)."""
         atlas = self.atlases(torch.device("cpu"))[0][1]
-        return expect(atlas, self.frame.spacing, torch.from_numpy(self.frame.image) > 0, [])
+        return expect(atlas, self.frame.spacing, torch.from_numpy(self.frame.image) > 0, people)
 
     def segmenter(self, device: torch.device) -> nn.Module:
         """Give the U-Net, ready to segment."""
@@ -127,13 +132,11 @@ class Model:
         return {part: self._net(part, tensors, device).eval() for part, tensors in parts.items()}
 
     def beside(self, device: torch.device) -> dict[str, nn.Module] | None:
-        """Give E, A and F for a second opinion: the registration, or where nobody trains it, what a run begins with.
+        """Give E, A and F for a second opinion where `registration` is None: what a run begins with.
 
         None where they are trained and the model lacks them, or where nothing is aligned without training: no demons.
         """
         own = self.experiment.propagation
-        if (found := self.registration(device)) is not None:
-            return found
         demons = own.demons_iterations_per_level or own.demons_iterations_full_resolution
         if self.experiment.trained & {"E", "A", "F"} or not demons:
             return None

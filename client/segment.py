@@ -69,8 +69,10 @@ def predictor(model: Model, device: torch.device, *, compare: bool = True) -> Pr
     What the registration propagates is part of the labels where the preset has them fused, and else tells only how far
     the two agree: it takes seconds, and is not asked where `compare` is off.
     """
-    fuse = model.registration(device) is not None
-    net, registration = model.segmenter(device), model.beside(device) if fuse or compare else None
+    net, registration = model.segmenter(device), model.registration(device)
+    fuse = registration is not None
+    if compare and not fuse:
+        registration = model.beside(device)
     prediction = Prediction.of(model.experiment)
     if registration is None:
         return lambda image: Predicted(probabilities(net, image.to(device), prediction), math.nan)
