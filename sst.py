@@ -30,12 +30,14 @@ import typer
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("configs", "sst_models", "client", "server", "simulation")
-"""Our packages, beside this file. Other projects have some of these names, too."""
+"""Our packages, beside this file; the last three are not everywhere. Other projects have some of these names, too."""
 
 
 def _strangers() -> str:
-    """Say whose packages Python finds by our names, if they are not ours; "" if all is well."""
+    """Say whose packages Python finds instead of ours that lie beside this file; "" if all is well."""
     for name in PACKAGES:
+        if not (HERE / name).is_dir():
+            continue
         spec = find_spec(name)
         places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
         if places and Path(places[0]).resolve() != HERE / name:
@@ -186,10 +188,8 @@ def _version(wanted: bool) -> None:
 
 
 def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # its package is not there either
-        return False
+    """Say whether this module is there and ours: another project's `simulation` is no part of this one."""
+    return (HERE / module.partition(".")[0]).is_dir() and find_spec(module) is not None
 
 
 def _usage(error: click.UsageError) -> int:
