@@ -34,7 +34,7 @@ PACKAGES = ("configs", "sst_models", "client", "server", "simulation")
 
 
 def _strangers() -> str:
-    """Say whose packages Python finds instead of ours that lie beside this file; "" if all is well."""
+    """Say whose packages Python finds instead of ours that lie beside this file, or what of ours was overwritten."""
     for name in PACKAGES:
         if not (HERE / name).is_dir():
             continue
@@ -43,6 +43,11 @@ def _strangers() -> str:
         if places and Path(places[0]).resolve() != HERE / name:
             where = f"{name!r} is another project's ({places[0]})"
             return f"{where}, not the one beside {HERE / 'sst.py'}; run sst in an environment of its own"
+    for found in metadata.distributions(name="sst-federation", path=[str(HERE)]):  # a wheel's record; a tree has none
+        for file in found.files or ():
+            path = HERE / file
+            if file.suffix == ".py" and file.size not in (None, path.stat().st_size if path.is_file() else -1):
+                return f"{path} is not the one that was installed; install sst anew, in an environment of its own"
     return ""
 
 

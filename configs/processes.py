@@ -1,6 +1,7 @@
 """Processes of Flower's that hub, site and simulation start, watch and end: each in its own group, with its own log."""
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from types import MappingProxyType, TracebackType
 
 from configs import guard
 from configs.errors import FederationError
+from configs.shown import LINE, shown
 
 QUIET: Mapping[str, str] = MappingProxyType(
     {
@@ -27,6 +29,12 @@ QUIET: Mapping[str, str] = MappingProxyType(
 
 PRIVATE = 0o077
 """The umask of a site's and a hub's commands, which all that they start inherits: nobody else reads what they write."""
+
+LIVES = 60.0
+"""Seconds; a process that ends sooner after its start has not worked."""
+
+STARTS = 5
+"""Starts in a row that did not work, after which a process is not started again where somebody should mend it."""
 
 STOP = 5.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -61,8 +69,9 @@ def stoppable() -> Iterator[None]:
 class _Kept:
     command: Sequence[str]
     process: subprocess.Popen[bytes]
+    begun: float = field(default_factory=time.monotonic)
     ended: float | None = None  # time.monotonic() at which it was seen to have ended
-    starts: int = 1
+    failed: int = 0  # starts in a row that did not work
 
 
 @dataclass
@@ -113,17 +122,28 @@ class Processes:
             if name not in but and kept.process.poll() is not None:
                 raise FederationError(f"{name} ended with code {kept.process.returncode}: see {self.logs / name}.log")
 
-    def mend(self, pause: float) -> list[str]:
-        """Start again what ended at least `pause` seconds ago; give the names of those that were started."""
+    def mend(self, pause: float, most: float = math.inf) -> list[str]:
+        """Start again what ended at least `pause` seconds ago; give the names of those that were started.
+
+        Raises:
+            FederationError: one ended within `LIVES` of its start, `most` times in a row; the message has the last line
+                of its log.
+        """
         started = []
         for name, kept in self.running.items():
             if kept.process.poll() is None:
                 continue
             now = time.monotonic()
-            kept.ended = kept.ended or now
+            if kept.ended is None:
+                kept.ended, kept.failed = now, kept.failed + 1 if now - kept.begun < LIVES else 0
+                if kept.failed >= most:
+                    raise FederationError(
+                        f"{name} ended {kept.failed} times in a row, with code {kept.process.returncode}"
+                        f"{_last_words(self.logs / f'{name}.log')}: see {self.logs / name}.log"
+                    )
             if now - kept.ended >= pause:
                 _signal(kept.process, signal.SIGKILL)  # what it left behind in its group
-                kept.process, kept.ended, kept.starts = self._open(name, kept.command), None, kept.starts + 1
+                self.running[name] = _Kept(kept.command, self._open(name, kept.command), failed=kept.failed)
                 started.append(name)
         return started
 
@@ -152,6 +172,13 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
+
+
+def _last_words(log: Path) -> str:
+    """Give the last line of a log that says something, in brackets; "" where none does."""
+    lines = log.read_bytes()[-LINE:].decode(errors="replace").splitlines()
+    said = [line.strip() for line in lines if any(map(str.isalnum, line))]
+    return f" ({shown(said[-1], LINE)})" if said else ""
 
 
 def _end_with_parent() -> None:

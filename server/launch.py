@@ -1,6 +1,7 @@
 """Running a hub: the SuperLink, the process that starts its ServerApps, the proxy, and the run itself, kept going.
 
-What ends is started again; a run whose ServerApp died is submitted again, and goes on from its last finished round.
+What ends is started again, but not for ever: what does not stay up ends the hub with the reason. A run whose ServerApp
+died is submitted again, and goes on from its last finished round.
 """
 
 import hashlib
@@ -12,25 +13,27 @@ import ssl
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.error import URLError
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from configs import guard
 from configs.errors import ConfigError, FederationError, RunError
-from configs.processes import QUIET, Processes, guarded, stoppable
+from configs.processes import QUIET, STARTS, Processes, guarded, stoppable
 from configs.schema import from_json
 from server import events
 from server.journal import noted
 from server.members import CLOSING, STRIKES, joined
 from server.office import Office, works
 from server.pulse import Pulse
-from server.setup import PROJECT, build_bundle, sources
 from server.setup import proxy as proxy_of
+from server.sources import PROJECT, build_bundle, sources
 from server.vet import Strikes
 from server.watch import Watch
 from sst_models.wire.files import replace_file, write_json
@@ -115,8 +118,8 @@ def serve(office: Office, say: Say, proxy: bool = True) -> None:
     Raises:
         RunError: the folder is no hub's, or its sources are not those that the sites approved.
         ConfigError: hub.toml is not as it should be, or Flower is installed where its SuperLink cannot start.
-        FederationError: nginx is missing, a process does not start, or the run failed for a reason that a person must
-            mend.
+        FederationError: nginx is missing, a process does not start or does not stay up, or the run failed for a reason
+            that a person must mend.
     """
     check_bundle(office)
     if proxy and shutil.which("nginx", path=_path(office)) is None:
@@ -254,7 +257,11 @@ class Flower:
         Raises:
             Unanswered: the SuperLink did not take it.
         """
-        done = self._call("run", str(PROJECT), CONNECTION)
+        with TemporaryDirectory(prefix="sst-app-") as folder:
+            app = Path(folder) / "app"  # what the sites approve, to the byte; Flower packs it again
+            with zipfile.ZipFile(self._office.bundle) as bundle:
+                bundle.extractall(app)
+            done = self._call("run", str(app), CONNECTION)
         if done.returncode:
             raise Unanswered(f"the SuperLink did not take the run: {_last(done.stdout + done.stderr)}")
 
@@ -293,7 +300,7 @@ def _watch(office: Office, processes: Processes, flower: Flower, say: Say) -> No
         if _changed(office) != shown:
             shown = _changed(office)
             _show_certificate(office, processes, say)
-        for name in processes.mend(PAUSE):
+        for name in processes.mend(PAUSE, STARTS):
             say(f"{name} had ended and was started again; why is in {processes.logs / name}.log")
         if time.monotonic() - looked >= LOOK:
             try:
@@ -417,7 +424,7 @@ def _await_health(office: Office, processes: Processes) -> None:
     opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
     end = time.monotonic() + HEALTHY
     while time.monotonic() < end:
-        processes.mend(PAUSE)  # its port may be held by one that is just ending
+        processes.mend(PAUSE, STARTS)  # its port may be held by one that is just ending
         try:
             opener.open(f"https://127.0.0.1:{office.settings.inner}/health", timeout=2.0).close()
             return

@@ -2,9 +2,6 @@
 
 import hashlib
 import re
-import subprocess
-import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,12 +12,10 @@ from server.atlas import Bring, load_atlases, save_atlas
 from server.authority import issue_server, make_authority, make_secret
 from server.fit import check_pair
 from server.office import SETTINGS, Office, Settings, check_name, write_settings
+from server.sources import build_bundle, sources
 from sst_models.wire.files import replace_file, write_json
 
-PROJECT = Path(__file__).resolve().parent.parent
-
-BUILDS = 600.0
-"""Seconds that Flower may take to build the app: 2 on an idle machine, two minutes and more on a busy one."""
+PROXY = Path(__file__).with_name("templates") / "nginx.conf"
 
 
 def make_hub(
@@ -45,7 +40,7 @@ def make_hub(
         checked: refuse labels that do not look as if they were the scan's.
 
     Raises:
-        RunError: the folder holds something else, or this installation has no sources.
+        RunError: the folder holds something else, or this installation does not say what the app is made of.
         ConfigError: the preset, a setting or the folder's path cannot be used.
         DataError: the atlas cannot be used.
     """
@@ -79,7 +74,7 @@ def write_bundle(office: Office) -> None:
     """Build the app that sites approve, and keep a list of what it was built from.
 
     Raises:
-        RunError: this installation has no sources, or Flower cannot build them.
+        RunError: this installation does not say what the app is made of, or Flower cannot build it.
     """
     files = sources()
     bundle = build_bundle()
@@ -87,43 +82,8 @@ def write_bundle(office: Office) -> None:
     write_json({"digest": hashlib.sha256(bundle).hexdigest(), "sources": files}, office.built)
 
 
-def sources() -> dict[str, str]:
-    """Give the SHA-256 of each file that goes into the app, as pyproject.toml names them.
-
-    Raises:
-        RunError: this installation has no sources.
-    """
-    listed = PROJECT / "pyproject.toml"
-    if not listed.is_file():
-        raise RunError(f"{PROJECT} is not the project's source folder: a hub is run from a source tree")
-    patterns = tomllib.loads(listed.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["fab-include"]
-    found = {listed, *(path for pattern in patterns for path in PROJECT.glob(pattern) if path.is_file())}
-    return {
-        path.relative_to(PROJECT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)
-    }
-
-
-def build_bundle() -> bytes:
-    """Build the app as Flower ships it; the same sources give the same bytes.
-
-    Raises:
-        RunError: this installation has no sources, or Flower cannot build them.
-    """
-    _ = sources()
-    # A process of its own: Flower's command imports packages and prints as it likes.
-    code = (
-        "import sys; from pathlib import Path; from flwr.cli.build import build_fab_from_disk; "
-        "sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(PROJECT)], capture_output=True, check=False, timeout=BUILDS)
-    if done.returncode:
-        why = done.stderr.decode(errors="replace").strip().splitlines()
-        raise RunError(f"Flower cannot build the app in {PROJECT}: {why[-1] if why else 'no reason given'}")
-    return done.stdout
-
-
 def proxy(office: Office, settings: Settings) -> str:
-    """Give the proxy's configuration: `deploy/nginx.conf` with this hub's names.
+    """Give the proxy's configuration: `templates/nginx.conf` with this hub's names.
 
     Raises:
         ConfigError: the folder's path cannot stand in such a file.
@@ -133,6 +93,6 @@ def proxy(office: Office, settings: Settings) -> str:
         raise ConfigError(
             f"the hub's folder {where} has a character that nginx cannot have in a path; use a plain name"
         )
-    text = (PROJECT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+    text = PROXY.read_text(encoding="utf-8")
     values = {"FOLDER": where, "PORT": str(settings.port), "INNER": str(settings.inner)}
     return re.sub("|".join(values), lambda word: values[word[0]], text)

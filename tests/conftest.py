@@ -34,6 +34,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "server/test_fit.py",
             "server/test_journal.py",
             "server/test_launch.py::test_a_list_names_all_that_is_in_the_app",
+            "server/test_launch.py::test_an_app_that_is_unpacked_and_built_again_is_the_same",
             "server/test_fold.py::test_random_replies_never_get_in",
             "simulation/test_audit_run.py",
             "simulation/test_bayesian.py",
@@ -54,6 +55,7 @@ TIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "test_new_phase.py",
             "test_planted.py",
             "test_private.py",
+            "test_wheel.py",
         ),
         "unit": ("",),
     }

@@ -30,7 +30,8 @@ from server.authority import issue_server, make_authority, sign
 from server.kit import admit, dismiss, invite
 from server.office import LEFT, Office, Settings, check_address, write_settings
 from server.pulse import Pulse
-from server.setup import build_bundle, proxy
+from server.setup import proxy
+from server.sources import build_bundle
 from server.status import status
 from simulation.engines import OPEN
 from sst_models.wire.payload import digest

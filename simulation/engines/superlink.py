@@ -1,7 +1,8 @@
 """The real thing on loopback: a SuperLink, one SuperNode per site, and `flwr run`.
 
-Without TLS the SuperNodes have
-no registered names (Flower wants TLS for its keys), so the hub asks them.
+Without TLS the SuperNodes have no registered names (Flower wants TLS for its keys), so the hub asks them. Nothing waits
+without a limit: the SuperLink has `START` to answer, the hub's app `BEGIN` to begin, sites and their answers what the
+app gives them (SST_SITES_WAIT, `federation.deadline`).
 """
 
 import json
@@ -13,19 +14,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from configs.errors import FederationError
 from configs.processes import Processes
+from server.office import works
+from server.sources import assemble
 from simulation.engines import SiteFolder, environment, failure
 from simulation.engines.inprocess import node_config
 
-PROJECT = Path(__file__).resolve().parents[2]
 CONNECTION = "loopback"
 EMPTY: Mapping[str, str] = MappingProxyType({})
 START = 90.0  # seconds for a SuperLink to answer; 1.6 to 2.6 s on an idle 2-core machine, imports from a cold disk more
+BEGIN = 300.0  # seconds for the hub's app to begin; 5 to 8 s on an idle 2-core machine, a minute and more on a busy one
 
 
 def play(hub: Path, sites: Sequence[SiteFolder], work: Path) -> None:
@@ -49,8 +53,6 @@ def superlink(
     Raises:
         FederationError: it did not answer in time.
     """
-    if not (PROJECT / "pyproject.toml").is_file():
-        raise FederationError(f"{PROJECT} is not the project's source folder: use the engine inprocess")
     address = f"127.0.0.1:{free_port()}"
     home = work / "flwr"
     home.mkdir(parents=True, exist_ok=True)
@@ -68,20 +70,32 @@ def superlink(
 
 
 def submit(processes: Processes, hub: Path, options: Sequence[str]) -> None:
-    """Bring the project to the SuperLink by `flwr run` and wait until the run has ended.
+    """Bring the app to the SuperLink by `flwr run` and wait until the run has ended.
 
     Raises:
-        FederationError: the run failed, or a process ended before it.
+        FederationError: the run did not begin in time or failed, or a process ended before it.
+        RunError: this installation does not say what the app is made of.
     """
-    run = processes.start("run", ["flwr", "run", str(PROJECT), CONNECTION, "--stream", *options])
-    while run.poll() is None:
-        processes.check("run")
-        time.sleep(0.5)
+    with TemporaryDirectory(prefix="sst-app-") as folder:
+        assemble(Path(folder) / "app")
+        command = ["flwr", "run", str(Path(folder) / "app"), CONNECTION, "--stream", *options]
+        run = processes.start("run", command)
+        began, before, end = False, time.time(), time.monotonic() + BEGIN
+        while run.poll() is None:
+            processes.check("run")
+            began = began or works(hub) or _written(hub / "logs" / "hub.jsonl", before)
+            if not began and time.monotonic() > end:
+                raise FederationError(f"the hub's app did not begin within {BEGIN:.0f} s: see {processes.logs}")
+            time.sleep(0.5)
     while (status := _status(processes)).startswith(("pending", "starting", "running")):
         processes.check("run")
         time.sleep(5.0)  # the stream of the log broke, but the run goes on
     if status != "finished:completed":
         raise failure(hub, f"the run ended as '{status}': see {processes.logs / 'run.log'}")
+
+
+def _written(path: Path, since: float) -> bool:
+    return path.exists() and path.stat().st_mtime >= since
 
 
 def free_port() -> int:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.processes import stoppable
+from configs import processes
+from configs.errors import FederationError
+from configs.processes import Processes, stoppable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,3 +50,31 @@ def test_after_the_block_sigterm_is_what_it_was() -> None:
     with stoppable():
         pass
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def mended(kept: Processes, name: str, most: int, until: int) -> None:
+    """Start a process that ends at once, and mend it until it has been started as often as given."""
+    kept.start(name, [sys.executable, "-c", "print('no such table'); print('----'); raise SystemExit(3)"])
+    for _ in range(until - 1):
+        kept.running[name].process.wait(20)
+        assert kept.mend(0.0, most) == [name]
+    kept.running[name].process.wait(20)
+
+
+def test_what_does_not_stay_up_is_not_started_for_ever(tmp_path: Path) -> None:
+    """After five times in a row the reason is told, with the last line that the process left."""
+    with Processes(dict(os.environ), tmp_path / "logs", tmp_path / "work") as kept:
+        mended(kept, "superlink", 5, 5)
+        with pytest.raises(FederationError, match=r"superlink ended 5 times in a row, with code 3 \(no such table\)"):
+            kept.mend(0.0, 5)
+
+
+def test_what_worked_for_a_while_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often; and a site, whose hub may be away for days, gives no limit."""
+    with Processes(dict(os.environ), tmp_path / "logs", tmp_path / "work") as kept:
+        mended(kept, "supernode", 2, 1)
+        assert kept.mend(0.0) == ["supernode"]
+        monkeypatch.setattr(processes, "LIVES", 0.0)
+        for _ in range(3):
+            kept.running["supernode"].process.wait(20)
+            assert kept.mend(0.0, 2) == ["supernode"]

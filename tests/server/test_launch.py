@@ -12,11 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from flwr.cli.build import build_fab_from_disk
 
 from configs.errors import ConfigError, FederationError, RunError
 from configs.processes import Processes
 from configs.schema import load
-from server import events, launch, setup
+from server import events, launch, setup, sources
 from server.launch import Flower, Unanswered
 from server.office import Office, Settings, write_settings
 
@@ -62,6 +63,8 @@ def office(tmp_path: Path) -> Office:
     office.approved.write_text('{"digest": "abc"}')
     office.key("left").parent.mkdir(parents=True, exist_ok=True)
     office.key("left").write_text("key of left")
+    with zipfile.ZipFile(office.bundle, "w") as bundle:
+        bundle.writestr("server/app.py", "# as it was approved")
     return office
 
 
@@ -129,6 +132,28 @@ def test_the_proxy_is_told_of_a_new_certificate(office: Office, tmp_path: Path) 
         assert (tmp_path / "work" / "told").exists() and "nginx shows the new certificate" in said[1]
 
 
+def test_what_is_run_is_what_the_sites_approve(flower: Flower, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower is given the files of the bundle, wherever the hub's own were installed."""
+    given: list[dict[str, str]] = []
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        folder = Path(words[1])
+        given.append({str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()})
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(flower, "_call", run)
+    flower.submit()
+    assert given == [{"server/app.py": "# as it was approved"}]
+
+
+def test_an_app_that_is_unpacked_and_built_again_is_the_same(tmp_path: Path) -> None:
+    """As Flower does with what it is given; the hub knows its run by the digest."""
+    bundle = sources.build_bundle()
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        archive.extractall(tmp_path)
+    assert build_fab_from_disk(tmp_path) == bundle
+
+
 def test_a_run_that_is_not_taken_is_told(flower: Flower, script: Script) -> None:
     """So that the hub asks again."""
     flower.submit()
@@ -176,8 +201,8 @@ def tree(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (project / "pyproject.toml").write_text('[tool.flwr.app]\nfab-include = ["server/**/*.py"]\n')
     for name in ("app", "run"):
         (project / "server" / f"{name}.py").write_text(f"# {name}\n")
+    monkeypatch.setattr(sources, "PROJECT", project)
     for module in (setup, launch):
-        monkeypatch.setattr(module, "PROJECT", project)
         monkeypatch.setattr(module, "build_bundle", lambda: b"app")
     setup.write_bundle(office)
     return project
@@ -188,8 +213,8 @@ def test_a_hub_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: p
     settings, files = Settings("sst", "localhost", 8443), [(tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")]
     with pytest.raises(ConfigError, match="nginx cannot have"):
         setup.make_hub(tmp_path / "a hub", settings, "tiny", files)
-    monkeypatch.setattr(setup, "PROJECT", tmp_path / "nothing")
-    with pytest.raises(RunError, match="source tree"):
+    monkeypatch.setattr(sources, "PROJECT", tmp_path / "nothing")
+    with pytest.raises(RunError, match="neither a source tree nor an installed wheel"):
         setup.make_hub(tmp_path / "hub", settings, "tiny", files)
     assert not list(tmp_path.iterdir())
 
@@ -243,8 +268,8 @@ def test_a_hub_without_a_list_gets_one(tree: Path, office: Office, monkeypatch: 
 
 def test_a_list_names_all_that_is_in_the_app() -> None:
     """Of the project itself: what Flower packs but for its own list."""
-    with zipfile.ZipFile(io.BytesIO(setup.build_bundle())) as archive:
-        assert set(archive.namelist()) - {".info/CONTENT"} == set(setup.sources())
+    with zipfile.ZipFile(io.BytesIO(sources.build_bundle())) as archive:
+        assert set(archive.namelist()) - {".info/CONTENT"} == set(sources.sources())
 
 
 def test_while_an_app_works_flower_is_not_asked(office: Office, flower: Flower, script: Script) -> None:
