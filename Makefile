@@ -12,7 +12,7 @@ NNUNET := nnunetv2==2.8.1 acvl-utils==0.2.6 batchgenerators==0.25.5 blosc2==4.14
 BIDS_VALIDATOR := bids-validator-deno==3.0.2 deno==2.9.8
 DEMO ?= runs/demo
 
-.PHONY: help install demo test unit kills chaos intruders link secure check docs bench federation lock sbom audit validate clean
+.PHONY: help install demo test unit kills chaos intruders link secure check docs bench federation lock sbom wheel audit validate clean
 
 help: ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ lock: $(STAMP) ## write the lock files anew from constraints.txt; needs the netw
 
 sbom: $(STAMP) ## list what a hub or a site runs in build/sbom.json (CycloneDX)
 	$(BIN)/python scripts/sbom.py build/sbom.json
+
+wheel: $(STAMP) ## build a wheel, enough to run a hub or a site without this source tree, in build/wheel
+	rm -rf build/wheel build/lib
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 
 audit: build/audit/bin/pip-audit ## look up known vulnerabilities of all pinned versions; needs the network
 	build/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps --requirement constraints.txt
