@@ -193,8 +193,14 @@ def _version(wanted: bool) -> None:
 
 
 def _installed(module: str) -> bool:
-    """Say whether this module is there and ours: another project's `simulation` is no part of this one."""
-    return (HERE / module.partition(".")[0]).is_dir() and find_spec(module) is not None
+    """Say whether this module is there; another project's `simulation`, where ours is not, is no part of this one."""
+    package = module.partition(".")[0]
+    if package in PACKAGES and not (HERE / package).is_dir():
+        return False
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its package is not there either
+        return False
 
 
 def _usage(error: click.UsageError) -> int:
