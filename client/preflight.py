@@ -201,9 +201,9 @@ def _hub(home: Home, address: str) -> Iterator[Line]:
         answer = connection.getresponse()
         answer.read()
     except ssl.SSLCertVerificationError as error:
-        expired = error.verify_code == _EXPIRED
-        found = "its certificate has expired" if expired else f"shows another certificate: {error.verify_message}"
-        yield Line("hub, TLS", False, f"{address}: {found}", _RENEW if expired else _TLS)
+        other = f"shows another certificate: {error.verify_message}", _TLS
+        found, what = _FAULTS.get(error.verify_code, other)
+        yield Line("hub, TLS", False, f"{address}: {found}", what)
         return
     except (OSError, ValueError) as error:
         yield Line(
@@ -227,7 +227,10 @@ def _hub(home: Home, address: str) -> Iterator[Line]:
 
 _TLS = "do not start: ask the hub's operator, by a way that you trust, for the SHA-256 of its certificate"
 _RENEW = "tell the hub's operator, for whom it is one command: sst hub renew-certificates; or is this clock wrong?"
-_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_OLD = "its certificate is of a version before 0.4", "use Python 3.12 here, or ask for a hub that is made anew"
+_FAULTS = {10: ("its certificate has expired", _RENEW), 85: _OLD, 86: _OLD}
+"""Code of OpenSSL's -> what is found, and what to do: has expired; without identifiers, which Python 3.13 wants."""
+
 _OPEN = "tell the hub's operator: whoever reaches that path can send code to every site"
 
 

@@ -32,6 +32,7 @@ def make_authority(folder: Path, name: str) -> None:
     builder = _builder(subject, subject, key.public_key(), AUTHORITY_DAYS)
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # signs certificates and lists
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = _identified(builder, key.public_key(), key)
     certificate = builder.add_extension(usage, critical=True).sign(key, hashes.SHA384())
     _write(folder / "ca.crt", certificate, folder / "ca.key", key)
 
@@ -52,6 +53,7 @@ def issue_server(folder: Path, host: str) -> None:
     builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    builder = _identified(builder, key.public_key(), signer)
     _write(folder / "server.crt", builder.sign(signer, hashes.SHA384()), folder / "server.key", key)
 
 
@@ -103,6 +105,15 @@ def _builder(
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
     return builder.not_valid_before(now - CLOCK).not_valid_after(now + timedelta(days=days))
+
+
+def _identified(
+    builder: x509.CertificateBuilder, key: ec.EllipticCurvePublicKey, signer: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    """Add the identifiers of both keys (RFC 5280, Sec. 4.2.1.1 and 4.2.1.2), which Python asks for from 3.13 on."""
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    return builder.add_extension(issuer, critical=False)
 
 
 def _name(common: str) -> x509.Name:

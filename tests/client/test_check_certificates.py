@@ -75,6 +75,23 @@ def test_a_hubs_certificate_is_shown_with_its_end(
     assert lines["kit's certificate"].found.endswith("3650 days")
 
 
+def test_a_certificate_of_an_earlier_version_is_no_attack(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes none without identifiers of keys from 3.13 on, and earlier ones are strict where they are told to."""
+    monkeypatch.setattr(authority, "_identified", lambda builder, *_: builder)
+    make_authority(home.folder, "trial")
+    issue_server(home.folder, "127.0.0.1")
+    ours = ssl.create_default_context
+
+    def strict(*, cafile: str) -> ssl.SSLContext:
+        context = ours(cafile=cafile)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(preflight.ssl, "create_default_context", strict)
+    line = looked(home)["hub, TLS"]
+    assert not line.fine and "version before 0.4" in line.found and "made anew" in line.do
+
+
 def test_an_expired_certificate_is_no_attack(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says what the operator has to do; the alarm is for one of another authority."""
     monkeypatch.setattr(authority, "SERVER_DAYS", -0.01)

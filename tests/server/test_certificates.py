@@ -1,6 +1,8 @@
 """How long certificates hold, who is told, and a new one for the server."""
 
 import json
+import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,24 @@ def test_new_certificates_are_shown_and_nobody_is_warned(office: Office, capsys:
     assert "certificate of the authority: until" in told.out and ", 825 days" in told.out and told.err == ""
     assert sst.run(["hub", "status", str(office.folder), "--json"]) == 0
     assert [one["name"] for one in json.loads(capsys.readouterr().out)["certificates"]] == ["authority", "server"]
+
+
+def test_certificates_are_as_strict_clients_want_them(office: Office) -> None:
+    """Python's own from 3.13 on: each says whose key it holds, and whose signed it (RFC 5280)."""
+    issue_server(office.tls, "localhost")
+    here = ssl.create_default_context(cafile=str(office.tls / "ca.crt"))
+    here.verify_flags |= ssl.VERIFY_X509_STRICT
+    there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    there.load_cert_chain(office.tls / "server.crt", office.tls / "server.key")
+    pipes = [ssl.MemoryBIO() for _ in range(2)]
+    ends = [
+        here.wrap_bio(pipes[0], pipes[1], server_hostname="localhost"),
+        there.wrap_bio(pipes[1], pipes[0], server_side=True),
+    ]
+    for end in ends * 2:
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    assert ends[0].getpeercert()
 
 
 @pytest.mark.parametrize(("days", "severe", "word"), [(29, False, "until"), (-0.01, True, "expired on")])
