@@ -76,7 +76,7 @@ def test_a_hubs_certificate_is_shown_with_its_end(
 
 
 def test_a_certificate_of_an_earlier_version_is_no_attack(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python takes none without identifiers of keys from 3.13 on, and earlier ones are strict where they are told to."""
+    """Python takes none without identifiers of keys from 3.13 on, and earlier ones where they are told to."""
     monkeypatch.setattr(authority, "_identified", lambda builder, *_: builder)
     make_authority(home.folder, "trial")
     issue_server(home.folder, "127.0.0.1")
