@@ -128,7 +128,7 @@ def start(home: Home, say: Callable[[str], None]) -> None:
 
 @dataclass
 class Door:
-    """Whether the hub lets this site in, from how the SuperNode ends (docs/flower.md, finding 26)."""
+    """Whether the hub lets this site in, from how the SuperNode ends (docs/flower.md, finding 28)."""
 
     since: float | None = None  # time.monotonic() of the first time that it was turned away
     told: bool = False

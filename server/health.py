@@ -1,4 +1,4 @@
-"""Asking a SuperLink whether it serves, by gRPC's own health service on loopback (docs/flower.md, finding 27)."""
+"""Asking a SuperLink whether it serves, by gRPC's own health service on loopback (docs/flower.md, finding 29)."""
 
 WAIT = 3.0
 """Seconds for an answer."""

@@ -4,6 +4,7 @@ import ast
 import inspect
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -134,5 +135,5 @@ def test_flower_finds_the_guarded_commands_and_no_other(tmp_path: Path, monkeypa
     done = subprocess.run([tools / "flwr-model", "--token", "x"], env={"SST_REFUSED": str(log)}, check=False)
     assert done.returncode == 1
     assert log.read_text().endswith("refused flwr-model: nothing that is approved needs it\n")
-    first = launch.printed(office).splitlines()[-3].split()[0]
+    first = shlex.split(launch.printed(office).splitlines()[-3])[0]
     assert Path(first).name == "flower-superlink" and Path(first).exists()

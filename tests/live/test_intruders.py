@@ -6,6 +6,7 @@ SST_INTRUDERS is the number of random messages (300); `make intruders` sends 10,
 import json
 import os
 import random
+import shlex
 import shutil
 import socket
 import ssl
@@ -103,7 +104,7 @@ def start_liar(live: Live, name: str) -> None:
     file.write_text(file.read_text() + LIE)
     tools = launch.write_tools(own)
     code = "from flwr.supernode.cli import flwr_clientapp; flwr_clientapp()"
-    (tools / "flwr-clientapp").write_text(f"#!/bin/sh\nexec {sys.executable} -P -c '{code}' \"$@\"\n")
+    (tools / "flwr-clientapp").write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -c '{code}' \"$@\"\n")
     lies = own.folder / "lies.txt"
     lies.write_text(",".join(LIARS[name]))
     variables = {**launch.variables(own), "PATH": f"{tools}:/usr/bin:/bin", "SST_LIES": str(lies)}

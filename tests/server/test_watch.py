@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,7 @@ def office(tmp_path: Path) -> Office:
         made.key(site).write_text(f"key of {site}")
     (tmp_path / "told").mkdir()
     (tmp_path / "tell.py").write_text(WRITES)
-    command = f'{sys.executable} "{tmp_path / "tell.py"}" {tmp_path / "told"}'
+    command = shlex.join([sys.executable, str(tmp_path / "tell.py"), str(tmp_path / "told")])
     (made.folder / "hub.toml").write_text(write_settings(settings(notify=command)))
     (made.folder / "experiment.json").write_text(load("tiny").to_json())
     return made

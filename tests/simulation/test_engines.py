@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -444,7 +445,7 @@ def test_every_process_ends_with_the_block(tmp_path):
     tool = tmp_path / "bin" / "sleepers"
     tool.parent.mkdir()
     script = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
-    tool.write_text(f"#!{sys.executable}\n{script}\n")
+    tool.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{script}"\n')
     tool.chmod(0o755)
     processes = Processes(dict(os.environ), tmp_path / "logs", tmp_path / "empty")
     with pytest.raises(KeyboardInterrupt), processes:
