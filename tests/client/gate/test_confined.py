@@ -231,15 +231,15 @@ def app(home: Path, attack: str, port: int = 1) -> Path:
     return folder
 
 
-def ask(home: Path, folder: Path, confined: bool = True) -> SiteReply:
-    """Send an honest request through the gate to the app."""
+def ask(home: Path, folder: Path, confined: bool = True, scans: tuple[str, ...] = ()) -> SiteReply:
+    """Send an honest request through the gate to the app, which may read scans as at the phase join."""
     dirs = {"data-path": str(home / "scans"), "state-dir": str(home / "state"), "gate-dir": str(home / "gate")}
     config = {"site-name": "one", **dirs, "policy": str(home / "policy.toml")}
     words = ("run", "register", 1, "one", EXPERIMENT.to_json())
     request = PhaseRequest(*words, {"T": BEGIN}, {"atlas": ATLAS})
     with identity():
         message = Message(encode_request(request, {}), 2, TYPES["register"])
-        reply = client.app.respond(message, Context(1, 2, config, RecordDict(), {}), Confined(folder, (), confined))
+        reply = client.app.respond(message, Context(1, 2, config, RecordDict(), {}), Confined(folder, scans, confined))
     return decode_reply(reply.content, request)
 
 
@@ -334,6 +334,31 @@ open(site.state / "worked", "w").write("yes")
     assert ask(home, app(home, attack)).error == ""
     story = (home / "gate" / "site.log").read_text() if (home / "gate" / "site.log").exists() else ""
     assert (home / "state" / "worked").exists(), story
+
+
+def test_dicom_is_converted_when_confined(home: Path) -> None:
+    """A site whose scans are DICOM: the converter is a program of its own, and writes into a folder that goes away."""
+    pytest.importorskip("pydicom")
+    pytest.importorskip("dcm2niix")
+    from study import write_study
+
+    write_study(home / "scans")
+    attack = """
+import traceback, nibabel
+from pathlib import Path
+from client.dicom.convert import converted
+from client.layouts import find_scans
+try:
+    (scan,) = find_scans([Path(home, "scans")])
+    with converted(scan) as found:
+        told = str(nibabel.load(found.image).shape)
+except Exception:
+    told = traceback.format_exc()
+open(site.state / "told", "w").write(told)
+"""
+    assert ask(home, app(home, attack), scans=(str(home / "scans"),)).error == ""
+    assert (home / "state" / "told").read_text() == "(50, 50, 50)"
+    assert not [name for name, content in files(home).items() if b"JANE" in content and not name.startswith("scans/")]
 
 
 def test_the_environment_holds_nothing_of_the_gates(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
