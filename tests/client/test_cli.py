@@ -109,10 +109,7 @@ def test_another_project_s_package_of_our_name_is_told_at_once(tmp_path: Path, h
 def test_threads_that_wait_sleep_unless_the_user_has_it_otherwise(own: dict[str, str], sleeps: bool) -> None:
     """Beside another program, threads that spin make a command several times slower; OpenMP says how it waits."""
     code = (
-        "import sys; sys.argv[1:] = ['--version']; import sst\n"
-        "try: sst.main()\n"
-        "except SystemExit: pass\n"
-        "import torch"
+        "import sys; sys.argv[1:] = ['--version']; import sst\ntry: sst.main()\nexcept SystemExit: pass\nimport torch"
     )
     others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     variables = {**others, "OMP_DISPLAY_ENV": "VERBOSE", **own}
