@@ -126,6 +126,7 @@ def __dir__() -> list[str]:
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     os.environ |= QUIET
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads that wait leave the core to other programs
     sys.exit(run(sys.argv[1:]))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from client.box import box_of
 from client.nifti import LPS, to_sitk
 from configs.errors import DataError
 from sst_models.volume.grid import Grid
@@ -42,7 +43,11 @@ def from_array(array: np.ndarray, grid: Grid) -> sitk.Image:
 
 def scaled(image: sitk.Image) -> sitk.Image:
     """The scan's own grid, intensities in [0, 1]: outliers would empty the bins of mutual information."""
-    unit = sitk.GetImageFromArray(robust_scale(torch.from_numpy(sitk.GetArrayFromImage(image))).numpy())
+    voxels = sitk.GetArrayViewFromImage(image)
+    box = box_of(voxels != 0)
+    within = np.zeros(voxels.shape, np.float32)
+    within[box] = robust_scale(torch.from_numpy(voxels[box].copy())).numpy()
+    unit = sitk.GetImageFromArray(within)
     unit.CopyInformation(image)
     return unit
 

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
+from client.box import box_of
 from client.nifti import Turn, affine_of, array_of, read_mask, to_sitk
 from client.preparation import Stripping
 from configs.errors import DataError
@@ -83,20 +84,30 @@ def unbias(image: sitk.Image, inside: np.ndarray) -> np.ndarray:
 
 
 def _unbiased(scan: np.ndarray, inside: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    voxels = np.where(inside, scan, 0).astype(np.float32)
-    lowest = float(voxels[inside].min())
-    lifted = np.where(inside, voxels - min(lowest, 0.0) + 1e-3 * float(voxels.max()), 0)  # N4 takes logarithms
-    whole = to_sitk(lifted.astype(np.float32), affine)
+    """Work on the brain's box; the field alone spans the scan, as N4 has it."""
+    box = box_of(inside)
+    within, voxels = inside[box], np.zeros(scan.shape, np.float32)
+    brain = voxels[box] = np.where(within, scan[box], 0).astype(np.float32)
+    whole = to_sitk(scan, affine)
     factors = [max(1, round(N4_MM / side)) for side in whole.GetSpacing()]
-    brain = to_sitk(inside.astype(np.uint8), affine)
+    small, mask = sitk.Shrink(whole, factors), sitk.Shrink(to_sitk(inside.astype(np.uint8), affine), factors)
+    lift = (min(float(brain[within].min()), 0.0), 1e-3 * float(brain.max()))  # N4 takes logarithms
+    lifted = sitk.GetImageFromArray(_lifted(sitk.GetArrayFromImage(small), sitk.GetArrayFromImage(mask) > 0, *lift))
+    lifted.CopyInformation(small)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(N4_STEPS)
     try:
-        n4.Execute(sitk.Shrink(whole, factors), sitk.Shrink(brain, factors))
-        field = np.exp(array_of(n4.GetLogBiasFieldAsImage(whole)))
+        n4.Execute(lifted, mask)
+        field = n4.GetLogBiasFieldAsImage(whole)
     except RuntimeError:
         return voxels
-    return np.where(inside, voxels / field, 0).astype(np.float32)
+    logarithm = sitk.GetArrayViewFromImage(field).transpose(2, 1, 0)[box]  # in the memory of `field`
+    voxels[box] = np.where(within, brain / np.exp(logarithm), 0)
+    return voxels
+
+
+def _lifted(voxels: np.ndarray, inside: np.ndarray, lowest: float, more: float) -> np.ndarray:
+    return np.where(inside, voxels - lowest + more, 0).astype(np.float32)
 
 
 def _background(voxels: np.ndarray) -> float | None:

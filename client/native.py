@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn import functional as F
 
+from client.box import box_of
 from client.nifti import open_image
 from configs.structures import PAPER, LabelTable
 from sst_models.volume.grid import Affine
@@ -39,24 +40,28 @@ def to_native(
         Class indices uint8 and the probability of each voxel's class float32, (i, j, k).
     """
     labels, certainty = np.zeros(inside.shape, np.uint8), np.zeros(inside.shape, np.float32)
-    if not inside.any():
-        return labels, certainty
-    spans = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    (i0, i1), (j0, j1), (k0, k1) = ((int(span[0]), int(span[-1]) + 1) for span in spans)
+    i, j, k = box_of(inside)
     to_grid = np.linalg.inv(np.array(grid)) @ np.linalg.inv(atlas_to_scan) @ scan
     half = (np.array(probabilities.shape[1:]) - 1) / 2
-    j, k = np.meshgrid(np.arange(j0, j1), np.arange(k0, k1), indexing="ij")
-    plane = j[..., None] * to_grid[:3, 1] + k[..., None] * to_grid[:3, 2] + to_grid[:3, 3]
-    for first in range(i0, i1, SLAB):
-        rows = np.arange(first, min(first + SLAB, i1))
-        places = plane[None] + rows[:, None, None, None] * to_grid[:3, 0]
-        unit = torch.from_numpy((places / half - 1)[..., ::-1].astype(np.float32)).to(probabilities.device)
-        found = grid_sample(probabilities[None], unit[None], "bilinear", "zeros", align_corners=True)[0]
-        most, index = found.max(dim=0)
-        box = (slice(rows[0], rows[-1] + 1), slice(j0, j1), slice(k0, k1))
-        labels[box] = np.where(inside[box], index.cpu().numpy(), 0)
-        certainty[box] = np.where(inside[box], most.cpu().numpy(), 0)
+    rows, columns = np.meshgrid(np.arange(j.start, j.stop), np.arange(k.start, k.stop), indexing="ij")
+    plane = rows[..., None] * to_grid[:3, 1] + columns[..., None] * to_grid[:3, 2] + to_grid[:3, 3]
+    classes_last = probabilities[None].contiguous(memory_format=torch.channels_last_3d)  # as they are read
+    for first in range(i.start, i.stop, SLAB):
+        slab = np.arange(first, min(first + SLAB, i.stop))
+        box = (slice(slab[0], slab[-1] + 1), j, k)
+        places = (plane[None] + slab[:, None, None, None] * to_grid[:3, 0])[inside[box]]
+        if len(places):
+            most, index = _likeliest(classes_last, torch.from_numpy((places / half - 1)[:, ::-1].astype(np.float32)))
+            labels[box][inside[box]], certainty[box][inside[box]] = index.cpu().numpy(), most.cpu().numpy()
     return labels, certainty
+
+
+def _likeliest(probabilities: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the largest probability at each place (M, 3), in the units and order of `grid_sample`, and its class."""
+    rows = F.pad(places, (0, 0, 0, -len(places) % SLAB)).view(SLAB, 1, 1, -1, 3).to(probabilities.device)
+    each = probabilities.expand(SLAB, -1, -1, -1, -1)  # torch shares the work out by volumes
+    most, index = F.grid_sample(each, rows, "bilinear", "zeros", align_corners=True).max(dim=1)
+    return most.flatten()[: len(places)], index.flatten()[: len(places)]
 
 
 def ids_of(classes: np.ndarray, table: LabelTable = PAPER) -> np.ndarray:

@@ -23,6 +23,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from client.affine import from_array, one_thread, register, scaled, to_matrix
+from client.box import box_of
 from client.brain import brain_of, unbias
 from client.layouts import Scan, find_scans, with_masks
 from client.nifti import Turn, affine_of, array_of, read_image, read_labels, to_sitk
@@ -247,7 +248,7 @@ def _brain(image: sitk.Image, scan: Scan, how: Preparation) -> tuple[np.ndarray,
     key = digest_with([PREPARE_VERSION, "brain", how.key], (*scan.files, scan.mask))
     if not _holds(path, key):
         inside, voxels = _find_brain(image, scan, how)
-        box = tuple(slice(int(found.min()), int(found.max()) + 1) for found in np.nonzero(inside))
+        box: tuple[slice, ...] = box_of(inside)
         cropped = {"inside": inside[box].astype(np.uint8), "voxels": voxels[box]}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in cropped.items()}
         tensors["corner"] = torch.tensor([side.start for side in box])

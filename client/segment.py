@@ -3,7 +3,9 @@
 # mypy: untyped-calls-exclude="SimpleITK"
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from client.box import box_of
 from client.expected import Expected
 from client.judgement import agreement, evidence, judge
 from client.layouts import Scan, find_scans, with_masks
@@ -114,12 +117,13 @@ def segment_scan(
     quality = assess(tensors["image"], torch.from_numpy(model.frame.image), model.usually, contrast)
     seen = evidence(tensors["image"].to(found.probabilities), found.probabilities, found.agreement, table, contrast)
     ml = float(np.prod(image.GetSpacing())) / 1000
-    picture = overlay(array_of(image) * inside, labels, affine_of(image), table)
+    voxels, box = array_of(image), box_of(inside)
+    picture = overlay(voxels[box] * inside[box], labels[box], affine_of(image), table)
     mask_ml = float(inside.sum()) * ml
     expected = model.expected
-    structures = _structures(labels, certainty, ml, mask_ml, table, expected)
+    structures = _structures(labels[box], certainty[box], ml, mask_ml, table, expected)
     judgement = judge(seen, quality, expected, structures)
-    view = view_of(array_of(image), labels, affine_of(image))
+    view = view_of(voxels, labels, affine_of(image))
     return Segmentation(labels, structures, mask_ml, seen, quality, judgement, picture, view)
 
 
@@ -144,27 +148,45 @@ def segment_all(
         RunError: the folder cannot be written, or holds segmentations of other structures.
     """
     results = Results(folder, model, how, largest=largest)
-    predict = cache(lambda: predictor(model, device))  # nothing is loaded where all is there
     written: dict[Path, str] = {}
     done: list[Segmented] = []
     aside: list[SetAside] = []
-    for number, scan in enumerate(scans, start=1):
-        try:
-            if (other := written.setdefault(results.label_map(scan.case), scan.case)) != scan.case:
-                raise DataError(f"same-name: {scan.name} would be written over {other}; rename one of them")
-            key = results.key(scan)
-            one = results.find(scan, key)
-            if one is None:
-                with scan.as_nifti() as image:
-                    found = segment_scan(image, model, predict(), how, largest=largest)
-                    one = results.keep(image, found, key)
-            done.append(one)
-        except DataError as error:
-            aside.append(SetAside.of(scan, error))
-        if watch is not None:
-            watch(number, len(scans))
+    with _loading(model, device) as predict:
+        for number, scan in enumerate(scans, start=1):
+            try:
+                if (other := written.setdefault(results.label_map(scan.case), scan.case)) != scan.case:
+                    raise DataError(f"same-name: {scan.name} would be written over {other}; rename one of them")
+                key = results.key(scan)
+                one = results.find(scan, key)
+                if one is None:
+                    with scan.as_nifti() as image:
+                        found = segment_scan(image, model, predict(), how, largest=largest)
+                        one = results.keep(image, found, key)
+                done.append(one)
+            except DataError as error:
+                aside.append(SetAside.of(scan, error))
+            if watch is not None:
+                watch(number, len(scans))
     results.tables(done, aside, scans)
     return done, aside
+
+
+@contextmanager
+def _loading(model: Model, device: torch.device) -> Iterator[Callable[[], Predict]]:
+    """Give what begins to load a model when it is first called, and gives its `predictor` at once.
+
+    Most of loading is the import of MONAI, of a single thread, and so is most of bringing a scan to the atlas, in which
+    Python waits for ITK: the two take no longer than the longer one. Prediction waits for both, and an error of the
+    first is raised there.
+    """
+    with ThreadPoolExecutor(1, "model") as pool:
+        loaded = cache(lambda: pool.submit(predictor, model, device))
+
+        def begin() -> Predict:
+            predict = loaded()
+            return lambda image: predict.result()(image)
+
+        yield begin
 
 
 def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray, table: LabelTable = PAPER) -> Pixels:
@@ -178,8 +200,7 @@ def overlay(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray, table: L
     """
     scan, sides = to_ras(robust_scale(torch.from_numpy(voxels)).numpy(), affine)
     classes, _ = to_ras(labels, affine)
-    spans = [np.flatnonzero((scan > 0).any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    box = tuple(slice(int(span[0]), int(span[-1]) + 1) for span in spans)
+    box = box_of(scan > 0)
     scan, classes = scan[box], classes[box]
     plain, painted = [], []
     for axis in range(3):

@@ -14,6 +14,7 @@ from configs.schema import Experiment
 from configs.structures import LabelTable
 from sst_models.propagation.em import LEARNT_EDGE, expectation_maximisation
 from sst_models.training.device import half
+from sst_models.training.memory import SMALL
 from sst_models.volume.intensity import brain_mask, brain_moments
 from sst_models.volume.mirror import mean_with_mirror, mirror_image, mirror_probabilities
 
@@ -87,12 +88,12 @@ def network_probabilities(net: nn.Module, volume: Tensor, how: Prediction) -> Te
     with half(volume.device, how.bf16_cpu):
         for shift in shifts:
             moved, back = seen.roll(shift, AXES), tuple(-voxels for voxels in shift)
-            found += _softmax(net, moved).roll(back, AXES)
+            shown = [moved, mirror_image(moved)] if mirror else [moved]
+            # Of one small volume torch leaves most convolutions to an algorithm that is slower on a CPU than oneDNN's.
+            batches = [torch.cat(shown)] if volume.numel() <= SMALL else shown
+            ours, *theirs = (one for batch in batches for one in F.softmax(net(batch).float(), dim=1))
+            found += ours.roll(back, AXES)
             if mirror:
-                mirrored += mirror_probabilities(_softmax(net, mirror_image(moved)), how.table).roll(back, AXES)
+                mirrored += mirror_probabilities(theirs[0], how.table).roll(back, AXES)
     found /= len(shifts)
     return mean_with_mirror(found, mirrored.div_(len(shifts)), how.table) if mirror else found
-
-
-def _softmax(net: nn.Module, seen: Tensor) -> Tensor:
-    return F.softmax(net(seen).float(), dim=1)[0]

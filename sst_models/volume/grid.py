@@ -50,6 +50,7 @@ ROUNDING = 1e-3
 
 CPU = torch.device("cpu")
 
+_SLAB = 8  # planes of a grid at a time
 _VOTE = 3  # samples a voxel side when a label map is resampled
 
 
@@ -133,7 +134,7 @@ def most_frequent(counts: Tensor) -> Tensor:
 
 
 def _sample(volume: Tensor, to_voxel: np.ndarray, grid: Grid, mode: str) -> Tensor:
-    """Volume at the grid's voxels, 0 outside; slice by slice, for a fine grid's coordinates are 12 bytes a voxel."""
+    """Volume at the grid's voxels, 0 outside; some planes at once: a fine grid has 12 bytes of places a voxel."""
     half = ((torch.tensor(volume.shape, dtype=torch.float64) - 1) / 2).to(volume.device)
     matrix = torch.from_numpy(to_voxel @ np.array(grid.affine)).to(volume.device)
     _, h, w = grid.shape
@@ -141,10 +142,11 @@ def _sample(volume: Tensor, to_voxel: np.ndarray, grid: Grid, mode: str) -> Tens
     j, k = torch.meshgrid(rows, columns, indexing="ij")
     plane = j[..., None] * matrix[:3, 1] + k[..., None] * matrix[:3, 2] + matrix[:3, 3]
     result = torch.empty(grid.shape, dtype=torch.float32, device=volume.device)
-    for i in range(grid.shape[0]):
-        place = ((plane + i * matrix[:3, 0]) / half - 1).flip(-1).to(torch.float32)  # grid_sample wants (k, j, i)
-        slab = grid_sample(volume[None, None], place[None, None], mode, "zeros", align_corners=True)
-        result[i] = slab[0, 0, 0]
+    for slab in torch.split(torch.arange(grid.shape[0], device=volume.device), _SLAB):
+        places = (plane + slab[:, None, None, None] * matrix[:3, 0]) / half - 1
+        unit = places.flip(-1).to(torch.float32)[:, None]  # grid_sample wants (k, j, i)
+        each = volume.expand(len(slab), 1, *volume.shape)  # torch shares the work out by volumes
+        result[slab] = grid_sample(each, unit, mode, "zeros", align_corners=True)[:, 0, 0]
     return result
 
 

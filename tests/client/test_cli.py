@@ -102,3 +102,18 @@ def test_another_project_s_package_of_our_name_is_told_at_once(tmp_path: Path, h
     assert done.returncode == 2 and not done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: 'client' is another project's") and str(tmp_path / "client") in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has another OpenMP there")
+@pytest.mark.parametrize(("own", "sleeps"), [({}, True), ({"OMP_WAIT_POLICY": "ACTIVE"}, False)])
+def test_threads_that_wait_sleep_unless_the_user_has_it_otherwise(own: dict[str, str], sleeps: bool) -> None:
+    """Beside another program, threads that spin make a command several times slower; OpenMP says how it waits."""
+    code = (
+        "import sys; sys.argv[1:] = ['--version']; import sst\ntry: sst.main()\nexcept SystemExit: pass\nimport torch"
+    )
+    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    variables = {**others, "OMP_DISPLAY_ENV": "VERBOSE", **own}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(sst.HERE), env=variables, capture_output=True, text=True, check=True
+    )
+    assert ("GOMP_SPINCOUNT = '0'" in done.stderr) == sleeps

@@ -9,15 +9,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
 import client.prepare
 from client.affine import one_thread, register, scaled, to_matrix
+from client.brain import N4_STEPS, unbias
 from client.cases import Cases, OnDevice
 from client.layouts import Scan
-from client.nifti import SEG35_TO_ASEG, array_of, read_image, read_labels, read_mask, to_sitk
+from client.nifti import SEG35_TO_ASEG, Turn, array_of, read_image, read_labels, read_mask, to_sitk
 from client.preparation import Preparation
 from client.prepare import AtlasFrame, prepare, prepare_site
 from configs.errors import DataError, RunError
@@ -345,3 +347,21 @@ def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch
     assert len(done.cases) == 1 and len(list((tmp_path / "store").iterdir())) == 2
     with pytest.raises(RunError, match="without locks; put its folder on a local disk"):
         append(tmp_path / "ledger", {}, "ledger")
+
+
+def test_the_bias_field_is_taken_out_in_the_brain_s_box_as_over_the_whole_scan() -> None:
+    """To the byte, as N4 over all voxels has it, of a file whose first axis runs to the left."""
+    image, affine = brain(mm=2.0)[0], np.diag([-2.0, 2.0, 2.0, 1.0])
+    scan = (image * np.linspace(0.6, 1.4, len(image))[:, None, None]).astype(np.float32)
+    inside, turn = scan > 0, Turn.of(affine)
+    voxels, within, place = turn.straight(scan), turn.straight(inside), turn.affine(affine, scan.shape)
+    lifted = to_sitk(np.where(within, voxels + 1e-3 * float(scan.max()), 0).astype(np.float32), place)
+    mask = to_sitk(within.astype(np.uint8), place)
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations(N4_STEPS)
+    with one_thread():
+        n4.Execute(sitk.Shrink(lifted, [2] * 3), sitk.Shrink(mask, [2] * 3))
+        field = np.exp(array_of(n4.GetLogBiasFieldAsImage(lifted)))
+        found = unbias(to_sitk(scan, affine), inside)
+    np.testing.assert_array_equal(found, turn.back(np.where(within, voxels / field, 0).astype(np.float32)))
+    assert float(field.max() / field.min()) > 1.1

@@ -341,3 +341,32 @@ def test_scans_whose_results_would_have_one_name_are_set_aside(tmp_path: Path) -
     done, aside = segment_all(scans_at([tmp_path / "in"]), model, tmp_path / "out", QUICK, CPU)
     assert [one.case for one in done] == ["sub-1"] and [one.code for one in aside] == ["same-name"]
     assert done[0].path == tmp_path / "out" / "sub-1" / "anat" / "sub-1_desc-sst_dseg.nii.gz"
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded beside the first scan's preparation; what goes wrong there is raised as anywhere."""
+
+    def load(*_: object) -> None:
+        raise RunError("its disk is gone")
+
+    model = make_model(tmp_path / "model")
+    monkeypatch.setattr(Model, "segmenter", load)
+    with pytest.raises(RunError, match="its disk is gone"):
+        segment_all(scans_at([write_scan(tmp_path / "scan.nii.gz")]), model, tmp_path / "out", QUICK, CPU)
+
+
+def test_the_way_back_is_interpolation_of_each_voxel_of_the_brain() -> None:
+    """As sampling all voxels at once has it, and nothing beyond the mask, which is not convex."""
+    probabilities = torch.rand(5, 8, 9, 10, generator=torch.Generator().manual_seed(1)).softmax(dim=0)
+    shape, place = (21, 13, 17), np.array([[0.3, 0.02, 0, 1], [0, 0.5, 0.03, 1], [0.01, 0, 0.5, 0.5], [0, 0, 0, 1]])
+    inside = np.zeros(shape, bool)
+    inside[2:19, 3:12, 1:9], inside[9:11] = True, False
+    labels, certainty = to_native(probabilities, np.eye(4).tolist(), np.eye(4), place, inside)
+    places = np.argwhere(inside) @ place[:3, :3].T + place[:3, 3]
+    unit = torch.from_numpy((places / ((np.array([8, 9, 10]) - 1) / 2) - 1)[:, ::-1].astype(np.float32))
+    sampled = torch.nn.functional.grid_sample(probabilities[None], unit[None, None, None], align_corners=True)
+    most, index = sampled[0, :, 0, 0].max(dim=0)
+    np.testing.assert_array_equal(labels[inside], index)
+    np.testing.assert_allclose(certainty[inside], most, atol=1e-6)
+    assert not labels[~inside].any()
+    assert not certainty[~inside].any()

@@ -86,8 +86,8 @@ class Coarse(torch.nn.Module):
     """A segmenter that sees the volume in cells of two voxels, and is wrong in the first voxel of each."""
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Give logits (1, 29, D, H, W): the cerebellum where it is bright, another structure where a cell begins."""
-        logits = torch.zeros(1, PAPER.classes, *volume.shape[2:])
+        """Give logits (N, 29, D, H, W): the cerebellum where it is bright, another structure where a cell begins."""
+        logits = torch.zeros(len(volume), PAPER.classes, *volume.shape[2:])
         logits[:, CEREBELLUM] = 9 * (volume[:, 0] > 0.5)
         wrong = torch.zeros_like(logits[:, 0])
         wrong[:, ::2, ::2, ::2] = 18
@@ -115,8 +115,8 @@ class Watching(torch.nn.Module):
 
     def forward(self, volume: Tensor) -> Tensor:
         """Give logits of 0."""
-        self.seen.append(volume[0, 0])
-        return torch.zeros(1, PAPER.classes, *volume.shape[2:])
+        self.seen.extend(volume[:, 0])
+        return torch.zeros(len(volume), PAPER.classes, *volume.shape[2:])
 
 
 def test_a_scan_is_shown_where_it_is_and_a_voxel_further_along_each_axis() -> None:
