@@ -72,13 +72,15 @@ class RichProgress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         told: Path | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
-        """Show on `console`, by default stdout; `clock` gives seconds.
+        """Show on `console`, by default stderr, or nothing where it is `quiet`; `clock` gives seconds.
 
         Where somebody else shows it, too, `told` is the file that has `stage`, `share` and `left` for them.
         """
         self._told, self._told_at = told, -TELL_EVERY
-        self._console = console or Console()
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._clock = clock
         self._lock = threading.RLock()  # `watch` reports from its own thread
         self._estimate = Estimate()

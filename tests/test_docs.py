@@ -23,6 +23,7 @@ from client.audit.statistics import Attacked
 from client.gate import audit, ledger
 from client.gate.policy import Policy
 from configs import phases, schema
+from configs import presets as preset_files
 from configs.statistics import count
 from configs.structures import PAPER
 from scripts import commands_page, pages, settings_page
@@ -334,7 +335,7 @@ def test_every_setting_is_on_its_page_with_what_presets_set() -> None:
     for table in settings_page.tables(schema.Experiment):
         section = page.partition(f"## [{table.name}]" if table.name else "## Top of the file")[2].partition("\n## ")[0]
         assert all(f"| `{one.key.rpartition('.')[2]}` | {one.text}" in section for one in table.settings)
-    presets = [schema.load(preset) for preset in schema.names()]
+    presets = [schema.load(preset) for preset in preset_files.names()]
     steps = ["" if one.phases.adapt.steps == 100 else f"`{one.phases.adapt.steps}`" for one in presets]
     assert any(steps) and f"| `phases.adapt.steps` | {' | '.join(steps)} |" in page
 
