@@ -124,12 +124,15 @@ def __dir__() -> list[str]:
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     os.environ |= QUIET
+    code = run(sys.argv[1:])
     try:
-        code = run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads wants no more, as `head`: nothing to say, and nobody to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = BROKEN
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again, and shows a trace
+        if isinstance(error, BrokenPipeError):  # whoever reads wants no more, as `head`
+            sys.exit(code or BROKEN)
+        code = _fail(f"cannot write to standard output: {error.strerror}; make room, or write elsewhere", USER_ERROR)
     sys.exit(code)
 
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -29,9 +29,10 @@ class Display:
         self._live = sys.stderr.isatty() and not console.is_dumb_terminal and not quiet
         self._plain = not (self._live or quiet)
         name = _Name(table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-        columns = (TextColumn(what), BarColumn(16), MofNCompleteColumn(), TimeRemainingColumn(compact=True), name)
+        place = TextColumn("{task.fields[place]}")
+        columns = (TextColumn(what), BarColumn(16), place, TimeRemainingColumn(compact=True), name)
         self._bar = Progress(*columns, console=console, transient=True, disable=not self._live, expand=True)
-        self._task = self._bar.add_task(what, total=None, name="")
+        self._task = self._bar.add_task(what, total=None, place="", name="getting ready")
 
     def __enter__(self) -> Self:
         """Begin to draw."""
@@ -44,7 +45,7 @@ class Display:
 
     def begin(self, number: int, of: int, name: str) -> None:
         """Show which scan is at work."""
-        self._bar.update(self._task, total=of, name=shown(name))
+        self._bar.update(self._task, total=of, place=f"{number}/{of}", name=shown(name))
         if self._plain:
             print(f"{self._what} {number}/{of}: {shown(name)}", file=sys.stderr, flush=True)
 

@@ -118,6 +118,7 @@ def start(
     from client.home import Home
 
     own = Home(site)
+    _ = own.settings
     if print_command:
         typer.echo("\n".join(shown(line, 10 * LINE) for line in launch.printed(own).splitlines()))
         return
@@ -136,11 +137,11 @@ def ledger(site: Folder, json_: Json = False) -> None:
     from client.gate.ledger import NAME, verify
     from client.home import Home
 
-    if not site.is_dir():
-        raise RunError(f"there is no folder {site}; give the site's, which sst site join made")
-    gate, output = Home(site).gate, Output(json_)
+    own, output = Home(site), Output(json_)
+    gate = own.gate
     path, cut = gate / NAME, receipts.missing(gate)
     if not path.exists() and not cut:
+        _ = own.settings  # or a folder that is misspelt would have let nothing out
         output.say("nothing has left this site")
         output.give({"entries": []})
         return

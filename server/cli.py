@@ -125,6 +125,7 @@ def admit(
     from sst_models.wire.credentials import fingerprint
 
     office, output, admitted = Office(hub), Output(json_), []
+    _ = office.settings
     for one in key:
         site = take(office, one, replace)
         shows = fingerprint(office.key(site).read_bytes())
@@ -157,6 +158,7 @@ def dismiss(
     from sst_models.wire.credentials import fingerprint
 
     office = Office(hub)
+    _ = office.settings
     for one in site:
         let_out(office, one)
         note(office, "dismiss", site=one, key=fingerprint(office.old_key(one).read_bytes()))
