@@ -52,7 +52,7 @@ def completed(*words: str) -> list[str]:
     ids=lambda value: " ".join(value),
 )
 def test_a_shell_completes(words: tuple[str, ...], found: list[str]) -> None:
-    """Commands, options, presets, words, and sites that were named; files are the shell's own, where nothing is left."""
+    """Commands, options, presets, words, and sites that were named; where nothing is, files, by the shell."""
     assert completed(*words) == found
 
 
@@ -69,7 +69,7 @@ def test_a_shell_completes_sites_of_a_hub(tmp_path: Path) -> None:
 def test_bash_takes_the_script(here: Path) -> None:
     """What `--show-completion` prints, as bash reads and uses it."""
     line = (
-        'source <(sst --show-completion); COMP_WORDS=(sst presets real-g); COMP_CWORD=2; _sst_completion sst\n'
+        "source <(sst --show-completion); COMP_WORDS=(sst presets real-g); COMP_CWORD=2; _sst_completion sst\n"
         'printf "%s " "${COMPREPLY[@]}"; complete -p sst; exit'
     )
     variables = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
@@ -92,9 +92,7 @@ def test_output_that_cannot_be_written_is_one_line(here: Path) -> None:
     """A file on a full disk, whether it is noticed at once or at the end."""
     for words in (["presets", "paper"], ["presets", "--json"]):
         with open("/dev/full", "w") as full:
-            done = subprocess.run(
-                [here / "sst", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-            )
+            done = subprocess.run([here / "sst", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: cannot write")]
         assert done.returncode == 2 and len(lines) == 1 and done.stderr.count("\n") == 1
 

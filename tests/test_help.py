@@ -114,5 +114,6 @@ def test_a_slip_of_the_fingers_is_one_line(line: str, said: str, capsys: pytest.
 
 def test_options_that_may_be_given_again_may(capsys: pytest.CaptureFixture[str]) -> None:
     """Sites are two or more; a flag is as it was said last."""
-    assert sst.run(["simulate", "--preset", "tiny", "--site", "a=/none", "--site", "b=/none", "--bias", "--no-bias", "--out", "x"]) == 2
+    line = "simulate --preset tiny --site a=/none --site b=/none --bias --no-bias --out x"
+    assert sst.run(line.split()) == 2
     assert "there is no folder /none" in capsys.readouterr().err
