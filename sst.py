@@ -132,7 +132,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again, and shows a trace
         if isinstance(error, BrokenPipeError):  # whoever reads wants no more, as `head`
             sys.exit(code or BROKEN)
-        code = _fail(f"cannot write to standard output: {error.strerror}; make room, or write elsewhere", USER_ERROR)
+        said = f"cannot write to standard output: {error.strerror}; make room, or write elsewhere"
+        code = code or _fail(said, USER_ERROR)
     sys.exit(code)
 
 

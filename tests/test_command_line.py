@@ -77,24 +77,32 @@ def test_bash_takes_the_script(here: Path) -> None:
     assert done.stdout == "real-gpu complete -o default -F _sst_completion sst\n"
 
 
-def test_a_reader_that_has_enough_gets_no_trace(here: Path) -> None:
-    """As `sst presets | head -1`: not a word, and no success."""
-    for words in (["presets", "paper"], ["presets", "--json"], ["--help"]):
-        read, write = os.pipe()
-        os.close(read)
-        done = subprocess.run([here / "sst", *words], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-        os.close(write)
-        assert (done.returncode, done.stderr) == (1, ""), words
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["presets paper", "presets --json", "--help"])
+def test_a_reader_that_has_enough_gets_no_trace(words: str, unbuffered: str, here: Path) -> None:
+    """As `sst presets | head -1`, whether it is noticed at once or at the end: not a word, and no success."""
+    read, write = os.pipe()
+    os.close(read)
+    done = into(write, here, words, unbuffered)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_output_that_cannot_be_written_is_one_line(here: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["presets paper", "presets --json"])
+def test_output_that_cannot_be_written_is_one_line(words: str, unbuffered: str, here: Path) -> None:
     """A file on a full disk, whether it is noticed at once or at the end."""
-    for words in (["presets", "paper"], ["presets", "--json"]):
-        with open("/dev/full", "w") as full:
-            done = subprocess.run([here / "sst", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("error: cannot write")]
-        assert done.returncode == 2 and len(lines) == 1 and done.stderr.count("\n") == 1
+    done = into(os.open("/dev/full", os.O_WRONLY), here, words, unbuffered)
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot write") and done.stderr.count("\n") == 1
+
+
+def into(stdout: int, here: Path, words: str, unbuffered: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that writes into a file or pipe, which is then closed."""
+    variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    line = [here / "sst", *words.split()]
+    done = subprocess.run(line, env=variables, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(stdout)
+    return done
 
 
 def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
