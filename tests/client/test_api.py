@@ -136,7 +136,7 @@ def test_a_pair_is_made_again() -> None:
 
 @pytest.mark.usefixtures("here", "_no_learning")
 def test_results_say_what_was_written_and_what_was_set_aside() -> None:
-    """Every path is there; reasons are those of the tables; progress counts and names all; nothing is assigned to by accident."""
+    """Every path is there; reasons are those of the tables; progress names all; nothing is assigned to by accident."""
     seen: list[tuple[object, ...]] = []
     told = {"progress": lambda *words: seen.append(words), "begin": lambda *words: seen.append(words)}
     prepared = sst.prepare("scans", "model", "prepared", report=True, jobs=2, **told)
