@@ -108,7 +108,7 @@ def test_commands_in_sentences_exist_with_their_options() -> None:
     assert len(lines) > 30
     for words in lines:
         _, command = command_of(words)
-        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
         assert {word for word in words if re.match(r"--?[a-z]", word)} <= known, words
 
 
