@@ -14,6 +14,7 @@ that it finds.
 """
 
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -57,6 +58,7 @@ if _found := _strangers():
         sys.exit(2)
     raise ImportError(_found)
 
+from configs.console import Command, example  # noqa: E402
 from configs.errors import ConfigError, DataError, RunError, SstError, disk_error  # noqa: E402
 from configs.processes import QUIET  # noqa: E402
 from configs.shown import LINE, shown  # noqa: E402
@@ -103,6 +105,7 @@ PARTS: dict[str, str | None] = {
     "simulation.cli": None,
     "simulation.audit.cli": None,
     "client.cli": None,
+    "configs.cli": None,
     "client.site_cli": "site",
     "server.cli": "hub",
 }
@@ -127,7 +130,17 @@ def main() -> None:
     """Run the command line and leave the process with its exit code."""
     os.environ |= QUIET
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads that wait leave the core to other programs
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again, and shows a trace
+        if isinstance(error, BrokenPipeError):  # whoever reads wants no more, as `head`
+            sys.exit(code or BROKEN)
+        said = f"cannot write to standard output: {error.strerror}; make room, or write elsewhere"
+        code = code or _fail(said, USER_ERROR)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -160,13 +173,17 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help="Federated one-shot segmentation of brain MRI.",
         no_args_is_help=True,
-        add_completion=False,
+        epilog=example("sst demo --out runs/demo", "sst segment scans --model model -o segmented"),
+        context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
     for module, name in PARTS.items():
         if _installed(module):
-            app.add_typer(import_module(module).app, name=name)
+            part = import_module(module).app
+            for command in part.registered_commands:
+                command.cls = Command
+            app.add_typer(part, name=name)
     return app
 
 
@@ -177,11 +194,14 @@ def _lent() -> dict[str, Callable[[], Any]]:
 
 
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=lambda on: _version(on), help="Show the version.")
     ] = False,
 ) -> None:
     """Federated one-shot segmentation of brain MRI."""
+    if os.environ.get("NO_COLOR"):  # rich heeds it by itself, click does not
+        context.color = False
 
 
 def _version(wanted: bool) -> None:
@@ -209,7 +229,8 @@ def _usage(error: click.UsageError) -> int:
         error.show()
         return USER_ERROR
     command = error.ctx.command_path if error.ctx else "sst"
-    return _fail(f"{error.format_message()} (see `{command} --help`)", USER_ERROR)
+    message = re.sub(r"(Did you mean .*?\?) .*", r"\1", error.format_message())  # click says it, and typer, too
+    return _fail(f"{message} (see `{command} --help`)", USER_ERROR)
 
 
 def _fail(message: str, code: int) -> int:

@@ -50,6 +50,9 @@ Paths = StrPath | Sequence[StrPath]
 Watch = Callable[[int, int], None]
 """Called with (done, in all) after each scan or pair."""
 
+Begin = Callable[[int, int, str], None]
+"""Called with (number, in all, name) before each scan or pair."""
+
 DEVICES = ("auto", "cpu", "cuda")
 LAYOUTS = ("nifti", "bids", "nnunet")
 FORMATS = ("monai-bundle", "torchscript", "onnx")
@@ -140,6 +143,7 @@ def prepare(
     jobs: int = 1,
     label_table: StrPath | None = None,
     progress: Watch | None = None,
+    begin: Begin | None = None,
 ) -> PreparedScans:
     """Bring scans to an atlas as a federation does, to check them before it does; one that is unfit is set aside.
 
@@ -163,6 +167,7 @@ def prepare(
         label_table: ids, names and groups of labels (a dseg.tsv), where the atlas comes with none; without it
             FreeSurfer's 28 of the paper.
         progress: called with (scans done, scans in all).
+        begin: called with (number of the scan, scans in all, its name) before each.
 
     Returns:
         Where the prepared scans are, what was set aside and why, and the report.
@@ -190,7 +195,7 @@ def prepare(
     how = replace(how, table=given or atlas_found.table, contrast=contrast)
     _writable(folder)
     store, page = store_of(folder, frame), folder / "check.html"
-    done = prepare_site(sources, frame, store, progress, how)
+    done = prepare_site(sources, frame, store, progress, how, begin=begin)
     checks = write_check(done, frame, page, contrast) if report else []
     return PreparedScans(store, done.cases, done.set_aside, done.notes, page if report else None, tuple(checks))
 
@@ -226,6 +231,7 @@ def segment(
     largest_component: bool = False,
     device: str = "auto",
     progress: Watch | None = None,
+    begin: Begin | None = None,
 ) -> SegmentedScans:
     """Segment scans: label maps on their own voxels, volumes in ml, a judgement; one that is unfit is set aside.
 
@@ -242,6 +248,7 @@ def segment(
         largest_component: keep only the largest connected component of each structure.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         progress: called with (scans done, scans in all).
+        begin: called with (number of the scan, scans in all, its name) before each.
 
     Returns:
         What was written of each scan, its volumes and concerns, and what was set aside and why.
@@ -265,7 +272,7 @@ def segment(
     opened, where = _opened(model), choose(device)
     found = scans_at(sources, mask_pattern, opened.experiment.contrast, opened.experiment.table, series)
     _writable(folder)
-    done, aside = segment_all(found, opened, folder, how, where, largest=largest_component, watch=progress)
+    done, aside = segment_all(found, opened, folder, how, where, largest=largest_component, watch=progress, begin=begin)
     if not done:
         listed = f"{folder / 'set_aside.tsv'} says why"
         raise DataError(f"none of {len(found)} scans could be segmented ({listed}); the first: {aside[0].reason}")
@@ -285,6 +292,7 @@ def generate(
     seed: int = 1,
     device: str = "auto",
     progress: Watch | None = None,
+    begin: Begin | None = None,
 ) -> GeneratedPairs:
     """Make labelled pairs in the style of a site's scanner, to train a network with; those that are there are kept.
 
@@ -298,6 +306,7 @@ def generate(
         seed: of all draws; the same model, seed and number give the same pair.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         progress: called with (pairs done, pairs in all).
+        begin: called with (number of the pair, pairs in all, its name) before each.
 
     Returns:
         Where each pair is, in the order of their numbers.
@@ -318,7 +327,7 @@ def generate(
 
     opened, where = _opened(model), choose(device)
     _writable(folder)
-    made = pairs.generate(opened, count, folder, layout, seed=seed, device=where, watch=progress)
+    made = pairs.generate(opened, count, folder, layout, seed=seed, device=where, watch=progress, begin=begin)
     return GeneratedPairs(folder, tuple(made))
 
 
@@ -392,6 +401,7 @@ def evaluate(
     *,
     label_table: StrPath | None = None,
     progress: Watch | None = None,
+    begin: Begin | None = None,
 ) -> Evaluation:
     """Compare label maps with a reference: Dice, surface distances (mm) and volumes, by structure and by group.
 
@@ -404,6 +414,7 @@ def evaluate(
         out: folder to write evaluation.csv, evaluation.json and dice.png to.
         label_table: ids, names and groups of labels (a dseg.tsv); without it FreeSurfer's 28 of the paper.
         progress: called with (pairs done, pairs in all).
+        begin: called with (number of the pair, pairs in all, its name) before each.
 
     Returns:
         The figures of each scan, and what was not compared and why.
@@ -423,7 +434,7 @@ def evaluate(
     from client.evaluate import evaluate_folder
 
     _writable(folder)
-    scans, left_out = evaluate_folder(ours, theirs, folder, progress, table)
+    scans, left_out = evaluate_folder(ours, theirs, folder, progress, table, begin=begin)
     written = (folder / name for name in ("evaluation.csv", "evaluation.json", "dice.png"))
     return Evaluation(folder, tuple(scans), tuple(left_out), *written)
 

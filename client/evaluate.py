@@ -158,6 +158,8 @@ def evaluate_folder(
     out: Path,
     watch: Callable[[int, int], None] | None = None,
     table: LabelTable = PAPER,
+    *,
+    begin: Callable[[int, int, str], None] | None = None,
 ) -> tuple[list[Agreement], list[str]]:
     """Compare all pairs, and write `evaluation.csv`, `evaluation.json` and `dice.png` into `out`.
 
@@ -171,6 +173,8 @@ def evaluate_folder(
     left = [f"{case} is on one side only" for case in alone]
     done = []
     for number, (case, ours, theirs) in enumerate(pairs, start=1):
+        if begin is not None:
+            begin(number, len(pairs), case)
         try:
             done.append(evaluate_pair(case, ours, theirs, table))
         except DataError as error:

@@ -62,6 +62,7 @@ def generate(
     seed: int = 1,
     device: torch.device | None = None,
     watch: Callable[[int, int], None] | None = None,
+    begin: Callable[[int, int, str], None] | None = None,
 ) -> list[PairFiles]:
     """Write pairs 1 to `count` into `folder`; those that are there, whole and of this recipe, are not made again.
 
@@ -73,6 +74,7 @@ def generate(
         seed: of all draws.
         device: to compute on.
         watch: called with (pairs done, pairs in all).
+        begin: called with (number of the pair, pairs in all, its name) before each.
 
     Returns:
         Where each pair is, in the order of their numbers.
@@ -87,6 +89,8 @@ def generate(
     _claim(folder, model, layout)
     pairs = [_files(folder, layout, number, model.experiment.contrast) for number in range(1, count + 1)]
     for number, files in enumerate(pairs, start=1):
+        if begin is not None:
+            begin(number, count, files.recipe.stem)
         recipe = Recipe(seed, number, number, str(model.card.get("site", "")))
         if not _made(files.recipe, recipe):
             _write(make(recipe, generating, model), model, files, layout)

@@ -295,6 +295,8 @@ def prepare_site(
     store: Path,
     progress: Callable[[int, int], None] | None = None,
     how: Preparation = PLAIN,
+    *,
+    begin: Callable[[int, int, str], None] | None = None,
 ) -> Prepared:
     """Prepare all scans of a site; one that cannot be used is set aside with its reason, and the rest goes on.
 
@@ -304,6 +306,7 @@ def prepare_site(
         store: folder for the prepared files; what is there already is not made again.
         progress: called with (scans done, scans in all) after each.
         how: what is done to each scan, and how many at a time.
+        begin: called with (number of the scan, scans in all, its case) before each; no federation asks for names.
 
     Raises:
         DataError: a folder is missing or empty, or no scan can be used.
@@ -315,7 +318,11 @@ def prepare_site(
     work = [(scan, atlas, Path(store), how, roots) for scan in scans]
     cases, aside = [], []
     notes: list[str] = []
-    for done, (scan, result) in enumerate(zip(scans, _each(work, how.jobs), strict=True), start=1):
+    results = _each(work, how.jobs)
+    for number, scan in enumerate(scans, start=1):
+        if begin is not None:
+            begin(number, len(scans), scan.case)
+        result = next(results)
         if isinstance(result, Path):
             _, _, note = _about(result).partition("\n")
             cases.append(PreparedCase(scan.case, scan.person, result, scan.labels is not None and not note))
@@ -323,7 +330,7 @@ def prepare_site(
         else:
             aside.append(result)
         if progress is not None:
-            progress(done, len(scans))
+            progress(number, len(scans))
     if not cases:
         raise DataError(f"none of {len(scans)} scans can be used; the first: {aside[0].reason}")
     return Prepared(tuple(cases), tuple(aside), tuple(notes))

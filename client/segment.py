@@ -136,6 +136,7 @@ def segment_all(
     *,
     largest: bool = False,
     watch: Callable[[int, int], None] | None = None,
+    begin: Callable[[int, int, str], None] | None = None,
 ) -> tuple[list[Segmented], list[SetAside]]:
     """Segment scans into a folder that is a BIDS derivative; one that cannot be used is set aside.
 
@@ -153,6 +154,8 @@ def segment_all(
     aside: list[SetAside] = []
     with _loading(model, device) as predict:
         for number, scan in enumerate(scans, start=1):
+            if begin is not None:
+                begin(number, len(scans), scan.case)
             try:
                 if (other := written.setdefault(results.label_map(scan.case), scan.case)) != scan.case:
                     raise DataError(f"same-name: {scan.name} would be written over {other}; rename one of them")

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from configs.console import Json, Output, example
 from configs.errors import RunError
 from configs.processes import PRIVATE
 from configs.shown import LINE, shown
 
-app = typer.Typer(no_args_is_help=True)
+START = example("sst site join north.zip --data scans --folder north", "sst site approve north", "sst site check north")
+
+app = typer.Typer(no_args_is_help=True, epilog=START)
 
 Folder = Annotated[Path, typer.Argument(metavar="SITE", help="The site's folder.")]
 
@@ -22,7 +25,7 @@ def private(context: typer.Context) -> None:
     context.call_on_close(lambda: os.umask(before))
 
 
-@app.command()
+@app.command(epilog=example("sst site join north.zip --data /data/mri --folder north"))
 def join(
     kit: Annotated[Path, typer.Argument(metavar="KIT", help="The zip from the hub's operator.")],
     data: Annotated[list[Path], typer.Option("--data", metavar="DIR", help="A folder of scans; may be given again.")],
@@ -42,7 +45,7 @@ def join(
     typer.echo(shown(f"then: sst site approve {own.folder}", LINE))
 
 
-@app.command("new-key")
+@app.command("new-key", epilog=example("sst site new-key north", "sst site new-key north --use"))
 def new_key(
     site: Folder,
     use: Annotated[bool, typer.Option("--use", help="Take it in use: once the hub's operator has let it in.")] = False,
@@ -61,7 +64,7 @@ def new_key(
         typer.echo(f"then: sst site new-key {site} --use")
 
 
-@app.command()
+@app.command(epilog=example("sst site approve north", "sst site approve north --kit north-2.zip"))
 def approve(
     site: Folder,
     kit: Annotated[Path | None, typer.Option("--kit", metavar="KIT", help="A new kit, for a new version.")] = None,
@@ -84,8 +87,8 @@ def approve(
     typer.echo(f"approved: {own.flower / 'apps' / found.folder} (read-only), {own.policy}")
 
 
-@app.command()
-def check(site: Folder) -> None:
+@app.command(epilog=example("sst site check north"))
+def check(site: Folder, json_: Json = False) -> None:
     """Look at everything that has to be right before the site starts; exit code 2 if something is not."""
     from rich.console import Console
     from rich.text import Text
@@ -93,17 +96,19 @@ def check(site: Folder) -> None:
     from client.home import Home
     from client.preflight import check as look
 
-    console, wrong = Console(highlight=False), 0
+    console, lines = Console(highlight=False, stderr=json_), []
     for line in look(Home(site)):
         mark = ("  ok", "green") if line.fine else ("STOP", "red")
         told = f"  {line.name}: {line.found}" + ("" if line.fine else f" -> {line.do}")
         console.print(Text.assemble(mark, shown(told, LINE)))
-        wrong += not line.fine
+        lines.append(line)
+    wrong = sum(not line.fine for line in lines)
+    Output(json_).give({"fine": not wrong, "lines": lines})
     if wrong:
         raise RunError(f"{wrong} of the lines above are red; mend them, then check again")
 
 
-@app.command()
+@app.command(epilog=example("sst site start north"))
 def start(
     site: Folder,
     print_command: Annotated[bool, typer.Option("--print-command", help="Show what would be run, and end.")] = False,
@@ -113,14 +118,15 @@ def start(
     from client.home import Home
 
     own = Home(site)
+    _ = own.settings
     if print_command:
         typer.echo("\n".join(shown(line, 10 * LINE) for line in launch.printed(own).splitlines()))
         return
     launch.start(own, lambda line: typer.echo(shown(line, LINE)))
 
 
-@app.command()
-def ledger(site: Folder) -> None:
+@app.command(epilog=example("sst site ledger north", "sst site ledger north --json"))
+def ledger(site: Folder, json_: Json = False) -> None:
     """Show what left the site, and verify that nothing was changed or taken out, nor what the hub has seen cut off."""
     import json
 
@@ -131,10 +137,13 @@ def ledger(site: Folder) -> None:
     from client.gate.ledger import NAME, verify
     from client.home import Home
 
-    gate = Home(site).gate
+    own, output = Home(site), Output(json_)
+    gate = own.gate
     path, cut = gate / NAME, receipts.missing(gate)
     if not path.exists() and not cut:
-        typer.echo("nothing has left this site")
+        _ = own.settings  # or a folder that is misspelt would have let nothing out
+        output.say("nothing has left this site")
+        output.give({"entries": []})
         return
     count = verify(path) if path.exists() else 0
     if cut:
@@ -142,16 +151,19 @@ def ledger(site: Folder) -> None:
             f"the hub has seen {len(cut)} entries that {path} does not have, {cut[0][:12]} for one: they were cut off, "
             "or the file is another one; look for a copy"
         )
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if json_:
+        output.give({"entries": entries})
+        return
     table = Table("time", "run", "phase", "round", "parts", "bytes", "error")
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    for entry in entries:
         words = (entry["time"], entry["run"], entry["phase"], entry["round"], ", ".join(entry["parts"]))
         table.add_row(*map(shown, (*words, f"{entry['bytes']:,}", entry["error"])))
     Console(markup=False, emoji=False, highlight=False).print(table)
     typer.echo(f"{count} entries, each following from the one before it")
 
 
-@app.command()
+@app.command(epilog=example("sst site peer north south.pub west.pub"))
 def peer(
     site: Folder,
     keys: Annotated[list[Path], typer.Argument(metavar="OTHER.pub ...", help="Public keys of other hospitals' sites.")],
@@ -170,7 +182,7 @@ def peer(
     typer.echo(shown(f"its file from {own.gate / 'peers'}", LINE))
 
 
-@app.command()
+@app.command(epilog=example("sst site report north -o assessment.md"))
 def report(
     site: Folder,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write it.")] = None,

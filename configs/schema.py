@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from configs.contrast import T1, Contrast
 from configs.errors import ConfigError
 from configs.phases import PHASES, averaging, learning
+from configs.presets import find
 from configs.structures import LabelTable, Row, read_table, table_of
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -270,11 +271,6 @@ class Experiment:
 _ADAPTER = TypeAdapter(Experiment)
 
 
-def names() -> tuple[str, ...]:
-    """Give the names of the presets that come with the project."""
-    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.toml")))
-
-
 def load(preset: str, changes: Sequence[str] = ()) -> Experiment:
     """Read a preset by its name, or from a TOML file by its path.
 
@@ -288,20 +284,11 @@ def load(preset: str, changes: Sequence[str] = ()) -> Experiment:
     Raises:
         ConfigError: no such preset, not TOML, an unknown or renamed key, a wrong type, or a value out of range.
     """
-    path = _find(preset, Path())
+    path = find(preset)
     values = _read(path, ())
     for change in changes:
         _change(values, change)
     return from_dict({"name": path.stem, **values}, path.name)
-
-
-def _find(preset: str, beside: Path) -> Path:
-    path = beside / preset
-    if path.suffix != ".toml":
-        path = Path(__file__).parent / f"{preset}.toml"
-    if not path.is_file():
-        raise ConfigError(f"no preset '{preset}': give one of {', '.join(names())}, or the path of a .toml file")
-    return path
 
 
 def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
@@ -318,7 +305,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path.name}: key 'extends' must be the name or path of a preset, not {base!r}")
     if path.resolve() in below:
         raise ConfigError(f"{path.name}: presets extend one another in a circle; take one 'extends' out")
-    return _merged(_read(_find(base, path.parent), (*below, path.resolve())), values)
+    return _merged(_read(find(base, path.parent), (*below, path.resolve())), values)
 
 
 def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

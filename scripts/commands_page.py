@@ -6,6 +6,7 @@ from typing import Any
 import typer.main
 
 import sst
+from configs.console import examples
 from scripts.settings_page import row
 
 INTRODUCTION = """\
@@ -15,15 +16,53 @@ Every command first checks what can be checked, so that a mistake costs no train
 Exit code 0 is success, 2 something that you can mend, 130 a stop by Ctrl-C, and 1 a fault of the program, whose trace
 is then in `sst-error.log`. What takes long goes on where it stopped when the same command is given again.
 
-*Made from the command line itself at each build; `sst COMMAND --help` says the same.*
+`sst --install-completion` lets the shell complete commands, options, presets and names of sites from the next terminal
+on; `sst --show-completion` prints what it would install. `NO_COLOR=1` leaves colours out.
+
+*Made from the command line itself at each build; `sst COMMAND -h` says the same.*
+
+## For scripts
+
+What a command has done goes to stdout; what is wrong, and how far it is, to stderr: on a terminal as a line that moves,
+elsewhere as a plain line for each scan (`segment 3/40: sub-03`). `--quiet` leaves only what is wrong. With `--json`
+stdout has one JSON document and nothing else. An error is one line on stderr and no document, but for `sst site check`,
+which also lists what is not fine. Paths are as they were given, relative to the folder in which the command ran. A
+figure that does not exist is `null`, where Python has nan. Names stay; a later version may add some.
 """
+
+RESULT = "the fields of [{0}](python-api.md#{1})"
+
+DOCUMENTS = {
+    "sst prepare": RESULT.format("PreparedScans", "preparedscans"),
+    "sst segment": RESULT.format("SegmentedScans", "segmentedscans"),
+    "sst evaluate": RESULT.format("Evaluation", "evaluation"),
+    "sst generate": RESULT.format("GeneratedPairs", "generatedpairs"),
+    "sst export": RESULT.format("Exported", "exported"),
+    "sst presets": "`presets`: `name`, `purpose`, `takes`, `command`, `text`, `extends`, `path` of each; of one, "
+    "`about`: the same, and `settings`: all [settings](settings.md)",
+    "sst simulate": "`folder`, `report`, `results` ([results.json](files.md#resultsjson)), `models`: `site` and "
+    "`model` of each",
+    "sst demo": "the same",
+    "sst audit": "`report`, and what [audit.json](files.md#auditjson) holds",
+    "sst hub invite": "`kits`: `site`, `path`, `digest` of each",
+    "sst hub admit": "`admitted`: `site`, `fingerprint` of each",
+    "sst hub backup": "`path`, `files`, `digest`",
+    "sst hub log": "not one document, but a line of JSON for each entry, as in [admin.jsonl](files.md#adminjsonl)",
+    "sst hub status": "in one line, `state`, `phase`, `round`, `since`, `left`, `between`, `sites`, `message`, "
+    "`certificates`, `superlink`; [exit codes](operate-a-hub.md#watching)",
+    "sst site check": "`fine`, and `lines`: `name`, `fine`, `found`, `do` of each",
+    "sst site ledger": "`entries`, as [ledger.jsonl](files.md#ledgerjsonl) has them",
+}
+"""Each command that has `--json` -> what it then prints."""
 
 
 def page() -> str:
     """Write the page: a section for each command."""
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, "| command | its document |", "|---|---|"]
+    lines += [*(row((f"`{name}`", text)) for name, text in DOCUMENTS.items()), ""]
     for name, command in commands(command_line()).items():
         lines += [f"## {name}", "", (command.help or "").strip(), "", "```text", _usage(name, command), "```", ""]
+        lines += ["For example:", "", "```text", *examples(command.epilog), "```", ""]
         rows = [_parameter(parameter) for parameter in parameters(command)]
         lines += ["| | | default |", "|---|---|---|", *rows, ""] if rows else []
     return "\n".join(lines)

@@ -3,18 +3,14 @@
 import ast
 import inspect
 import re
-import tomllib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any
 
-from configs import schema
+from configs import presets, schema
 from configs.structures import Row
-
-PRESETS = Path(schema.__file__).parent
 
 KINDS: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 KINDS[tuple[Row, ...]] = "path of a label table"
@@ -154,28 +150,25 @@ def row(cells: Iterable[str]) -> str:
 
 
 def _by_preset() -> Iterator[str]:
-    presets = {name: schema.load(name) for name in schema.names()}
+    loaded = {name: schema.load(name) for name in presets.names()}
     yield from ("## What each preset sets", "")
-    for name in presets:
-        yield f"- **`{name}`**: {_about(PRESETS / f'{name}.toml')}"
+    for name in loaded:
+        yield f"- **`{name}`**: {_about(name)}"
     yield from ("", "An empty cell: the default.", "")
-    yield from (row(("key", *(f"`{name}`" for name in presets))), row(["---"] * (len(presets) + 1)))
+    yield from (row(("key", *(f"`{name}`" for name in loaded))), row(["---"] * (len(loaded) + 1)))
     settings = (one for table in tables(schema.Experiment) for one in table.settings if one.key != "name")
     for one in settings:
-        given = [at(preset, one.key) for preset in presets.values()]
+        given = [at(preset, one.key) for preset in loaded.values()]
         if any(found != one.default for found in given):
             yield row((f"`{one.key}`", *(value(found) if found != one.default else "" for found in given)))
     yield ""
 
 
-def _about(path: Path) -> str:
+def _about(name: str) -> str:
     """Give what the comment at the top of a preset says of it."""
-    text = path.read_text(encoding="utf-8")
-    top = [line.lstrip("# ") for line in text.partition("\n\n")[0].splitlines() if line.startswith("#")]
-    command, _, cost = top[0].rstrip(")").partition("        (")
-    base = tomllib.loads(text).get("extends", "")
-    sentences = [" ".join(top[1:]).strip(), f"Extends `{base}`." if base else ""]
-    return " ".join(filter(None, [f"`{command}`{f', {cost}' if cost else ''}.", *sentences]))
+    told = presets.about(presets.find(name))
+    base = f"Extends `{told.extends}`." if told.extends else ""
+    return " ".join(filter(None, [f"`{told.command}`{f', {told.takes}' if told.takes else ''}.", told.text, base]))
 
 
 def at(preset: Any, key: str) -> Any:

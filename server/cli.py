@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from configs.console import PRESET, Json, Output, complete_preset, example
 from configs.errors import ConfigError
 from configs.processes import PRIVATE
 from configs.shown import LINE, shown
@@ -14,7 +15,12 @@ from configs.structures import LABEL_TABLE, change_of, tables_beside
 if TYPE_CHECKING:
     from server.office import Office
 
-app = typer.Typer(no_args_is_help=True)
+INIT = (
+    "sst hub init hub --address hub.example.org:8443 \\",
+    "  --image atlas.nii.gz --labels labels.nii.gz",
+)
+
+app = typer.Typer(no_args_is_help=True, epilog=example(*INIT, "sst hub invite hub north south", "sst hub start hub"))
 
 Folder = Annotated[Path, typer.Argument(metavar="HUB", help="The hub's folder.")]
 Printed = Annotated[bool, typer.Option("--print-command", help="Show what would be run, and end.")]
@@ -28,7 +34,7 @@ def private(context: typer.Context) -> None:
     context.call_on_close(lambda: os.umask(before))
 
 
-@app.command()
+@app.command(epilog=example(*INIT))
 def init(
     context: typer.Context,
     hub: Folder,
@@ -38,7 +44,7 @@ def init(
         typer.Option(metavar="FILE", help="The labelled scan, skull-stripped: the atlas, or one of them."),
     ],
     labels: Annotated[list[Path], typer.Option(metavar="FILE", help="Its label map; of several in their order.")],
-    preset: Annotated[str, typer.Option(metavar="NAME", help="A preset's name or path.")] = "real-cpu",
+    preset: Annotated[str, typer.Option(metavar="NAME", help=PRESET, autocompletion=complete_preset)] = "real-cpu",
     name: Annotated[
         str, typer.Option(metavar="NAME", help="Of the federation; sites keep its state under it.")
     ] = "sst",
@@ -83,26 +89,34 @@ def init(
     typer.echo(f"then: sst hub invite {office.folder} SITE ...")
 
 
-@app.command()
-def invite(hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE ...", help="Names of sites.")]) -> None:
+@app.command(epilog=example("sst hub invite hub north south"))
+def invite(
+    hub: Folder,
+    site: Annotated[list[str], typer.Argument(metavar="SITE ...", help="Names of sites.")],
+    json_: Json = False,
+) -> None:
     """Make a start-up kit for each site: no secret is in it."""
     from server.journal import digest, note
     from server.kit import invite as make
     from server.office import Office
 
+    output, kits = Output(json_), []
     for one in site:
         kit = make(Office(hub), one)
         note(Office(hub), "invite", site=one, kit=digest(kit.path))
-        typer.echo(f"{kit.path}: send it to {kit.site}, and tell them its digest by another way: {kit.digest}")
+        output.say(f"{kit.path}: send it to {kit.site}, and tell them its digest by another way: {kit.digest}")
+        kits.append(kit)
+    output.give({"kits": kits})
 
 
-@app.command()
+@app.command(epilog=example("sst hub admit hub north.pub south.pub"))
 def admit(
     hub: Folder,
     key: Annotated[list[Path], typer.Argument(metavar="SITE.pub ...", help="Keys that sites sent back.")],
     replace: Annotated[
         bool, typer.Option("--replace", help="Take a new key of a site that had another; ask the site first.")
     ] = False,
+    json_: Json = False,
 ) -> None:
     """Let sites in, by the public keys that they sent back; the fingerprint shown is the one that the site sees."""
     from server.journal import note
@@ -110,18 +124,32 @@ def admit(
     from server.office import Office
     from sst_models.wire.credentials import fingerprint
 
-    office = Office(hub)
+    office, output, admitted = Office(hub), Output(json_), []
+    _ = office.settings
     for one in key:
         site = take(office, one, replace)
         shows = fingerprint(office.key(site).read_bytes())
         note(office, "admit", site=site, key=shows, replace=replace)
-        typer.echo(f"{site} is admitted; a hub that is running lets it in by itself, any other at sst hub start")
-        typer.echo(f"fingerprint of its key, to compare by telephone: {shows}")
+        output.say(f"{site} is admitted; a hub that is running lets it in by itself, any other at sst hub start")
+        output.say(f"fingerprint of its key, to compare by telephone: {shows}")
+        admitted.append({"site": site, "fingerprint": shows})
+    output.give({"admitted": admitted})
 
 
-@app.command()
+def _complete_admitted(context: typer.Context, incomplete: str) -> list[str]:
+    from server.office import Office
+
+    hub, given = context.params.get("hub"), context.params.get("site") or ()
+    admitted = Office(Path(hub)).admitted if hub else ()
+    return [site for site in admitted if site.startswith(incomplete) and site not in given]
+
+
+@app.command(epilog=example("sst hub dismiss hub north"))
 def dismiss(
-    hub: Folder, site: Annotated[list[str], typer.Argument(metavar="SITE ...", help="Names of sites.")]
+    hub: Folder,
+    site: Annotated[
+        list[str], typer.Argument(metavar="SITE ...", help="Names of sites.", autocompletion=_complete_admitted)
+    ],
 ) -> None:
     """Let sites out: their keys are taken away, and the run goes on without them; admit lets them in again."""
     from server.journal import note
@@ -130,13 +158,14 @@ def dismiss(
     from sst_models.wire.credentials import fingerprint
 
     office = Office(hub)
+    _ = office.settings
     for one in site:
         let_out(office, one)
         note(office, "dismiss", site=one, key=fingerprint(office.old_key(one).read_bytes()))
         typer.echo(f"{one} is dismissed; a hub that is running lets it out by itself")
 
 
-@app.command()
+@app.command(epilog=example("sst hub renew hub"))
 def renew(hub: Folder) -> None:
     """Take the app of these sources, and make the kits anew: every site must approve it before the run goes on."""
     from server.journal import digest, note
@@ -153,7 +182,7 @@ def renew(hub: Folder) -> None:
         typer.echo(f"{kit.path}: send it to {kit.site}, for sst site approve --kit; its digest: {kit.digest}")
 
 
-@app.command("renew-certificates")
+@app.command("renew-certificates", epilog=example("sst hub renew-certificates hub"))
 def renew_certificates(hub: Folder) -> None:
     """Issue the server's certificate anew, for the host in hub.toml; kits and keys stay as they are."""
     from server.certificates import renew as issue
@@ -170,7 +199,7 @@ def renew_certificates(hub: Folder) -> None:
     )
 
 
-@app.command()
+@app.command(epilog=example("sst hub start hub"))
 def start(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> None:
     """Run the hub until its run is finished; what ends is started again, and a run that was stopped goes on."""
     from server import launch
@@ -183,10 +212,11 @@ def start(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> N
     launch.serve(Office(hub), lambda line: typer.echo(shown(line, LINE)), proxy)
 
 
-@app.command()
+@app.command(epilog=example("sst hub backup hub /safe/hub.tar"))
 def backup(
     hub: Folder,
     file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="Where to; outside of HUB, not there yet.")],
+    json_: Json = False,
 ) -> None:
     """Save all that is needed to go on with the run on another machine, also while the hub runs. Secrets are in it."""
     from server.backup import backup as save
@@ -195,11 +225,13 @@ def backup(
 
     saved = save(Office(hub), file)
     note(Office(hub), "backup", file=str(file.resolve()), digest=saved.digest)
-    typer.echo(f"{saved.path}: {saved.files} files, SHA-256 {saved.digest}")
-    typer.echo("the keys of the authority and of the server are in it: keep it where nobody else can read it")
+    output = Output(json_)
+    output.say(f"{saved.path}: {saved.files} files, SHA-256 {saved.digest}")
+    output.say("the keys of the authority and of the server are in it: keep it where nobody else can read it")
+    output.give(saved)
 
 
-@app.command()
+@app.command(epilog=example("sst hub restore /safe/hub.tar hub"))
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What sst hub backup wrote.")],
     hub: Annotated[Path, typer.Argument(metavar="HUB", help="The hub's folder to be; new or empty.")],
@@ -215,10 +247,10 @@ def restore(
     typer.echo(f"stop the old hub for good before you go on with this one: sst hub start {hub}")
 
 
-@app.command()
+@app.command(epilog=example("sst hub log hub"))
 def log(
     hub: Folder,
-    json_: Annotated[bool, typer.Option("--json", help="The lines as they are, instead of a table.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="The lines as they are, each JSON, not a table.")] = False,
 ) -> None:
     """Show what operators did to the hub, when and as which user, and verify that nothing was changed or taken out."""
     import json
@@ -250,13 +282,13 @@ def _warn(office: "Office") -> None:
         typer.secho(f"warning: {one.text}", fg=typer.colors.RED if one.severe else typer.colors.YELLOW, err=True)
 
 
-@app.command()
+@app.command(epilog=example("sst hub resume hub"))
 def resume(hub: Folder, print_command: Printed = False, proxy: Proxy = True) -> None:
     """Go on with a run that was stopped or failed, from its last finished round: the same as start."""
     start(hub, print_command, proxy)
 
 
-@app.command("status")
+@app.command("status", epilog=example("sst hub status hub", "sst hub status hub --json"))
 def status_command(
     hub: Folder, json_: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False
 ) -> None:
@@ -291,7 +323,7 @@ def status_command(
         raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog=example("sst hub dashboard hub"))
 def dashboard(
     hub: Folder,
     port: Annotated[

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from configs.console import PRESET, Json, Output, Quiet, complete_preset, example, one_of
 from configs.errors import ConfigError, DataError, RunError
 from configs.levels import LEVELS, MODELS
 from configs.structures import LABEL_TABLE, change_of
@@ -40,13 +41,30 @@ DEMO_SPACING = 3.0  # mm at which they are drawn: the demo's grid is coarse, and
 
 app = typer.Typer()
 
-Preset = Annotated[str, typer.Option(metavar="NAME", help="A preset's name, or the path of a .toml file.")]
+Preset = Annotated[str, typer.Option(metavar="NAME", help=PRESET, autocompletion=complete_preset)]
 Out = Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run; the same command goes on where it stopped.")]
-Engine = Annotated[str, typer.Option(metavar="NAME", help=f"What carries the messages: {', '.join(ENGINES)}.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help=f"What carries the messages: {', '.join(ENGINES)}.", autocompletion=one_of(ENGINES)
+    ),
+]
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed, instead of the preset's.")]
-Device = Annotated[str, typer.Option(metavar="|".join(DEVICES), help="Where to compute.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(DEVICES),
+        help="Where to compute; auto: on a GPU if there is one.",
+        autocompletion=one_of(DEVICES),
+    ),
+]
 Style = Annotated[
-    str | None, typer.Option(metavar="|".join(STYLES), help="How style reaches the hub, instead of the preset's way.")
+    str | None,
+    typer.Option(
+        metavar="|".join(STYLES),
+        help="How style reaches the hub, instead of the preset's way.",
+        autocompletion=one_of(STYLES),
+    ),
 ]
 
 Watch = Annotated[bool, typer.Option("--watch", help="Show a live page of the run, for this machine's browsers alone.")]
@@ -55,7 +73,18 @@ WatchPort = Annotated[
 ]
 
 
-@app.command("simulate")
+def complete_site(context: typer.Context, incomplete: str) -> list[str]:
+    """Give the sites that were named so far, for options that name one."""
+    named = [word.partition("=")[0] for word in context.params.get("site") or ()]
+    return [name for name in named if name.startswith(incomplete)]
+
+
+@app.command(
+    "simulate",
+    epilog=example(
+        "sst simulate --preset real-cpu \\", "  --site oasis=/data/oasis --site ixi=/data/ixi --out runs/mine"
+    ),
+)
 def simulate_command(
     preset: Preset,
     site: Annotated[list[str], typer.Option(metavar="NAME=DIR", help="A site and its folder of scans; two or more.")],
@@ -64,7 +93,9 @@ def simulate_command(
     arms: Annotated[
         str,
         typer.Option(
-            metavar="ARM,ARM", help=f"What to compare: core, baselines, all, or some of these: {', '.join(ARMS)}."
+            metavar="ARM,ARM",
+            help=f"What to compare: core, baselines, all, or some of these: {', '.join(ARMS)}.",
+            autocompletion=one_of(("core", "baselines", "all")),
         ),
     ] = "core",
     atlas: Annotated[
@@ -72,11 +103,16 @@ def simulate_command(
         typer.Option(
             metavar="SITE[=CASE]",
             help="The site, and its labelled scan, that is the atlas, or one of several; without it, each in turn.",
+            autocompletion=complete_site,
         ),
     ] = None,
     unseen: Annotated[
         list[str] | None,
-        typer.Option(metavar="SITE", help="A site that takes no part, and is tested as a hospital that comes later."),
+        typer.Option(
+            metavar="SITE",
+            help="A site that takes no part, and is tested as a hospital that comes later.",
+            autocompletion=complete_site,
+        ),
     ] = None,
     splits: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A splits.tsv, instead of a split by person.")
@@ -92,7 +128,9 @@ def simulate_command(
     level: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LEVEL|SITE=LEVEL", help=f"How much the sites, or one, share: {', '.join(LEVELS)} (the usual)."
+            metavar="LEVEL|SITE=LEVEL",
+            help=f"How much the sites, or one, share: {', '.join(LEVELS)} (the usual).",
+            autocompletion=one_of(LEVELS),
         ),
     ] = None,
     epsilon: Annotated[
@@ -104,6 +142,8 @@ def simulate_command(
     ] = True,
     watch: Watch = False,
     watch_port: WatchPort = 8765,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Play the federation of two or more sites on this machine, and compare what each would get."""
     sites = parse_sites(site)
@@ -141,12 +181,13 @@ def simulate_command(
         atlases=atlases,
         unseen=late,
     )
-    with page(out, watch_port if watch else None, typer.echo) as told, RichProgress(told=told) as progress:
+    output = Output(json_, quiet)
+    with page(out, watch_port if watch else None, output.say) as told, RichProgress(told=told, quiet=quiet) as progress:
         results = simulate(options, progress)
-    _show(results, out)
+    _show(results, out, output)
 
 
-@app.command("demo")
+@app.command("demo", epilog=example("sst demo --out runs/demo"))
 def demo_command(
     out: Out,
     preset: Preset = "demo",
@@ -162,6 +203,8 @@ def demo_command(
     style: Style = None,
     watch: Watch = False,
     watch_port: WatchPort = 8765,
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make sites of simulated scans, then play the federation between them."""
     check_choices(engine, device, style)
@@ -172,7 +215,8 @@ def demo_command(
     from simulation.simulate import Options, simulate
     from simulation.watching import page
 
-    with page(out, watch_port if watch else None, typer.echo) as told, RichProgress(told=told) as progress:
+    output = Output(json_, quiet)
+    with page(out, watch_port if watch else None, output.say) as told, RichProgress(told=told, quiet=quiet) as progress:
         made, splits = write_demo_sites(out / "sites", people, progress, sites)
         options = Options(
             preset=preset,
@@ -189,22 +233,25 @@ def demo_command(
             atlases=() if sites == 2 else ((made[0][0], ""),),
         )
         results = simulate(options, progress)
-    _show(results, out)
+    _show(results, out, output)
 
 
-def _show(results: Results, out: Path) -> None:
+def _show(results: Results, out: Path, output: Output) -> None:
     from rich.console import Console
 
     from client.model import SHOWN, models_in
     from simulation.table import print_table
 
-    print_table(results, Console())
-    typer.echo(f"report: {out / 'report.html'}")
-    if models := models_in(out):
-        for path in models[:SHOWN]:
-            typer.echo(f"model of {path.relative_to(out).parts[1]}: {path}")
+    print_table(results, Console(stderr=output.json, quiet=output.quiet))
+    report, models = out / "report.html", [(path.relative_to(out).parts[1], path) for path in models_in(out)]
+    output.say(f"report: {report}")
+    for site, path in models[:SHOWN]:
+        output.say(f"model of {site}: {path}")
+    if models:
         more = f" (of {len(models)} models the first {SHOWN} are listed)" if len(models) > SHOWN else ""
-        typer.echo(f"to use one: sst segment SCANS --model MODEL -o DIR{more}")
+        output.say(f"to use one: sst segment SCANS --model MODEL -o DIR{more}")
+    listed = [{"site": site, "model": path} for site, path in models]
+    output.give({"folder": out, "report": report, "results": out / "results.json", "models": listed})
 
 
 def write_demo_sites(

@@ -6,6 +6,7 @@ and `watch` feeds a display from those.
 """
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,13 +73,18 @@ class RichProgress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         told: Path | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
-        """Show on `console`, by default stdout; `clock` gives seconds.
+        """Show on `console`, by default stderr, or where it is `quiet` nothing but notes; `clock` gives seconds.
 
         Where somebody else shows it, too, `told` is the file that has `stage`, `share` and `left` for them.
         """
         self._told, self._told_at = told, -TELL_EVERY
-        self._console = console or Console()
+        moves = None if sys.stderr.isatty() else False  # whatever FORCE_COLOR says: a log keeps what is written
+        self._console = console or Console(stderr=True, force_terminal=moves)
+        self._quiet = quiet
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._clock = clock
         self._lock = threading.RLock()  # `watch` reports from its own thread
         self._estimate = Estimate()
@@ -90,7 +96,7 @@ class RichProgress:
 
     def __enter__(self) -> Self:
         """Begin to draw."""
-        if self._console.is_terminal:
+        if self._live:
             self._bar.start()
         return self
 
@@ -99,7 +105,7 @@ class RichProgress:
         with self._lock:
             if kind is None:
                 self._close_stage()
-        if self._console.is_terminal:
+        if self._live:
             self._bar.stop()
 
     def plan(self, stages: Mapping[str, float]) -> None:
@@ -127,11 +133,15 @@ class RichProgress:
         """See `Progress`."""
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
+    def _say(self, *words: str) -> None:
+        if not self._quiet:
+            self.note(_join(f"{self._estimate.share:4.0%}", *words))
+
     def _close_stage(self) -> None:
         if self._name:
             now = self._clock()
             self._estimate.finish(now)
-            self.note(_join(f"{self._estimate.share:4.0%}", f"{self._name} done", f"in {duration(now - self._began)}"))
+            self._say(f"{self._name} done", f"in {duration(now - self._began)}")
             self._name = ""
 
     def _draw(self) -> None:
@@ -141,11 +151,11 @@ class RichProgress:
             self._tell(self._told)
         said = "" if left is None else f"about {duration(left)} left"
         words = _join(said, self._name, *describe(self._shown))
-        if self._console.is_terminal:
+        if self._live:
             self._bar.update(self._task, completed=self._estimate.share, description=escape(words))
         elif now - self._said >= LINE_EVERY:
             self._said = now
-            self.note(_join(f"{self._estimate.share:4.0%}", words))
+            self._say(words)
 
     def _tell(self, path: Path) -> None:
         stage = _join(self._name, *describe(self._shown))

@@ -23,9 +23,14 @@ from client.audit.statistics import Attacked
 from client.gate import audit, ledger
 from client.gate.policy import Policy
 from configs import phases, schema
+from configs import presets as preset_files
+from configs.console import examples
+from configs.presets import About
 from configs.statistics import count
 from configs.structures import PAPER
 from scripts import commands_page, pages, settings_page
+from server.backup import Saved
+from server.status import Status
 from simulation.audit.audit import Audit, Part, SiteAudit
 from simulation.audit.copies import Copies
 from simulation.audit.releases import Noise, Release
@@ -103,7 +108,7 @@ def test_commands_in_sentences_exist_with_their_options() -> None:
     assert len(lines) > 30
     for words in lines:
         _, command = command_of(words)
-        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
         assert {word for word in words if re.match(r"--?[a-z]", word)} <= known, words
 
 
@@ -334,7 +339,7 @@ def test_every_setting_is_on_its_page_with_what_presets_set() -> None:
     for table in settings_page.tables(schema.Experiment):
         section = page.partition(f"## [{table.name}]" if table.name else "## Top of the file")[2].partition("\n## ")[0]
         assert all(f"| `{one.key.rpartition('.')[2]}` | {one.text}" in section for one in table.settings)
-    presets = [schema.load(preset) for preset in schema.names()]
+    presets = [schema.load(preset) for preset in preset_files.names()]
     steps = ["" if one.phases.adapt.steps == 100 else f"`{one.phases.adapt.steps}`" for one in presets]
     assert any(steps) and f"| `phases.adapt.steps` | {' | '.join(steps)} |" in page
 
@@ -346,9 +351,26 @@ def test_every_command_and_option_is_on_its_page_with_its_help() -> None:
     for named, command in COMMANDS.items():
         section = page.partition(f"\n## {named}\n")[2].partition("\n## ")[0].replace("\\|", "|")
         assert command.help.strip() in section
+        assert examples(command.epilog) and all(f"\n{line}\n" in section for line in examples(command.epilog))
         for one in commands_page.parameters(command):
             shown = one.opts[0] if commands_page.is_option(one) else one.metavar
             assert one.help and one.help in section and shown in section, (named, one.name)
+
+
+def test_links_of_the_page_of_commands_lead_somewhere() -> None:
+    """To pages and headings that are there."""
+    links = re.findall(r"\]\(([^)\s]+)\)", GENERATED["commands.md"])
+    assert len(links) > 5
+    assert [link for link in links if not leads(ROOT / "docs" / "commands.md", link)] == []
+
+
+def test_every_document_of_a_command_is_described() -> None:
+    """Each command with `--json` says what it then prints, with the fields that its result has."""
+    given = {named for named, command in COMMANDS.items() if any("--json" in one.opts for one in command.params)}
+    assert given == set(commands_page.DOCUMENTS)
+    described = {named: set(re.findall(r"`(\w+)`", text)) for named, text in commands_page.DOCUMENTS.items()}
+    for named, result in (("sst hub status", Status), ("sst hub backup", Saved), ("sst presets", About)):
+        assert {item.name for item in fields(result)} <= described[named], named
 
 
 def test_copied_pages_lead_nowhere_that_is_not_in_the_documentation() -> None:

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from configs.console import Json, Output, Quiet, example
 from configs.errors import RunError
 from simulation.cli import DEVICES, Device, check_choice
 
 app = typer.Typer()
 
 
-@app.command("audit")
+@app.command("audit", epilog=example("sst audit runs/demo"))
 def audit_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished simulation.")],
     atlas: Annotated[
@@ -26,6 +27,8 @@ def audit_command(
         ),
     ] = 0,
     device: Device = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Attack what the sites of a simulation released, and say in numbers what a hub could learn."""
     check_choice("--device", device, DEVICES)
@@ -33,7 +36,7 @@ def audit_command(
         raise RunError(f"there is no folder {run}; give that of a simulation, sst simulate --out RUN")
 
     from simulation.audit.audit import FOLDER, audit
-    from simulation.audit.report import sentences, write
+    from simulation.audit.report import as_document, sentences, write
     from simulation.audit.shadows import LEAST
     from simulation.progress import RichProgress
     from sst_models.training.device import choose
@@ -42,9 +45,11 @@ def audit_command(
         raise RunError(
             f"--shadows: an even number, {LEAST} or more, not {shadows}: half of the people train every other"
         )
-    with RichProgress() as progress:
+    output = Output(json_, quiet)
+    with RichProgress(quiet=quiet) as progress:
         found = audit(run, choose(device), progress, atlas, shadows)
     page = write(found, run / FOLDER)
     for line in sentences(found):
-        typer.echo(line)
-    typer.echo(f"report: {page}")
+        output.say(line)
+    output.say(f"report: {page}")
+    output.give({"report": page, **as_document(found)})

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from client.audit.membership import Estimate, Membership
 from configs.phases import PARTS
@@ -30,11 +31,16 @@ NAMES |= {"counts": "counts", "figures": "figures of a test", "curves": "trainin
 
 def write(found: Audit, folder: Path) -> Path:
     """Write `audit.json` and `audit.html` into a folder; give the path of the page."""
-    document = {"format": FORMAT, **plain(asdict(found))}
-    replace_file(folder / "audit.json", json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    text = json.dumps(as_document(found), indent=1, sort_keys=True, allow_nan=False)
+    replace_file(folder / "audit.json", text + "\n")
     page = folder / "audit.html"
     replace_file(page, audit_html(found))
     return page
+
+
+def as_document(found: Audit) -> dict[str, Any]:
+    """Give what `audit.json` holds."""
+    return {"format": FORMAT, **plain(asdict(found))}
 
 
 def audit_html(found: Audit) -> str:

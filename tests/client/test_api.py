@@ -136,13 +136,14 @@ def test_a_pair_is_made_again() -> None:
 
 @pytest.mark.usefixtures("here", "_no_learning")
 def test_results_say_what_was_written_and_what_was_set_aside() -> None:
-    """Every path is there; reasons are those of the tables; progress counts all; nothing is assigned to by accident."""
-    seen: list[tuple[int, int]] = []
-    prepared = sst.prepare("scans", "model", "prepared", report=True, progress=lambda done, of: seen.append((done, of)))
+    """Every path is there; reasons are those of the tables; progress names all; nothing is assigned to by accident."""
+    seen: list[tuple[object, ...]] = []
+    told = {"progress": lambda *words: seen.append(words), "begin": lambda *words: seen.append(words)}
+    prepared = sst.prepare("scans", "model", "prepared", report=True, jobs=2, **told)
     found = sst.segment("scans", "model", "segmented", device="cpu")
     pairs = sst.generate("model", "pairs", count=2, device="cpu")
     figures = sst.evaluate("segmented", "reference", "figures")
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(1, 2, "a"), (1, 2), (2, 2, "bad"), (2, 2)]
     assert [(scan.case, scan.path.parent) for scan in prepared.scans] == [("a", prepared.folder)]
     assert prepared.report == Path("prepared/check.html") and [row.case for row in prepared.checks] == ["a"]
     assert [item.code for item in prepared.set_aside] == [item.code for item in found.set_aside] == ["unreadable"]

@@ -1,10 +1,13 @@
 # mypy: untyped-calls-exclude="nibabel"
 """The commands as a person types them: what they leave, and one line with exit code 2 for what they cannot do."""
 
+import io
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import pytest
 import sst
 from client.check import write_check
 from client.cli import app
+from client.display import Display
 from client.preparation import Preparation
 from client.prepare import prepare_site
 from egg import affine_for, make_model, sample, write_scan
@@ -68,6 +72,104 @@ def test_mistakes_are_one_line(
     assert run(*(word.format(**places) if word != "x" else word for word in words)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and said in error
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[dict[str, Any], list[str]]:
+    """Run a command with --json; give its document, which is all of stdout, and the lines of stderr."""
+    assert run(*words, "--json") == 0
+    out, err = capsys.readouterr()
+    assert "\r" not in err and "\x1b" not in err
+    document: dict[str, Any] = json.loads(out)
+    return document, err.splitlines()
+
+
+def test_json_is_what_python_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The names of `client.api`, with files that are there; what is wrong, and how far it is, on stderr."""
+    model = ("--model", tmp_path / "model")
+    make_model(tmp_path / "model")
+    for name in ("a", "b"):
+        write_scan(tmp_path / "in" / f"{name}.nii.gz")
+    (tmp_path / "in" / "bad.nii").write_text("no image")
+
+    found, err = told(capsys, "segment", tmp_path / "in", *model, "-o", tmp_path / "s", "--device", "cpu")
+    assert err[:3] == ["segment 1/3: a", "segment 2/3: b", "segment 3/3: bad"]
+    assert any(line.startswith("set aside: unreadable: ") for line in err) and err[-1].startswith("2 scans segmented")
+    assert [scan["case"] for scan in found["scans"]] == ["a", "b"] and len(found["scans"][0]["structures"]) == 28
+    assert {"light", "dice", "concerns"} == set(found["scans"][0]["judgement"])
+    assert [item["code"] for item in found["set_aside"]] == ["unreadable"]
+    scan = found["scans"][0]
+    paths = [scan[name] for name in ("path", "table", "overlay", "view", "sidecar")] + [found["page"], found["volumes"]]
+    assert all(Path(path).is_file() for path in paths) and scan["dicom"] is None
+
+    words = ("prepare", tmp_path / "in", "--atlas", tmp_path / "model", "-o", tmp_path / "p", "--report")
+    prepared, err = told(capsys, *words)
+    assert err[0] == "prepare 1/3: a" and Path(prepared["scans"][1]["path"]).is_file()
+    assert Path(prepared["report"]).is_file() and "picture" not in prepared["checks"][0]
+
+    figures, err = told(capsys, "evaluate", tmp_path / "s", tmp_path / "s", "-o", tmp_path / "e")
+    assert err[0] == "evaluate 1/2: a" and figures["mean_dice"] == figures["scans"][1]["mean_dice"] == 1.0
+    assert Path(figures["summary"]).is_file() and "group:Hippocampus" in figures["scans"][0]["figures"]
+
+    pairs, err = told(capsys, "generate", *model, "-n", 2, "-o", tmp_path / "g", "--device", "cpu")
+    assert err[:2] == ["generate 1/2: pair-0001", "generate 2/2: pair-0002"]
+    again, _ = told(capsys, "generate", *model, "--recipe", pairs["pairs"][1]["recipe"], "-o", tmp_path / "g2")
+    assert again["pairs"][0]["image"] == str(tmp_path / "g2" / "pair-0002_T1w.nii.gz")
+
+    exported, _ = told(capsys, "export", tmp_path / "model", "--to", "torchscript", "-o", tmp_path / "x")
+    assert exported["checked"]["differing"] == 0 and all(Path(path).is_file() for path in exported["files"])
+
+
+def test_quiet_says_only_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing on stdout, no progress; a scan that was set aside, as always."""
+    make_model(tmp_path / "model")
+    write_scan(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "bad.nii").write_text("no image")
+    assert run("prepare", tmp_path / "in", "--atlas", tmp_path / "model", "-o", tmp_path / "p", "-q") == 0
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("set aside: unreadable") and err.count("\n") == 1
+
+
+def test_an_error_has_no_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line on stderr, exit code 2, and nothing for a script to misread."""
+    write_scan(tmp_path / "a.nii.gz")
+    assert run("segment", tmp_path / "a.nii.gz", "--model", tmp_path, "-o", tmp_path / "s", "--json") == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("error: ") and err.count("\n") == 1
+
+
+class Terminal(io.StringIO):
+    """A stderr that a person looks at."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+@pytest.mark.parametrize(("term", "lines"), [("xterm", False), ("dumb", True)])
+def test_a_terminal_shows_which_of_how_many(
+    term: str, lines: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Number, total and name from the first scan on, with no markup; where no line can move, plain ones."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with Display("segment") as display:
+        display.begin(1, 4, "[bold]sub-01")
+        display.progress(1, 4)
+    text = terminal.getvalue()
+    assert ("segment 1/4: [bold]sub-01\n" in text) is lines
+    assert "1/4" in text and "[bold]sub-01" in text and ("\r" in text) is not lines
+    assert not capsys.readouterr().out
+
+
+def test_a_forced_colour_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Continuous integration sets FORCE_COLOR, and keeps what is written: no line that moves."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Display("segment") as display:
+        display.begin(1, 4, "sub-01")
+    assert capsys.readouterr() == ("", "segment 1/4: sub-01\n")
 
 
 def test_the_check_shows_the_worst_first(tmp_path: Path) -> None:

@@ -38,6 +38,28 @@ def test_a_hubs_hostile_words_do_nothing_to_the_ledgers_table(
     assert ":skull:" in told or "skull" not in word
     assert "[link=http://evil]" in told or "link" not in word
     assert "1 entries" in told
+    assert sst.run(["site", "ledger", str(tmp_path), "--json"]) == 0
+    document = capsys.readouterr().out
+    (entry,) = json.loads(document)["entries"]
+    assert document.isascii() and entry["phase"] == word[: len(entry["phase"])] and entry["site"] == "north"
+
+
+@pytest.mark.parametrize("command", ["ledger", "check", "start", "approve", "report", "new-key"])
+def test_a_folder_that_is_no_sites_is_named(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that is misspelt has no empty ledger: it has none."""
+    for folder in (tmp_path, tmp_path / "none"):
+        assert sst.run(["site", command, str(folder)]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.startswith(f"error: {folder} is not a site's folder")
+
+
+def test_an_empty_ledger_is_a_document_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script need not tell it apart."""
+    (tmp_path / "site.toml").write_text('name = "north"\naddress = "127.0.0.1:9"\ndata = "x"\n')
+    assert sst.run(["site", "ledger", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "nothing has left this site\n"
+    assert sst.run(["site", "ledger", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"entries": []}
 
 
 def test_a_kits_hostile_words_do_nothing_to_the_check(
@@ -53,4 +75,9 @@ def test_a_kits_hostile_words_do_nothing_to_the_check(
     lines = capsys.readouterr().out.splitlines()
     assert all(line.isprintable() and line[:6] in ("  ok  ", "STOP  ") and len(line) < 2100 for line in lines)
     assert len([line for line in lines if line.startswith("STOP  version of ")]) == len(versions)
+    assert sst.run(["site", "check", str(tmp_path), "--json"]) == 2
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert out.isascii() and document["fine"] is False and len(document["lines"]) == len(lines)
+    assert set(document["lines"][0]) == {"name", "fine", "found", "do"} and "error: " in err.splitlines()[-1]
     assert any("the hub has [/boom]" in line for line in lines) and any(":skull:" in line for line in lines)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from configs.schema import REMOVED, RENAMED, from_dict, from_json, load, names
+from configs.presets import names
+from configs.schema import REMOVED, RENAMED, from_dict, from_json, load
 
 
 @pytest.mark.parametrize("name", names())

@@ -108,3 +108,27 @@ def test_why_a_hub_stopped_is_in_it(office: Office) -> None:
     with pytest.raises(FederationError, match="no quorum"), noted(office):
         raise FederationError("no quorum")
     assert [entry.get("why") for entry in read(office)[before:]] == [None, "stopped", None, "no quorum"]
+
+
+def test_a_script_gets_kits_and_fingerprints(office: Office, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an operator reads is on stderr, and the document has the same."""
+    folder = office.folder.parent
+    run("invite", office.folder, "east", "west", "--json")
+    out, err = capsys.readouterr()
+    kits = json.loads(out)["kits"]
+    assert [kit["site"] for kit in kits] == ["east", "west"] and all(kit["digest"] in err for kit in kits)
+    public = home.join(office.kit("east"), folder / "east", ())[1]
+    run("admit", office.folder, public, "--json")
+    (admitted,) = json.loads(capsys.readouterr().out)["admitted"]
+    assert admitted == {"site": "east", "fingerprint": fingerprint(public.read_bytes())}
+    run("backup", office.folder, folder / "more.tar", "--json")
+    saved = json.loads(capsys.readouterr().out)
+    assert saved["digest"] == digest(folder / "more.tar") and saved["path"] == str(folder / "more.tar")
+
+
+@pytest.mark.parametrize("words", ["admit x.pub", "dismiss north", "status", "invite north", "renew"])
+def test_a_folder_that_is_no_hubs_is_named(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing else: whatever else is wrong comes after that."""
+    command, *more = words.split()
+    assert sst.run(["hub", command, "no such hub", *more]) == 2
+    assert capsys.readouterr().err.startswith("error: no such hub is not a hub's folder")

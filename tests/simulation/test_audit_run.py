@@ -44,7 +44,11 @@ def test_every_part_that_left_is_attacked_or_has_a_reason(run: Path, capsys: pyt
     """
     assert sst.run(["audit", str(run), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
+    assert sst.run(["audit", str(run), "--device", "cpu", "--json", "--quiet"]) == 0
+    document, wrong = capsys.readouterr()
+    assert not wrong
     found = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))["sites"]
+    assert json.loads(document)["sites"] == found and Path(json.loads(document)["report"]).is_file()
     assert {site["site"] for site in found} == set(SCANNERS)
     assert "The statistics: " in said and "audit.html" in said
     for site in found:

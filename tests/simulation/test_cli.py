@@ -1,5 +1,6 @@
 """The command line: what it refuses, with which words and exit codes, before anything is trained."""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import sst
+from configs.console import Output
 from configs.errors import ConfigError
 from simulation.arms import ARMS
-from simulation.cli import CORE_ARMS, DEMO_ARMS, parse_arms, parse_atlases, parse_sites, parse_unseen
+from simulation.cli import CORE_ARMS, DEMO_ARMS, _show, parse_arms, parse_atlases, parse_sites, parse_unseen
+from synthetic_run import run_results
 
 
 @pytest.fixture
@@ -196,3 +199,20 @@ def test_the_help_imports_nothing_heavy() -> None:
     code = "import sys, sst; sst.run(['simulate', '--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "flwr", "monai", "SimpleITK", "pydantic", "matplotlib"} & set(done.stdout.split())
+
+
+def test_a_script_gets_report_results_and_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As one document; the table that a person reads is on stderr, or nowhere."""
+    model = tmp_path / "sites" / "ixi" / "runs" / "r" / "model"
+    model.mkdir(parents=True)
+    (model / "card.json").write_text("{}")
+    for quiet in (False, True):
+        _show(run_results(), tmp_path, Output(json=True, quiet=quiet))
+        out, err = capsys.readouterr()
+        assert json.loads(out) == {
+            "folder": str(tmp_path),
+            "report": str(tmp_path / "report.html"),
+            "results": str(tmp_path / "results.json"),
+            "models": [{"site": "ixi", "model": str(model)}],
+        }
+        assert not err if quiet else "affine" in err and str(model) in err.replace("\n", "")

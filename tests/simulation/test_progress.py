@@ -85,6 +85,19 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     assert "\x1b" not in text and "\n\n" not in text
 
 
+def test_stdout_is_not_for_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is on stderr, without a line that moves where FORCE_COLOR says that a log is a terminal; quiet has notes."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for quiet in (False, True):
+        with RichProgress(quiet=quiet, clock=ticking(40.0)) as progress:
+            progress.stage("a", 1.0)
+            progress.advance(0.5)
+            progress.note("set aside")
+        out, err = capsys.readouterr()
+        assert not out and "set aside\n" in err and "\r" not in err and "\x1b" not in err
+        assert ("a done" in err) is not quiet and (err == "set aside\n") is quiet
+
+
 def test_on_a_terminal_the_finished_stages_stay_above_the_live_line() -> None:
     """A terminal gets one live line, and each finished stage once."""
     out = io.StringIO()
