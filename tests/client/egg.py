@@ -87,8 +87,9 @@ class Remembers(nn.Module):
         self.labels = labels.long()
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """Give logits (1, classes, D, H, W) that are as good as certain."""
-        return 9.0 * nn.functional.one_hot(self.labels, PAPER.classes).permute(3, 0, 1, 2)[None].float()
+        """Give logits (N, classes, D, H, W) that are as good as certain."""
+        sure = 9.0 * nn.functional.one_hot(self.labels, PAPER.classes).permute(3, 0, 1, 2)[None].float()
+        return sure.expand(len(volume), -1, -1, -1, -1)
 
 
 def remember(model: Model, device: torch.device) -> nn.Module:
