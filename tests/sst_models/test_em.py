@@ -244,9 +244,9 @@ class Off(torch.nn.Module):
             10 * one_hot(warp_labels(labels[None], off(voxels))[0].long(), PAPER.classes).movedim(-1, 0)[None].float()
         )
 
-    def forward(self, _: Tensor) -> Tensor:
-        """Give logits (1, 29, 32, 32, 32)."""
-        return self.word
+    def forward(self, volume: Tensor) -> Tensor:
+        """Give logits (N, 29, 32, 32, 32)."""
+        return self.word.expand(len(volume), -1, -1, -1, -1)
 
 
 def test_a_segmenter_is_corrected_where_the_scan_shows_it() -> None:
