@@ -105,13 +105,8 @@ def _look_around(fixed: sitk.Image, moving: sitk.Image, start: sitk.Euler3DTrans
     steps = round(_TILT / _STEP)
     method.SetOptimizerAsExhaustive([steps, steps, steps, 0, 0, 0], stepLength=math.radians(_STEP))
     method.SetOptimizerScales([1.0] * 6)
-    seen: list[tuple[float, tuple[float, ...]]] = []
-    method.AddCommand(
-        sitk.sitkIterationEvent, lambda: seen.append((method.GetMetricValue(), method.GetOptimizerPosition()))
-    )
-    method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
+    method.SetInitialTransform(start, inPlace=True)  # ends at the best; ITK would swallow a Ctrl-C in a callback
     method.Execute(fixed, moving)
-    start.SetParameters(min(seen)[1])
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, where: str) -> sitk.AffineTransform:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import gzip
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -365,3 +366,22 @@ def test_the_bias_field_is_taken_out_in_the_brain_s_box_as_over_the_whole_scan()
         found = unbias(to_sitk(scan, affine), inside)
     np.testing.assert_array_equal(found, turn.back(np.where(within, voxels / field, 0).astype(np.float32)))
     assert float(field.max() / field.min()) > 1.1
+
+
+def test_ctrl_c_is_not_taken_for_a_scan_that_does_not_fit() -> None:
+    """It may come while ITK searches: then the command stops, and the scan is not set aside."""
+    image, affine = brain(mm=2.0)[0], np.diag([2.0, 2.0, 2.0, 1.0])
+    scan = scaled(to_sitk(image.astype(np.float32), affine))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            for _ in range(100):
+                register(scan, scan, "a scan")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
