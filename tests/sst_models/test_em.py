@@ -343,9 +343,9 @@ class Says(torch.nn.Module):
         super().__init__()
         self.logits = probabilities.clamp(min=1e-9).log()[None]
 
-    def forward(self, _: Tensor) -> Tensor:
-        """Give logits (1, 29, D, H, W)."""
-        return self.logits
+    def forward(self, volume: Tensor) -> Tensor:
+        """Give logits (N, 29, D, H, W)."""
+        return self.logits.expand(len(volume), -1, -1, -1, -1)
 
 
 def test_the_weight_of_registration_is_full_where_both_say_the_same() -> None:
