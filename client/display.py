@@ -15,6 +15,16 @@ from rich.text import Text
 from configs.shown import shown
 
 
+def on_stderr() -> Console:
+    """Give the console of stderr: a terminal only if it is one, whatever FORCE_COLOR says, as a log keeps all."""
+    return Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
+
+
+def moves(console: Console) -> bool:
+    """Whether a line can move on it: it is a terminal that can."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 class Display:
     """A context manager, whose methods are the `begin` and `progress` of `client.api`.
 
@@ -24,9 +34,9 @@ class Display:
     """
 
     def __init__(self, what: str, *, quiet: bool = False) -> None:
-        console = Console(stderr=True)
+        console = on_stderr()
         self._what = what
-        self._live = sys.stderr.isatty() and not console.is_dumb_terminal and not quiet
+        self._live = moves(console) and not quiet
         self._plain = not (self._live or quiet)
         name = _Name(table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         place = TextColumn("{task.fields[place]}")

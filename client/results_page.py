@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from client.box import box_of
 from client.pictures import CONVENTION
 from configs.errors import legible
 from configs.structures import LabelTable
@@ -54,11 +55,9 @@ def view_of(voxels: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> str:
     """
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     box = []
-    for axis, side in enumerate(sides):
-        span = np.flatnonzero((labels > 0).any(axis=tuple({0, 1, 2} - {axis})))
+    for span, side in zip(box_of(labels > 0), sides, strict=True):
         more = int(MARGIN / side) + 1
-        first, last = (int(span[0]), int(span[-1])) if len(span) else (0, labels.shape[axis])
-        box.append(slice(max(0, first - more), last + more + 1))
+        box.append(slice(max(0, span.start - more), span.stop + more))
     place = affine.copy()
     place[:3, 3] = affine[:3] @ np.array([*(side.start for side in box), 1.0])
     shown = robust_scale(torch.from_numpy(np.ascontiguousarray(voxels[tuple(box)]).astype(np.float32))).numpy()

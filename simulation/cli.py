@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.api import DEVICES
+from client.cli import Device
 from configs.console import PRESET, Json, Output, Quiet, complete_preset, example, one_of
 from configs.errors import ConfigError, DataError, RunError
 from configs.levels import LEVELS, MODELS
@@ -24,7 +26,6 @@ if TYPE_CHECKING:  # torch and all that: imported only when a run begins, so tha
     from configs import schema
     from simulation.progress import Progress
 
-DEVICES = ("auto", "cpu", "cuda")
 STYLES = ("weights", "moments")
 
 CORE_ARMS = (
@@ -50,14 +51,6 @@ Engine = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed, instead of the preset's.")]
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="|".join(DEVICES),
-        help="Where to compute; auto: on a GPU if there is one.",
-        autocompletion=one_of(DEVICES),
-    ),
-]
 Style = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,6 @@ and `watch` feeds a display from those.
 """
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from client.display import moves, on_stderr
 from simulation.estimate import Estimate
 from sst_models.wire.files import write_json
 
@@ -81,10 +81,9 @@ class RichProgress:
         Where somebody else shows it, too, `told` is the file that has `stage`, `share` and `left` for them.
         """
         self._told, self._told_at = told, -TELL_EVERY
-        moves = None if sys.stderr.isatty() else False  # whatever FORCE_COLOR says: a log keeps what is written
-        self._console = console or Console(stderr=True, force_terminal=moves)
+        self._console = console or on_stderr()
         self._quiet = quiet
-        self._live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
+        self._live = moves(self._console) and not quiet
         self._clock = clock
         self._lock = threading.RLock()  # `watch` reports from its own thread
         self._estimate = Estimate()

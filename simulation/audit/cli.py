@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from client.api import DEVICES
+from client.cli import Device
 from configs.console import Json, Output, Quiet, example
 from configs.errors import RunError
-from simulation.cli import DEVICES, Device, check_choice
+from simulation.cli import check_choice
 
 app = typer.Typer()
 
